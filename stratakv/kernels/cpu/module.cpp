@@ -1,0 +1,30 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+
+#include "features.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+    return "clang " __clang_version__;
+#elif defined(__GNUC__)
+    return "gcc " __VERSION__;
+#else
+    return "unknown";
+#endif
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "stratakv's compiled part.";
+    m.def("cpu_features", &stratakv::cpu_features,
+          "Instruction sets that this CPU has and the system allows, found at run time.");
+    m.def("compiler", &compiler, "Name and version of the compiler that built this module.");
+}
