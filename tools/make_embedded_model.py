@@ -3,7 +3,7 @@
 The layout is llama.cpp's: rows of q and k permuted from halves to pairs (its RoPE turns neighbouring values), norms in
 f32, the output matrix left out where it is the embedding. The same input gives the same bytes.
 
-    .venv/bin/python tools/make_embedded_model.py ../shared/models/strata-8m
+`.venv/bin/python tools/make_embedded_model.py ../shared/models/strata-8m`
 """
 
 from __future__ import annotations
