@@ -1,0 +1,105 @@
+"""The turbo types' codebooks: int8 integers times one scale, for one coordinate of a random unit vector.
+
+A coordinate x of a random unit vector in `block` dimensions has the density C (1 - x^2)^((block - 3) / 2), variance
+1 / block. Lloyd-Max gives the entries of least squared error; they are then rounded to integers under the scale that
+loses least, so that integer kernels are exact: it adds 0.05 % to the error at 4 bits, 0.6 % at 5, 3 % at 6. Eight bits
+are uniform levels, their step the one of least error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import exp, lgamma, pi, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Entry i is integers[i] * scale.
+
+    integers: int8 [2^bits], ascending, read-only; symmetric below 8 bits, -128 ... 127 at 8. scale: a float.
+    distortion: mean squared error of one coordinate over its variance, before a norm is stored.
+    """
+
+    integers: NDArray[np.int8]
+    scale: float
+    distortion: float
+
+    @property
+    def entries(self) -> _Floats:
+        """float64 [2^bits]."""
+        return self.integers * self.scale
+
+    @property
+    def thresholds(self) -> _Floats:
+        """float64 [2^bits - 1], midpoints: x has index i when thresholds[i - 1] <= x < thresholds[i]."""
+        return (self.integers[1:].astype(np.float64) + self.integers[:-1]) / 2 * self.scale
+
+
+@lru_cache(maxsize=64)
+def codebook(block: int, bits: int) -> Codebook:
+    """The codebook for blocks of `block` values (8 or more) and 2 to 6 or 8 bits, always the same object.
+
+    Scales lie on a grid, 1 / (r sqrt(block)) with r a multiple of 1/100 (8 bits: multiples of 1 / (10000 sqrt(block))), so
+    that differences in the last bit between machines don't reach the codebook.
+    """
+    deviation = 1 / sqrt(block)
+    if bits == 8:
+        steps = np.arange(100, 400) / 10000 * deviation
+        levels = np.arange(-128, 128)
+        distortion = _distortion(block, levels * steps[:, None])
+        best = int(distortion.argmin())
+        return _frozen(levels, float(steps[best]), float(distortion[best]))
+    half = _lloyd_max(block, bits) / deviation
+    fit = 127 / half[-1]  # where the largest entry is 127; beyond that the tail is clipped, which can be worth it
+    ratios = np.arange(int(50 * fit), int(130 * fit)) / 100
+    integers = np.rint(half * ratios[:, None]).clip(max=127)
+    integers = np.concatenate([-integers[:, ::-1], integers], axis=1)
+    scales = 1 / (ratios * sqrt(block))
+    distortion = _distortion(block, integers * scales[:, None])
+    best = int(distortion.argmin())
+    return _frozen(integers[best], float(scales[best]), float(distortion[best]))
+
+
+def _frozen(integers: NDArray[np.integer] | _Floats, scale: float, distortion: float) -> Codebook:
+    frozen = integers.astype(np.int8)
+    frozen.setflags(write=False)
+    return Codebook(frozen, scale, distortion)
+
+
+def _lloyd_max(block: int, bits: int) -> _Floats:
+    """The positive half of the entries, float64 [2^(bits - 1)] (S. Lloyd, "Least squares quantization in PCM")."""
+    count = 2 ** (bits - 1)
+    edges = np.linspace(0, min(1.0, 4 / sqrt(block)), count + 1)
+    entries = (edges[1:] + edges[:-1]) / 2
+    while True:
+        mass, moment = _moments(block, np.concatenate([[0.0], (entries[1:] + entries[:-1]) / 2, [1.0]]))
+        centroids = np.diff(moment) / np.diff(mass)
+        change = float(np.abs(centroids - entries).max())
+        entries = centroids
+        if change < 1e-13:
+            return entries
+
+
+def _distortion(block: int, entries: _Floats) -> _Floats:
+    """Relative squared error [...] of ascending entries [..., n] under the nearest-entry rule."""
+    middle = ((entries[..., 1:] + entries[..., :-1]) / 2).clip(-1, 1)
+    end = np.ones((*entries.shape[:-1], 1))
+    mass, moment = _moments(block, np.concatenate([-end, middle, end], axis=-1))
+    error = (entries**2 * np.diff(mass) - 2 * entries * np.diff(moment)).sum(-1)
+    return np.asarray(1 + block * error)
+
+
+def _moments(block: int, edges: _Floats) -> tuple[_Floats, _Floats]:
+    """Integrals from -1 to each edge of the density and of x times the density, up to a constant."""
+    from scipy.special import betainc  # here, since most commands need bytes only, not codebooks
+
+    power = (block - 1) / 2
+    mass = betainc(power, power, (1 + edges) / 2)
+    constant = exp(lgamma(block / 2) - lgamma(power)) / sqrt(pi)
+    return mass, -constant / (block - 1) * (1 - edges**2) ** power

@@ -1,0 +1,113 @@
+"""What a KV type is: the rule that turns one vector of `head_dim` floats into bytes and back.
+
+One vector is one kv head of one token, K or V. Its canonical bytes are `blocks(head_dim)` repetitions of
+`fields(head_dim)`, little endian, nothing between them. A type is a frozen value: it holds no tensors and can be a
+dictionary key. All types are plain torch, work on any device, and treat each vector by itself: the bytes don't depend
+on the rest of the batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Field:
+    """A run of bytes within a block.
+
+    kind: "scale" is one f16 scale, norm or minimum; "codes" one plane of packed indices; "float" f16, bf16 or f32
+    values.
+    """
+
+    kind: Literal["scale", "codes", "float"]
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVType(ABC):
+    """Base of all types. A subclass gives the bytes' structure, `_encode` and `_decode`, and a rotation if it has one.
+
+    name: as llama.cpp or its forks call it. version: changes when the same values would get other bytes.
+    turbo: one of the turbo family. rotation_seed: of the rotation's random signs, None without such signs.
+    """
+
+    name: str
+    version: int = 1
+    turbo: ClassVar[bool] = False
+    rotation_seed: ClassVar[int | None] = None
+
+    @abstractmethod
+    def check(self, head_dim: int) -> None:
+        """Raise UserError, naming the head_dims that are allowed, when vectors of head_dim can't be stored."""
+
+    @abstractmethod
+    def blocks(self, head_dim: int) -> int:
+        """How often `fields` repeat in one vector."""
+
+    @abstractmethod
+    def fields(self, head_dim: int) -> tuple[Field, ...]:
+        """The fields of one block, in the order of their bytes."""
+
+    @abstractmethod
+    def _encode(self, x: Tensor) -> Tensor:
+        """float32 [n, head_dim], contiguous and finite -> uint8 [n, nbytes] in memory of its own."""
+
+    @abstractmethod
+    def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
+        """uint8 [n, nbytes] -> float32 [n, head_dim] in the stored basis, in memory of its own."""
+
+    def nbytes(self, head_dim: int) -> int:
+        """Bytes of one vector. UserError when head_dim can't be stored."""
+        self.check(head_dim)
+        return self.blocks(head_dim) * sum(field.nbytes for field in self.fields(head_dim))
+
+    def bits_per_value(self, head_dim: int) -> float:
+        """Bits of one value, everything counted."""
+        return 8 * self.nbytes(head_dim) / head_dim
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Floats [..., head_dim] -> uint8 [..., nbytes]. Reads x only and keeps no reference to it.
+
+        ValueError when x has inf or nan ("non-finite ...") or when a stored float would overflow ("... too large for
+        ..."); UserError when head_dim can't be stored.
+        """
+        if x.ndim == 0 or not x.is_floating_point():
+            raise ValueError(f"{self.name} stores float vectors, not {x.dtype} of shape {list(x.shape)}")
+        head_dim = x.shape[-1]
+        nbytes = self.nbytes(head_dim)
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError(f"non-finite values (inf or nan) can't be stored as {self.name}")
+        rows = x.to(torch.float32).reshape(x.numel() // head_dim, head_dim).contiguous()
+        return self._encode(rows).reshape(*x.shape[:-1], nbytes)
+
+    def decode_stored(self, packed: Tensor, head_dim: int) -> Tensor:
+        """uint8 [..., nbytes] -> float32 [..., head_dim] in the stored basis: what `rotate` makes of the vectors.
+
+        ValueError when packed isn't uint8 with nbytes(head_dim) as its last dimension.
+        """
+        nbytes = self.nbytes(head_dim)
+        if packed.dtype != torch.uint8 or packed.ndim == 0 or packed.shape[-1] != nbytes:
+            raise ValueError(
+                f"a {self.name} vector of head_dim {head_dim} is uint8 [..., {nbytes}], "
+                f"not {packed.dtype} {list(packed.shape)}"
+            )
+        rows = packed.reshape(packed.numel() // nbytes, nbytes)
+        return self._decode(rows, head_dim).reshape(*packed.shape[:-1], head_dim)
+
+    def decode(self, packed: Tensor, head_dim: int) -> Tensor:
+        """uint8 [..., nbytes] -> float32 [..., head_dim], the vectors as they were given, up to quantization."""
+        return self.unrotate(self.decode_stored(packed, head_dim))
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Floats [..., head_dim] -> float32 of the same shape in the stored basis. Orthogonal; differentiable."""
+        return x.to(torch.float32)
+
+    def unrotate(self, y: Tensor) -> Tensor:
+        """The inverse of `rotate`."""
+        return y.to(torch.float32)
