@@ -1,0 +1,83 @@
+"""The options that choose a profile, the same in every command: llama.cpp's, the fork's, and --profile."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from stratakv.errors import UserError
+from stratakv.profile import ModelGeometry, Profile, resolve
+from stratakv.profile.parse import is_rule_line
+
+DEFAULT_TYPE = "f16"
+MODE_VARIABLE = "TURBO_LAYER_ADAPTIVE"
+
+
+def add_profile_options(parser: argparse.ArgumentParser) -> None:
+    """Add -ctk, -ctv, --layer-adaptive, --profile and --compat."""
+    group = parser.add_argument_group("profile: which layer stores its K and V in which type")
+    group.add_argument("-ctk", "--cache-type-k", metavar="TYPE", help=f"K of every layer ({DEFAULT_TYPE})")
+    group.add_argument("-ctv", "--cache-type-v", metavar="TYPE", help=f"V of every layer ({DEFAULT_TYPE})")
+    group.add_argument(
+        "--layer-adaptive",
+        metavar="N",
+        help=f"the fork's mode 0, 1, 2, 5, 6 or 7 over -ctk/-ctv (environment: {MODE_VARIABLE})",
+    )
+    group.add_argument(
+        "--profile",
+        metavar="TEXT",
+        help="TYPE, K/V, a rule line, a preset, modeN, modeN@K/V, or a profile file (.json)",
+    )
+    group.add_argument(
+        "--compat", choices=["fork"], help="assign types as the llama.cpp fork does, its silent rules included"
+    )
+
+
+def profile_from_args(
+    args: argparse.Namespace,
+    geometry: ModelGeometry,
+    fingerprint: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Profile:
+    """The profile that the options of add_profile_options ask for on this model.
+
+    environ: read for TURBO_LAYER_ADAPTIVE; the option wins over it. Raises UserError for options that contradict each
+    other, and for whatever `resolve` refuses.
+    """
+    given = args.cache_type_k is not None or args.cache_type_v is not None
+    base = (args.cache_type_k or DEFAULT_TYPE, args.cache_type_v or DEFAULT_TYPE)
+    compat = args.compat == "fork"
+    variable = environ.get(MODE_VARIABLE, "").strip()  # empty is how a shell unsets it for one command
+    if args.profile is not None:
+        if args.layer_adaptive is not None:
+            raise UserError("--profile and --layer-adaptive were both given: give one, or --profile modeN@K/V")
+        if given and not is_rule_line(args.profile):
+            raise UserError(
+                f"--profile {args.profile} already names every layer's types: leave -ctk and -ctv out "
+                "(they go with a rule line, with --layer-adaptive, or alone)"
+            )
+        profile = resolve(
+            args.profile, geometry, base=base if given else None, compat_fork=compat, fingerprint=fingerprint
+        )
+        ignored = (f"{MODE_VARIABLE}={variable} is ignored, --profile wins",) if variable else ()
+        return replace(profile, warnings=ignored + profile.warnings)
+
+    number = _mode_number(f"{MODE_VARIABLE}=", variable) if variable else None
+    warnings: tuple[str, ...] = ()
+    if args.layer_adaptive is not None:
+        option = _mode_number("--layer-adaptive ", args.layer_adaptive)
+        if number is not None and number != option:
+            warnings = (f"--layer-adaptive {option} wins over {MODE_VARIABLE}={number}",)
+        number = option
+    text = f"{base[0]}/{base[1]}" if number is None else f"mode{number}"
+    profile = resolve(text, geometry, base=base, compat_fork=compat, fingerprint=fingerprint)
+    return replace(profile, warnings=warnings + profile.warnings)
+
+
+def _mode_number(source: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{source}{text} is not a whole number: give a mode, 0, 1, 2, 5, 6 or 7") from None

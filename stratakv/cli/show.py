@@ -1,0 +1,37 @@
+"""`stratakv show`: what every layer of a model gets with a profile, and what it costs; reads no weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command."""
+    from stratakv.cli.profile_options import add_profile_options
+
+    parser = subparsers.add_parser(
+        "show", help="what every layer gets with a profile: types, bytes a token, warnings", description=__doc__
+    )
+    parser.add_argument(
+        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+    )
+    add_profile_options(parser)
+    parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help="also the cache's size at N tokens")
+    parser.add_argument("--json", action="store_true", help="print JSON (schema stratakv/show/1)")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from stratakv.cli.profile_options import profile_from_args
+    from stratakv.engine.describe import describe_model
+    from stratakv.profile.table import format_table, show_table
+
+    model = describe_model(args.model)
+    profile = profile_from_args(args, model.geometry, model.fingerprint)
+    contexts = () if args.ctx_size is None else (args.ctx_size,)
+    data = show_table(profile, contexts, warnings=model.warnings)
+    print(json.dumps(data, indent=1) if args.json else format_table(data))
+    return 0

@@ -1,0 +1,8 @@
+"""Which layer stores what: the immutable Profile, how a text becomes one, files, and the table that shows it."""
+
+from stratakv.profile.files import load_profile, save_profile
+from stratakv.profile.geometry import LayerGeometry, ModelGeometry
+from stratakv.profile.parse import resolve
+from stratakv.profile.profile import Profile
+
+__all__ = ["LayerGeometry", "ModelGeometry", "Profile", "load_profile", "resolve", "save_profile"]

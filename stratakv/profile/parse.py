@@ -1,0 +1,81 @@
+"""Any profile text -> Profile: a type, K/V, a mode, a rule line, a preset, a file."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from stratakv.errors import UserError
+from stratakv.kvtypes import type_names
+from stratakv.profile.files import load_profile
+from stratakv.profile.geometry import ModelGeometry
+from stratakv.profile.modes import MODES, apply_mode, fork_pairs
+from stratakv.profile.presets import PRESETS
+from stratakv.profile.profile import Pair, Profile, pair_text
+from stratakv.profile.rules import apply_rules, parse_pair
+
+MODE_BASE: Pair = ("turbo4", "turbo4")
+_MODE = re.compile(r"mode(-?\d+)(?:@(.*))?", re.DOTALL)
+
+
+def resolve(
+    text: str,
+    geometry: ModelGeometry,
+    *,
+    base: Pair | None = None,
+    compat_fork: bool = False,
+    fingerprint: str | None = None,
+) -> Profile:
+    """The profile that a text means on this model.
+
+    text: a path ending in .json, a preset's name, modeN (over base, else turbo4/turbo4) or modeN@K/V, a rule line (it
+    has a ':'), TYPE, or K/V. base: the -ctk and -ctv types under a rule line or a mode; the other texts name every
+    layer's types themselves. compat_fork: a mode or a type pair is assigned as the llama.cpp fork does it,
+    TURBO_AUTO_ASYMMETRIC in the environment included. fingerprint: of the model's weights, checked against a file's.
+    Raises UserError for a text that means nothing, and for whatever does not fit the model.
+    """
+    text = text.strip()
+    mode = _MODE.fullmatch(text)
+    if not (is_rule_line(text) or text in PRESETS or mode or text.endswith(".json") or _looks_like_types(text)):
+        raise UserError(f"unknown profile {text!r}: {_possible()}")
+    if compat_fork and (is_rule_line(text) or text in PRESETS or text.endswith(".json")):
+        raise UserError(f"the fork cannot express {text!r}, only K and V types and modes: leave --compat fork out")
+    if text.endswith(".json"):
+        return load_profile(text, geometry, fingerprint)
+
+    name = text
+    if text in PRESETS:
+        pairs, warnings = apply_rules(PRESETS[text].line, geometry)
+    elif is_rule_line(text):
+        pairs, warnings = apply_rules(text, geometry, base)
+    else:
+        number, given = (int(mode[1]), mode[2]) if mode else (None, text)
+        types = parse_pair(given) if given is not None else base or MODE_BASE
+        name = pair_text(types) if number is None else _mode_name(number, types)
+        if compat_fork:
+            name = f"{name} as the fork"
+            pairs, warnings = fork_pairs(number, geometry, types, os.environ)
+        else:
+            pairs, warnings = apply_mode(number or 0, geometry, types)
+    return Profile(name, geometry, pairs, warnings, fingerprint, compat_fork=compat_fork)
+
+
+def is_rule_line(text: str) -> bool:
+    """Whether a profile text is read as a rule line."""
+    return ":" in text and not text.strip().endswith(".json")
+
+
+def _looks_like_types(text: str) -> bool:
+    return "/" in text or text in type_names()
+
+
+def _mode_name(number: int, base: Pair) -> str:
+    return f"mode {number}" if base == MODE_BASE else f"mode {number} over {pair_text(base)}"
+
+
+def _possible() -> str:
+    return (
+        f"allowed are a type ({', '.join(type_names())}), K/V such as q8_0/turbo4, "
+        f"a preset ({', '.join(PRESETS)}), modeN or modeN@K/V (N one of {', '.join(map(str, MODES))}), "
+        "a rule line such as 'first3,last3: q8_0/turbo4; rest: turbo4', or a path ending in .json"
+    )

@@ -1,0 +1,92 @@
+"""The immutable Profile: which KV layer stores its K and its V in which type, and what that costs in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stratakv.errors import UserError
+from stratakv.kvtypes import kv_type
+from stratakv.profile.geometry import ModelGeometry
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One (K type, V type) a KV layer, checked against the layer's head dims.
+
+    pairs: by KV ordinal. warnings: what the user should know about how the text became these pairs; they belong to the
+    resolving and are not stored in files. fingerprint: of the model's weights, None when unknown. evidence: what was
+    measured, JSON values only. compat_fork: resolved as the llama.cpp fork would, so tables show the fork's bytes too.
+
+    Raises UserError for a model without KV layers, an unknown type, or a head dim that a type cannot store.
+    """
+
+    name: str
+    geometry: ModelGeometry
+    pairs: tuple[Pair, ...]
+    warnings: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    evidence: Mapping[str, Any] | None = field(default=None, hash=False)
+    compat_fork: bool = False
+
+    def __post_init__(self) -> None:
+        layers = self.geometry.kv_layers
+        if not layers:
+            raise UserError(
+                f"model {self.geometry.name} has no layer with a KV cache: there is nothing to choose types for"
+            )
+        if len(self.pairs) != len(layers):
+            raise ValueError(f"{len(self.pairs)} pairs for {len(layers)} KV layers")
+        for ordinal, (layer, pair) in enumerate(zip(layers, self.pairs, strict=True)):
+            for side, name, head_dim in zip("KV", pair, layer.head_dim, strict=True):
+                try:
+                    kv_type(name).check(head_dim)
+                except UserError as error:
+                    raise UserError(f"KV layer {ordinal}, {side}: {error}") from None
+
+    def layer_bytes(self, ordinal: int) -> tuple[int, int]:
+        """K and V bytes that one token takes in this KV layer, all its kv heads together."""
+        layer = self.geometry.kv_layers[ordinal]
+        k, v = self.pairs[ordinal]
+        return (
+            layer.kv_heads * kv_type(k).nbytes(layer.head_dim[0]),
+            layer.kv_heads * kv_type(v).nbytes(layer.head_dim[1]),
+        )
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one token takes in all KV layers."""
+        return sum(sum(self.layer_bytes(ordinal)) for ordinal in range(len(self.pairs)))
+
+    @property
+    def bpv(self) -> float:
+        """Bits per value, averaged over all stored values; norms, scales and padding counted."""
+        values = sum(layer.kv_heads * sum(layer.head_dim) for layer in self.geometry.kv_layers)
+        return 8 * self.bytes_per_token / values
+
+    def bytes_at(self, context: int) -> int:
+        """Bytes of one sequence of `context` tokens; sliding and chunked layers keep at most their window."""
+        return sum(
+            sum(self.layer_bytes(ordinal)) * (context if layer.window is None else min(context, layer.window))
+            for ordinal, layer in enumerate(self.geometry.kv_layers)
+        )
+
+
+def pair_text(pair: Pair) -> str:
+    """How a pair is written: 'turbo4' when K and V are equal, else 'q8_0/turbo4'."""
+    k, v = pair
+    return k if k == v else f"{k}/{v}"
+
+
+def ordinals_text(ordinals: Iterable[int]) -> str:
+    """Layer numbers in words, runs folded: [0, 1, 2, 5] is '0-2, 5'."""
+    runs: list[list[int]] = []
+    for ordinal in sorted(ordinals):
+        if runs and runs[-1][1] == ordinal - 1:
+            runs[-1][1] = ordinal
+        else:
+            runs.append([ordinal, ordinal])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -1,0 +1,127 @@
+"""What every layer gets, as data ("stratakv/show/1") and as text made from that data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stratakv.errors import UserError
+from stratakv.profile.geometry import LayerGeometry
+from stratakv.profile.modes import fork_bytes_per_token
+from stratakv.profile.profile import Profile
+
+SCHEMA = "stratakv/show/1"
+CONTEXTS = (512, 4096, 32768, 131072)
+_F16_BYTES = 2
+_LEFT_ALONE = {
+    "linear": "linear attention keeps a state of fixed size, there is no K and V to store",
+    "shared": "reads the cache of another layer",
+}
+
+
+def show_table(profile: Profile, contexts: Sequence[int] = (), warnings: Iterable[str] = ()) -> dict[str, Any]:
+    """The resolved table as JSON data; all bytes are of one sequence.
+
+    contexts: tokens to give the cache's size at, beside the usual ones that the model allows. warnings: more of them,
+    shown before the profile's own. Raises UserError for a context below 1.
+    """
+    limit = profile.geometry.context
+    told = [*warnings, *profile.warnings]
+    for context in contexts:
+        if context < 1:
+            raise UserError(f"context {context}: it must be at least 1 token")
+        if 0 < limit < context:
+            told.append(
+                f"context {context} is beyond the model's {limit}: it was not trained on later positions, so quality "
+                "falls there whatever the types; the bytes are shown all the same"
+            )
+    usual = [context for context in (*CONTEXTS, limit) if context and (not limit or context <= limit)]
+    layers = profile.geometry.kv_layers
+    data: dict[str, Any] = {
+        "schema": SCHEMA,
+        "model": profile.geometry.name,
+        "profile": profile.name,
+        "layers": [_row(profile, layer) for layer in profile.geometry.layers],
+        "bytes_per_token": profile.bytes_per_token,
+        "f16_bytes_per_token": sum(_F16_BYTES * layer.kv_heads * sum(layer.head_dim) for layer in layers),
+        "bpv": profile.bpv,
+        "bytes_at_context": {str(context): profile.bytes_at(context) for context in sorted({*usual, *contexts})},
+        "warnings": told,
+    }
+    if profile.compat_fork:
+        data["fork_bytes_per_token"] = fork_bytes_per_token(profile)
+    return data
+
+
+def format_table(data: Mapping[str, Any]) -> str:
+    """Text for a terminal from show_table's data: runs of equal layers are folded, bytes are those of each layer."""
+    rows = [("layer", "KV layer", "role", "K", "V", "bytes/token", "")]
+    for run in _runs(data["layers"]):
+        first, last = run[0], run[-1]
+        types = (first["k"], first["v"]) if first["applied"] else ("-", "-")
+        each = f"{first['bytes_per_token']:,}" + (" each" if len(run) > 1 and first["applied"] else "")
+        note = f"left alone: {first['why']}" if not first["applied"] else _window(first)
+        rows.append(
+            (
+                _span(first["layer"], last["layer"]),
+                _span(first["ordinal"], last["ordinal"]),
+                first["role"],
+                *types,
+                each,
+                note,
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [f"{data['model']}: profile {data['profile']}"]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    share = data["bytes_per_token"] / data["f16_bytes_per_token"]
+    lines.append(f"{data['bytes_per_token']:,} bytes a token, {data['bpv']:.3f} bpv, {share:.1%} of f16")
+    if "fork_bytes_per_token" in data:
+        lines.append(
+            f"the fork needs {data['fork_bytes_per_token']:,} bytes a token for these (it pads turbo heads to 128)"
+        )
+    lines += [f"at {int(context):>9,} tokens: {_size(size)}" for context, size in data["bytes_at_context"].items()]
+    lines += [f"warning: {warning}" for warning in data["warnings"]]
+    return "\n".join(lines)
+
+
+def _row(profile: Profile, layer: LayerGeometry) -> dict[str, Any]:
+    row: dict[str, Any] = {"layer": layer.layer, "ordinal": layer.ordinal, "role": layer.role}
+    if layer.ordinal is None:
+        why = layer.why or _LEFT_ALONE.get(layer.role, "has no KV cache of its own")
+        return {**row, "k": None, "v": None, "bytes_per_token": 0, "window": None, "applied": False, "why": why}
+    k, v = profile.pairs[layer.ordinal]
+    size = sum(profile.layer_bytes(layer.ordinal))
+    return {**row, "k": k, "v": v, "bytes_per_token": size, "window": layer.window, "applied": True, "why": None}
+
+
+def _runs(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Neighbours that differ in nothing but their numbers."""
+    runs: list[list[Mapping[str, Any]]] = []
+    for row in rows:
+        if runs and _alike(runs[-1][-1], row):
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
+
+
+def _alike(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    return all(left[key] == right[key] for key in left if key not in ("layer", "ordinal"))
+
+
+def _span(first: int | None, last: int | None) -> str:
+    if first is None:
+        return "-"
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _window(row: Mapping[str, Any]) -> str:
+    return f"keeps {row['window']:,} tokens" if row["window"] is not None else ""
+
+
+def _size(size: int) -> str:
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale:
+            return f"{size / scale:.2f} {unit}"
+    return f"{size} bytes"
