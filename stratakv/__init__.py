@@ -1,0 +1,50 @@
+"""Run language models with long contexts in little memory: every layer's K and V cache in a storage type of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stratakv.cache import KVCache
+    from stratakv.engine.attention import use
+    from stratakv.engine.load import LoadedModel, load_model
+    from stratakv.errors import UserError
+    from stratakv.kvtypes import KVType, kv_type, type_names
+    from stratakv.profile import Profile, resolve
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KVCache",
+    "KVType",
+    "LoadedModel",
+    "Profile",
+    "UserError",
+    "kv_type",
+    "load_model",
+    "resolve",
+    "type_names",
+    "use",
+]
+
+_HOMES = {
+    "KVCache": "cache",
+    "KVType": "kvtypes",
+    "LoadedModel": "engine.load",
+    "Profile": "profile",
+    "UserError": "errors",
+    "kv_type": "kvtypes",
+    "load_model": "engine.load",
+    "resolve": "profile",
+    "type_names": "kvtypes",
+    "use": "engine.attention",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: torch and transformers take seconds, `--help` should not."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stratakv' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"stratakv.{_HOMES[name]}"), name)

@@ -1,0 +1,58 @@
+"""The transformers cache whose every layer stores K and V in types of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, get_layer_types_and_kwargs
+
+from stratakv.cache.geometry import geometry_of
+from stratakv.cache.hybrid import PackedHybridLayer, PackedHybridSlidingLayer
+from stratakv.cache.layers import PackedIndexedLayer, PackedLayer, PackedSlidingLayer
+from stratakv.errors import UserError
+from stratakv.kvtypes import kv_type
+from stratakv.profile import Profile, resolve
+
+_PACKED: dict[str, type[PackedLayer]] = {
+    "full_attention": PackedLayer,
+    "indexed_attention": PackedIndexedLayer,
+    "sliding_attention": PackedSlidingLayer,
+    "reference_sliding_attention": PackedSlidingLayer,
+    "chunked_attention": PackedSlidingLayer,
+    "hybrid": PackedHybridLayer,
+    "hybrid_sliding": PackedHybridSlidingLayer,
+}
+
+
+class KVCache(Cache):
+    """A cache for `model(..., past_key_values=cache)` and `model.generate(..., past_key_values=cache)`.
+
+    config: the model's config. profile: a Profile, or any text that `stratakv.resolve` takes ("turbo4", "q8_0/turbo4",
+    "edges3", "first3,last3: k=q8_0 v=turbo4; rest: turbo4", a file). Layers without K and V per token keep their stock
+    class. Raises UserError for a profile that doesn't fit the model.
+
+    The attention implementation "stratakv" (`stratakv.use(model)`) reads the pages; with any other the model sees decoded
+    tensors: right, but slower.
+    """
+
+    def __init__(self, config: PreTrainedConfig, profile: Profile | str) -> None:
+        geometry = geometry_of(config)
+        self.profile = resolve(profile, geometry) if isinstance(profile, str) else profile
+        kinds, kwargs = get_layer_types_and_kwargs(config.get_text_config(decoder=True))
+        if len(self.profile.pairs) != len(geometry.kv_layers):
+            raise UserError(
+                f"profile {self.profile.name} is for {len(self.profile.pairs)} KV layers, the model has {len(geometry.kv_layers)}"
+            )
+        layers: list[Any] = []
+        for layer, kind, layer_kwargs in zip(geometry.layers, kinds, kwargs, strict=True):
+            if layer.ordinal is None:
+                layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind](**layer_kwargs))
+                continue
+            k, v = self.profile.pairs[layer.ordinal]
+            layers.append(_PACKED[kind](f"layer {layer.layer}", kv_type(k), kv_type(v), **layer_kwargs))
+        super().__init__(layers=layers)
+
+    def nbytes(self) -> int:
+        """Bytes allocated for packed K and V (the states of linear-attention layers are not counted)."""
+        return sum(layer.nbytes for layer in self.layers if isinstance(layer, PackedLayer))

@@ -1,0 +1,95 @@
+"""The pages of one layer: packed bytes, allocated one page at a time, shared by reference count, never moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from stratakv.cache.layout import PAGE_TOKENS, PageLayout
+
+
+class Page:
+    """One page: its bytes, and how many block tables point at it."""
+
+    __slots__ = ("data", "references")
+
+    def __init__(self, data: torch.Tensor) -> None:
+        self.data = data
+        self.references = 1
+
+
+BlockTable = list[Page]
+"""The pages of one sequence in one layer, by position."""
+
+
+class PageStore:
+    """Allocates, writes and reads the pages of one layer.
+
+    Each page is an allocation of its own, so that growth copies nothing and a freed page goes back at once. `nbytes` is the
+    sum of all that is allocated.
+    """
+
+    def __init__(self, layout: PageLayout, device: torch.device) -> None:
+        self.layout = layout
+        self.device = device
+        self.pages = 0
+        self._positions = torch.from_numpy(layout.positions.copy()).to(device)
+        # int32 halves the index traffic of a gather
+        self._gather = self._positions.reshape(-1).to(torch.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all allocated pages."""
+        return self.pages * self.layout.page_bytes
+
+    def allocate(self) -> Page:
+        """A new page with one reference; its bytes are undefined until written."""
+        self.pages += 1
+        return Page(torch.empty(self.layout.kv_heads, self.layout.tile_bytes, dtype=torch.uint8, device=self.device))
+
+    def share(self, page: Page) -> Page:
+        """One more reference to a page."""
+        page.references += 1
+        return page
+
+    def release(self, page: Page) -> None:
+        """One reference less; the last one frees the page."""
+        page.references -= 1
+        if page.references == 0:
+            self.pages -= 1
+
+    def write(self, table: BlockTable, start: int, packed: torch.Tensor) -> None:
+        """Append canonical bytes to a sequence.
+
+        table: the sequence's pages, extended in place; start: position of the first new token relative to the table's first
+        page; packed: uint8 [kv_heads, tokens, k_bytes + v_bytes]. A shared page that the tokens fall into is copied first.
+        """
+        tokens, done = packed.shape[1], 0
+        while done < tokens:
+            index, offset = divmod(start + done, PAGE_TOKENS)
+            count = min(PAGE_TOKENS - offset, tokens - done)
+            if index == len(table):
+                table.append(self.allocate())
+            elif table[index].references > 1:
+                table[index] = self._own_copy(table[index])
+            where = self._positions[offset : offset + count].reshape(-1)
+            table[index].data[:, where] = packed[:, done : done + count].reshape(packed.shape[0], -1)
+            done += count
+
+    def read(self, tables: Sequence[BlockTable], start: int, tokens: int) -> torch.Tensor:
+        """Canonical bytes of equally long sequences, uint8 [batch, kv_heads, tokens, k_bytes + v_bytes], from position start."""
+        first, last = start // PAGE_TOKENS, -(-(start + tokens) // PAGE_TOKENS)
+        layout, batch, pages = self.layout, len(tables), last - first
+        width = layout.k_bytes + layout.v_bytes
+        tiles = torch.stack([page.data for table in tables for page in table[first:last]])
+        rows = tiles.view(-1, layout.tile_bytes).index_select(1, self._gather)
+        rows = rows.view(batch, pages, layout.kv_heads, PAGE_TOKENS, width).transpose(1, 2)
+        offset = start - first * PAGE_TOKENS
+        return rows.reshape(batch, layout.kv_heads, pages * PAGE_TOKENS, width)[:, :, offset : offset + tokens]
+
+    def _own_copy(self, page: Page) -> Page:
+        fresh = self.allocate()
+        fresh.data.copy_(page.data)
+        self.release(page)
+        return fresh

@@ -1,0 +1,87 @@
+"""Options that `generate` and `chat` share, and the lines they print before and after."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from stratakv.cache import KVCache
+from stratakv.cli.profile_options import add_profile_options, profile_from_args
+from stratakv.engine.generate import Generation, Sampling
+from stratakv.engine.load import LoadedModel, load_model
+from stratakv.errors import UserError
+from stratakv.profile import Profile
+
+_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+def add_generation_options(parser: argparse.ArgumentParser) -> None:
+    """Model, profile, sampling: llama.cpp's names and defaults."""
+    parser.add_argument(
+        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+    )
+    add_profile_options(parser)
+    parser.add_argument("--temp", type=float, default=0.8, help="temperature, 0: always the most likely token (0.8)")
+    parser.add_argument("--top-k", type=int, default=40, help="draw from the K most likely tokens, 0: all (40)")
+    parser.add_argument("--top-p", type=float, default=0.95, help="and from this share of the probability (0.95)")
+    parser.add_argument("--min-p", type=float, default=0.05, help="and not below this share of the best one (0.05)")
+    parser.add_argument("-s", "--seed", type=int, help="seed of the draw (random)")
+    parser.add_argument(
+        "-b", "--batch-size", type=int, default=512, help="tokens of the prompt in one forward call (512)"
+    )
+    parser.add_argument("--dtype", choices=sorted(_DTYPES), default="f32", help="of weights and activations (f32)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print the table of every layer's types first")
+
+
+def sampling_from_args(args: argparse.Namespace) -> Sampling:
+    """Checked sampling settings."""
+    checks = [
+        ("--temp", args.temp, args.temp >= 0, "0 or more"),
+        ("--top-k", args.top_k, args.top_k >= 0, "0 or more"),
+        ("--top-p", args.top_p, 0 < args.top_p <= 1, "above 0, at most 1"),
+        ("--min-p", args.min_p, 0 <= args.min_p < 1, "0 or more, below 1"),
+        ("-b/--batch-size", args.batch_size, args.batch_size >= 1, "1 or more"),
+    ]
+    for name, value, good, allowed in checks:
+        if not good:
+            raise UserError(f"{name} {value}: it must be {allowed}")
+    return Sampling(args.temp, args.top_k, args.top_p, args.min_p, args.seed)
+
+
+def load_for_generation(args: argparse.Namespace) -> tuple[LoadedModel, Profile]:
+    """The model and its profile; warnings and what every layer got go to stderr before anything runs."""
+    from stratakv.profile.table import format_table, show_table
+
+    loaded = load_model(args.model, dtype=_DTYPES[args.dtype])
+    profile = profile_from_args(args, loaded.geometry, loaded.fingerprint)
+    if args.verbose:
+        print(format_table(show_table(profile)), file=sys.stderr)
+    else:
+        for warning in (*loaded.warnings, *profile.warnings):
+            print(f"warning: {warning}", file=sys.stderr)
+        print(
+            f"{loaded.name}: profile {profile.name}, {profile.bpv:.3f} bpv, {profile.bytes_per_token:,} bytes a token",
+            file=sys.stderr,
+        )
+    return loaded, profile
+
+
+def closing_line(result: Generation, cache: KVCache) -> str:
+    """Speed and cache size, in one line."""
+    prompt = result.prompt_tokens / result.prompt_seconds if result.prompt_seconds else 0.0
+    return (
+        f"[prompt {result.prompt_tokens} tokens, {prompt:.1f} tokens/s; {len(result.tokens)} new tokens, "
+        f"{result.tokens_per_second:.1f} tokens/s; cache {cache.get_seq_length():,} tokens, {cache.nbytes():,} bytes]"
+    )
+
+
+def warn_context(tokens: int, new_tokens: int, context: int) -> None:
+    """Say when prompt and answer together exceed what the model was trained for."""
+    if context and tokens + new_tokens > context:
+        print(
+            f"warning: {tokens} tokens of prompt and {new_tokens} new ones exceed the model's context of {context}: "
+            "positions beyond it were never trained, expect nonsense there",
+            file=sys.stderr,
+        )

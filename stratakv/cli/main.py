@@ -1,0 +1,72 @@
+"""`stratakv COMMAND ...`: finds the command's module, runs it, turns user mistakes into one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from stratakv import __version__
+from stratakv.errors import UserError
+
+# command -> one line for --help; the module stratakv.cli.COMMAND is imported only when it is needed
+COMMANDS = {
+    "show": "what every layer gets with a profile: types, bytes a token, warnings",
+    "perplexity": "perplexity and KL divergence of one profile on a text",
+    "compare": "profiles side by side on a text: bytes, PPL, KL divergence, verdicts",
+    "generate": "continue a prompt",
+    "chat": "talk with a model",
+    "demo": "the embedded model through every mode: table, plot and an answer in words",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 2 a mistake the user can mend, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser(arguments).parse_args(arguments)
+        _quiet_libraries()
+        code: int = args.func(args)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"stratakv: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stratakv: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stratakv",
+        description="Language models with long contexts in little memory: every layer's K and V cache in a type of its own.",
+    )
+    parser.add_argument("--version", action="version", version=f"stratakv {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    chosen = arguments[0] if arguments else ""
+    for name, line in COMMANDS.items():
+        if name == chosen:
+            import_module(f"stratakv.cli.{name}").add_parser(commands)
+        else:
+            commands.add_parser(name, help=line)
+    return parser
+
+
+def _quiet_libraries() -> None:
+    """Progress bars and advice of the libraries don't belong between our lines; our own warnings say what matters."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "transformers" in sys.modules or "torch" in sys.modules:
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

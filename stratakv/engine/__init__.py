@@ -1,0 +1,1 @@
+"""Models run: loading, the attention hook, generation."""

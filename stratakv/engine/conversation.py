@@ -1,0 +1,93 @@
+"""A conversation over one cache: each turn computes only what the cache doesn't hold yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from stratakv.cache import KVCache
+from stratakv.engine.generate import Generation, Sampling, generate
+from stratakv.engine.load import LoadedModel
+from stratakv.profile import Profile
+
+# For base models, which have none: the plainest form that such models continue as a dialogue
+FALLBACK_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+@dataclass
+class Conversation:
+    """Messages so far, the cache, and the tokens that it holds."""
+
+    loaded: LoadedModel
+    profile: Profile
+    system: str | None = None
+    messages: list[dict[str, str]] = field(default_factory=list)
+    cache: KVCache = field(init=False)
+    held: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """An empty cache, and the system message, if any."""
+        self.cache = KVCache(self.loaded.model.config, self.profile)
+        if self.system:
+            self.messages.append({"role": "system", "content": self.system})
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model brings a chat template of its own."""
+        return bool(getattr(self.loaded.tokenizer, "chat_template", None))
+
+    def prompt_ids(self) -> list[int]:
+        """Token ids of the messages so far, up to where the model's answer begins."""
+        tokenizer = self.loaded.tokenizer
+        text = tokenizer.apply_chat_template(
+            self.messages,
+            chat_template=None if self.has_template else FALLBACK_TEMPLATE,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        ids: list[int] = tokenizer(text, add_special_tokens=not self.has_template).input_ids
+        return ids
+
+    def ask(
+        self, text: str, *, new_tokens: int, sampling: Sampling, emit: Callable[[str], None], prefill_chunk: int = 512
+    ) -> Generation:
+        """One turn: the user's text in, the model's answer out (streamed to emit) and into the messages."""
+        self.messages.append({"role": "user", "content": text})
+        ids = self.prompt_ids()
+        self._keep_common(ids)
+        result = generate(
+            self.loaded,
+            self.cache,
+            torch.tensor([ids]),
+            new_tokens=new_tokens,
+            sampling=sampling,
+            emit=emit,
+            prefill_chunk=prefill_chunk,
+        )
+        self.messages.append({"role": "assistant", "content": result.text.strip()})
+        self.held = (ids + result.tokens)[: self.cache.get_seq_length()]
+        return result
+
+    def _keep_common(self, ids: list[int]) -> None:
+        """Crop the cache to the tokens it shares with ids; the last one is always computed, for its logits."""
+        common = 0
+        while common < min(len(ids) - 1, len(self.held)) and ids[common] == self.held[common]:
+            common += 1
+        surplus = self.cache.get_seq_length() - common
+        if surplus > 0 and self._croppable():
+            self.cache.crop(-surplus)
+        elif surplus > 0:
+            self.cache = KVCache(self.loaded.model.config, self.profile)
+        self.held = ids[:common]
+
+    def _croppable(self) -> bool:
+        """Windows that have slid and recurrent states can't go back: those conversations are computed again."""
+        slid = any(
+            layer.window and self.cache.get_seq_length() >= layer.window for layer in self.loaded.geometry.layers
+        )
+        return not slid and bool(self.cache.is_croppable)

@@ -1,0 +1,140 @@
+"""What a model is, without loading its weights: config, cache geometry, fingerprint, number of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from stratakv.cache.geometry import geometry_of
+from stratakv.engine.gguf_file import GGUFHeader, read_header
+from stratakv.errors import UserError
+from stratakv.profile.geometry import ModelGeometry
+
+EMBEDDED = "embedded"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+_CONFIG_ERRORS = (OSError, ValueError, KeyError, AttributeError, TypeError)
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A model on disk. path: a GGUF file or a directory in Hugging Face format. values: number of weights.
+
+    fingerprint: sha256 over the cache geometry and the names, types and shapes of the weights.
+    """
+
+    path: Path
+    name: str
+    config: PreTrainedConfig
+    geometry: ModelGeometry
+    fingerprint: str
+    values: int
+    gguf: GGUFHeader | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def describe_model(source: str | Path) -> ModelDescription:
+    """Describe a GGUF file, a directory in Hugging Face format, a hub name, or "embedded", the model in this package.
+
+    Raises UserError for what is missing, truncated, of another format, or not supported by transformers.
+    """
+    path = _locate(source)
+    gguf = read_header(path) if path.is_file() else None
+    config, warnings = _read_gguf_config(path, gguf) if gguf else (_read_config(path), [])
+    name = path.stem if gguf else path.name
+    if str(source) != EMBEDDED and not Path(source).exists():
+        name = str(source)
+    values, digest = (gguf.values, gguf.tensors_digest) if gguf else _safetensors_summary(path)
+    geometry = geometry_of(config, name)
+    shape = json.dumps([asdict(layer) for layer in geometry.layers], sort_keys=True)
+    fingerprint = hashlib.sha256(f"{config.model_type}\n{shape}\n{digest}".encode()).hexdigest()
+    return ModelDescription(path, name, config, geometry, fingerprint, values, gguf, tuple(warnings))
+
+
+def _locate(source: str | Path) -> Path:
+    if str(source) == EMBEDDED:
+        from stratakv.assets import embedded_model
+
+        return embedded_model()
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    text = str(source)
+    if text.endswith(".gguf") or not _HUB_NAME.fullmatch(text):
+        raise UserError(
+            f"no model at {text}: give a GGUF file, a directory in Hugging Face format, a hub name or '{EMBEDDED}'"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(text, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{text} is no file or directory here, and as a hub name it is neither cached nor can it be downloaded "
+            f"({reason}); give a path, or download it while online"
+        ) from error
+
+
+def _read_config(path: Path) -> PreTrainedConfig:
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} has no config.json: give a directory in Hugging Face format or a GGUF file")
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path)
+        return config
+    except _CONFIG_ERRORS as error:
+        raise UserError(f"{path}/config.json can't be read by transformers: {_first_line(error)}") from error
+
+
+def _read_gguf_config(path: Path, header: GGUFHeader) -> tuple[PreTrainedConfig, list[str]]:
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    except _CONFIG_ERRORS as error:
+        raise UserError(
+            f"{path}: transformers can't read a GGUF of architecture {header.architecture!r}: {_first_line(error)}"
+        ) from error
+    warnings = []
+    text: Any = config.get_text_config(decoder=True)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        id_ = getattr(text, name, None)
+        if isinstance(id_, int) and not 0 <= id_ < text.vocab_size:
+            warnings.append(f"{name} {id_} in the file is outside of the vocabulary of {text.vocab_size}: ignored")
+            setattr(text, name, None)
+    return config, warnings
+
+
+def _safetensors_summary(path: Path) -> tuple[int, str]:
+    """(number of weights, sha256 over names, dtypes and shapes) of all safetensors files, from their headers alone."""
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{path} holds no *.safetensors weights: convert other formats with save_pretrained() first")
+    tensors: dict[str, tuple[str, list[int]]] = {}
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                size = int.from_bytes(stream.read(8), "little")
+                header = json.loads(stream.read(size))
+            end = max((info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+            raise UserError(f"{file} is no whole safetensors file: {_first_line(error)}") from error
+        if 8 + size + end > file.stat().st_size:
+            raise UserError(f"{file} is truncated: {8 + size + end:,} bytes expected, {file.stat().st_size:,} there")
+        tensors.update({n: (i["dtype"], i["shape"]) for n, i in header.items() if n != "__metadata__"})
+    values = 0
+    for _, shape in tensors.values():
+        count = 1
+        for n in shape:
+            count *= n
+        values += count
+    return values, hashlib.sha256(repr(sorted(tensors.items())).encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,97 @@
+"""Loading a model: GGUF or Hugging Face, with a look at the memory before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from stratakv.engine.attention import use
+from stratakv.engine.describe import ModelDescription, describe_model
+from stratakv.engine.gguf_file import special_ids_in_range
+from stratakv.errors import UserError
+from stratakv.profile.geometry import ModelGeometry
+
+# Beside the weights there must be room for activations, the cache and the largest tensor while it is unpacked
+_HEADROOM = 1.1
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to run. weight_bytes: what its weights take in memory."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    name: str
+    fingerprint: str
+    geometry: ModelGeometry
+    weight_bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Load a GGUF file, a directory in Hugging Face format, a hub name, or "embedded".
+
+    dtype: of weights and activations; GGUF weights are unpacked into it. Raises UserError where the model can't be read, or
+    where its weights don't fit in the memory that is free.
+    """
+    description = describe_model(source)
+    needed = description.values * dtype.itemsize
+    check_memory(description.name, needed)
+    tokenizer = _load_tokenizer(description)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            **_from(description), config=description.config, dtype=dtype, low_cpu_mem_usage=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{description.path} can't be loaded by transformers: {first}") from error
+    model = use(model.eval())
+    weight_bytes = sum(p.nbytes for p in model.parameters())
+    return LoadedModel(
+        model,
+        tokenizer,
+        description.name,
+        description.fingerprint,
+        description.geometry,
+        weight_bytes,
+        description.warnings,
+    )
+
+
+def check_memory(name: str, needed: int) -> None:
+    """Refuse what can't fit: needed bytes of weights against the memory that is free, a container's limit included."""
+    free = _free_memory()
+    if needed * _HEADROOM > free:
+        raise UserError(
+            f"{name} needs {needed / 2**30:.2f} GiB for its weights and some for running, {free / 2**30:.2f} GiB are free: "
+            "close other programs, or take a smaller model"
+        )
+
+
+def _free_memory() -> int:
+    free = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
+        free = min(free, int(text) - int(used.read_text()))
+    return free
+
+
+def _from(description: ModelDescription) -> dict[str, Any]:
+    if description.gguf:
+        return {"pretrained_model_name_or_path": description.path.parent, "gguf_file": description.path.name}
+    return {"pretrained_model_name_or_path": description.path}
+
+
+def _load_tokenizer(description: ModelDescription) -> Any:
+    bad = description.gguf.bad_special_ids if description.gguf else {}
+    try:
+        with special_ids_in_range(bad):
+            return AutoTokenizer.from_pretrained(**_from(description))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{description.path} has no tokenizer that transformers can read: {first}") from error

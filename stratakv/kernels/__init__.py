@@ -1,0 +1,1 @@
+"""How attention reads packed pages."""

@@ -1,0 +1,41 @@
+"""What a model's cache looks like, layer by layer, before any type is chosen. Plain data: no tensors, no transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["full", "sliding", "chunked", "mla", "linear", "shared"]
+
+
+@dataclass(frozen=True)
+class LayerGeometry:
+    """One layer of the model.
+
+    layer: the model's own index. ordinal: the count among layers that have a cache of their own, None for layers without.
+    head_dim: values of one K and one V vector; for MLA the latent and the rope part. window: tokens that a sliding or
+    chunked layer keeps, else None. why: for a layer that is left alone, the reason in words.
+    """
+
+    layer: int
+    ordinal: int | None
+    role: Role
+    head_dim: tuple[int, int]
+    kv_heads: int
+    q_heads: int
+    window: int | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelGeometry:
+    """All layers of a model, and its context length in tokens (0: the config doesn't say)."""
+
+    name: str
+    layers: tuple[LayerGeometry, ...]
+    context: int = 0
+
+    @property
+    def kv_layers(self) -> tuple[LayerGeometry, ...]:
+        """The layers that have a cache of their own, by ordinal."""
+        return tuple(layer for layer in self.layers if layer.ordinal is not None)

@@ -1,0 +1,199 @@
+"""KVCache inside transformers: generation of every kind, cropping, batches, honest bytes, pages as the only source."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import psutil
+import pytest
+import torch
+from tiny_models import tiny_model
+from transformers import DynamicCache
+
+from stratakv import KVCache, UserError, use
+from stratakv.cache.layers import PackedLayer
+from stratakv.cache.layout import PAGE_TOKENS
+
+GREEDY = {"do_sample": False, "max_new_tokens": 12, "min_new_tokens": 12, "pad_token_id": 0}
+
+
+def _prompt(batch: int = 1, tokens: int = 9) -> torch.Tensor:
+    return torch.randint(3, 97, (batch, tokens), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return use(tiny_model("llama"))
+
+
+@pytest.fixture(scope="module")
+def sliding():
+    return use(tiny_model("gemma2"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        GREEDY,
+        {**GREEDY, "num_beams": 3},
+        {**GREEDY, "num_beams": 4, "num_return_sequences": 2},
+        {**GREEDY, "prefill_chunk_size": 4},
+        {**GREEDY, "do_sample": True, "top_k": 5},
+        {**GREEDY, "do_sample": True, "num_return_sequences": 3},
+        {**GREEDY, "prompt_lookup_num_tokens": 3},
+    ],
+    ids=["greedy", "beam", "beams returned", "chunked prefill", "sampling", "several", "prompt lookup (crop)"],
+)
+def test_generate_gives_the_stock_cache_s_tokens(model, settings) -> None:
+    ids = _prompt()
+    torch.manual_seed(0)
+    expected = model.generate(ids, past_key_values=DynamicCache(config=model.config), **settings)
+    torch.manual_seed(0)
+    assert torch.equal(model.generate(ids, past_key_values=KVCache(model.config, "f32"), **settings), expected)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "mistral"])
+@pytest.mark.parametrize("extra", [{}, {"num_beams": 3}], ids=["greedy", "beam"])
+def test_left_padded_batch(model_type: str, extra) -> None:
+    model = use(tiny_model(model_type))
+    ids = _prompt(3, 9)
+    mask = torch.ones_like(ids)
+    ids[0, :4], mask[0, :4] = 0, 0
+    ids[2, :7], mask[2, :7] = 0, 0
+    arguments = {**GREEDY, **extra, "attention_mask": mask}
+    expected = model.generate(ids, past_key_values=DynamicCache(config=model.config), **arguments)
+    assert torch.equal(model.generate(ids, past_key_values=KVCache(model.config, "f32"), **arguments), expected)
+
+
+@torch.no_grad()
+def test_crop_forgets_the_last_tokens(model) -> None:
+    ids, cache = _prompt(1, 300), KVCache(model.config, "turbo4")
+    full = KVCache(model.config, "turbo4")
+    model(ids[:, :200], past_key_values=cache)
+    model(ids[:, 200:], past_key_values=cache)
+    cache.crop(-150)
+    assert cache.get_seq_length() == 150
+    model(ids[:, :150], past_key_values=full)
+    assert cache.nbytes() == full.nbytes()
+    again = model(ids[:, 150:160], past_key_values=cache).logits
+    torch.testing.assert_close(again, model(ids[:, 150:160], past_key_values=full).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_sliding_pages_are_freed(sliding) -> None:
+    cache = KVCache(sliding.config, "turbo4")
+    for piece in _prompt(1, 1000).split(100, dim=1):
+        sliding(piece, past_key_values=cache)
+    windowed, full = cache.layers[0], cache.layers[1]
+    assert windowed.store.pages <= 1 + -(-100 // PAGE_TOKENS) + 1
+    assert full.store.pages == -(-1000 // PAGE_TOKENS)
+    cache.reset()
+    assert cache.nbytes() == 0
+
+
+@pytest.mark.parametrize("profile", ["turbo4", "q8_0/turbo3", "edges3", "f16"])
+@torch.no_grad()
+def test_bytes_are_the_types_arithmetic_within_a_page(profile: str) -> None:
+    model = use(tiny_model("qwen3"))
+    batch, tokens = 2, 333
+    cache = KVCache(model.config, profile if profile != "edges3" else "first1,last1: q8_0/turbo4; rest: turbo4")
+    model(_prompt(batch, tokens), past_key_values=cache)
+    arithmetic = batch * tokens * cache.profile.bytes_per_token
+    page_bytes = sum(layer.store.layout.page_bytes for layer in cache.layers)
+    assert arithmetic <= cache.nbytes() <= arithmetic + batch * page_bytes
+    allocated = {page.data.data_ptr(): page.data.nbytes for layer in cache.layers for t in layer.tables for page in t}
+    assert cache.nbytes() == sum(allocated.values())
+
+
+@pytest.mark.parametrize("profile", ["f16", "q8_0", "turbo4", "turbo2", "q4_0_rot", "mode7"])
+def test_the_pages_are_the_only_source(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States given to update() are filled with nan once it returned: same logits. One stored byte flipped: other logits."""
+    model = use(tiny_model("llama"))
+    ids = _prompt(1, 40)
+    clean = model(ids, past_key_values=KVCache(model.config, profile)).logits.detach()
+    stock = PackedLayer.update
+
+    def poisoned(self, key_states, value_states, *args, **kwargs):
+        handles = stock(self, key_states, value_states, *args, **kwargs)
+        key_states.fill_(float("nan"))
+        value_states.fill_(float("nan"))
+        return handles
+
+    with torch.no_grad():
+        monkeypatch.setattr(PackedLayer, "update", poisoned)
+        assert torch.equal(model(ids, past_key_values=KVCache(model.config, profile)).logits, clean)
+        monkeypatch.setattr(PackedLayer, "update", stock)
+        cache = KVCache(model.config, profile)
+        model(ids[:, :-1], past_key_values=cache)
+        layer = cache.layers[2]
+        # a code byte of token 3's K and its scale's high byte would both do; the sign bit of a code changes one value
+        position = int(layer.store.layout.positions[3, layer.store.layout.k_bytes - 1])
+        layer.tables[0][0].data[0, position] ^= 0x88
+        assert not torch.equal(model(ids[:, -1:], past_key_values=cache).logits[:, -1], clean[:, -1])
+
+
+@torch.no_grad()
+def test_inf_and_nan_name_layer_and_side(model) -> None:
+    cache = KVCache(model.config, "turbo4")
+    states = torch.randn(1, 2, 3, 8)
+    cache.update(states.clone(), states.clone(), 0)
+    states[0, 1, 2, 3] = float("nan")
+    with pytest.raises(UserError, match="layer 1, V: .*non-finite"):
+        cache.update(torch.randn(1, 2, 3, 8), states, 1)
+    with pytest.raises(UserError, match="layer 0, K: .*non-finite"):
+        cache.update(states, torch.randn(1, 2, 3, 8), 0)
+    assert cache.layers[0].get_seq_length() == 3
+
+
+@torch.no_grad()
+def test_no_dense_copy_lives_on(model) -> None:
+    """8k tokens of 16 heads x 128 in one layer: f32 states are 256 MiB, packed turbo4 33 MiB; the process keeps the latter."""
+    cache = KVCache(model.config, "turbo4")
+
+    def feed(chunks: int) -> int:
+        for _ in range(chunks):
+            cache.update(torch.randn(1, 32, 512, 128), torch.randn(1, 32, 512, 128), 0)
+        gc.collect()
+        return psutil.Process(os.getpid()).memory_info().rss
+
+    before, packed_before = feed(1), cache.nbytes()  # the allocator keeps the first chunk's temporaries
+    grown, packed = feed(15) - before, cache.nbytes() - packed_before
+    assert cache.nbytes() == 8192 * 32 * 132
+    assert 0.9 * packed <= grown < packed + 32 * 2**20
+
+
+@torch.no_grad()
+def test_appending_costs_the_new_tokens_only(model) -> None:
+    """No page that is full is written again: their bytes and versions stay as they are."""
+    cache = KVCache(model.config, "turbo4")
+    cache.update(torch.randn(1, 2, 512, 8), torch.randn(1, 2, 512, 8), 0)
+    pages = cache.layers[0].tables[0][:4]
+    versions = [page.data._version for page in pages]
+    for _ in range(10):
+        cache.update(torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8), 0)
+    assert [page.data._version for page in pages] == versions
+
+
+def test_profile_of_another_model_is_refused(model) -> None:
+    other = tiny_model("gemma2")
+    other.config.num_hidden_layers = 4
+    from stratakv.cache.geometry import geometry_of
+    from stratakv.profile import resolve
+
+    profile = resolve("turbo4", geometry_of(other.config))
+    model_3 = tiny_model("qwen3_next")
+    with pytest.raises(UserError, match="4 KV layers, the model has 2"):
+        KVCache(model_3.config, profile)
+
+
+def test_handles_decode_for_any_operation(model) -> None:
+    cache = KVCache(model.config, "q8_0")
+    k, v = torch.randn(1, 2, 5, 8), torch.randn(1, 2, 5, 8)
+    key, value = cache.update(k, v, 0)
+    assert key.shape == (1, 2, 5, 8) and key.dtype == torch.float32
+    torch.testing.assert_close(key + 0, k, rtol=0, atol=0.03)
+    torch.testing.assert_close(torch.cat([value, value], dim=2)[:, :, 5:], v, rtol=0, atol=0.03)
+    torch.testing.assert_close(
+        value.transpose(1, 2).reshape(1, 5, 16), v.transpose(1, 2).reshape(1, 5, 16), rtol=0, atol=0.03
+    )
