@@ -1,0 +1,1 @@
+"""Training of the reference models: recipes, text and tokens, the loop."""
