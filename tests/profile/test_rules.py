@@ -1,0 +1,141 @@
+"""Rule lines: against a slow second interpreter, and every mistake's message."""
+
+from __future__ import annotations
+
+import pytest
+from geometries import plain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stratakv.errors import UserError
+from stratakv.profile.presets import PRESETS
+from stratakv.profile.rules import apply_rules
+
+TYPES = ["f16", "q8_0", "turbo4", "turbo3", "q4_0_rot"]
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> tuple[int, list[tuple[list[tuple[str, int, int]], str | None, str | None]]]:
+    """A layer count and clauses as data: selectors (word, low, high) and the types of both sides."""
+    count = draw(st.integers(1, 12))
+    clauses = []
+    for _ in range(draw(st.integers(1, 5))):
+        selectors = []
+        for _ in range(draw(st.integers(1, 3))):
+            word = draw(st.sampled_from(["first", "last", "range", "single", "negative", "rest", "all"]))
+            low = draw(st.integers(0, count - 1))
+            selectors.append((word, low, draw(st.integers(low, count - 1))))
+        k, v = draw(st.tuples(st.sampled_from([None, *TYPES]), st.sampled_from([None, *TYPES])).filter(any))
+        clauses.append((selectors, k, v))
+    return count, clauses
+
+
+def as_text(clauses, spaced: bool) -> str:
+    def selector(word: str, low: int, high: int) -> str:
+        texts = {"range": f"{low}-{high}", "single": f"{low}", "negative": f"-{low + 1}"}
+        return texts.get(word, f"{word}{low + 1}" if word in ("first", "last") else word)
+
+    def types(k: str | None, v: str | None) -> str:
+        if k and v and spaced:
+            return k if k == v else f"{k}/{v}"
+        return " ".join(f"{side}={name}" for side, name in (("k", k), ("v", v)) if name)
+
+    comma, semicolon = (" , ", " ; ") if spaced else (",", ";")
+    return semicolon.join(f"{comma.join(selector(*s) for s in sets)}: {types(k, v)}" for sets, k, v in clauses)
+
+
+def names(selector: tuple[str, int, int], layer: int, count: int) -> bool:
+    word, low, high = selector
+    return {
+        "first": layer <= low,
+        "last": count - layer <= low + 1,
+        "range": low <= layer <= high,
+        "single": layer == low,
+        "negative": layer - count == -(low + 1),
+        "all": True,
+        "rest": False,
+    }[word]
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines(), st.booleans())
+def test_later_rules_win_and_sides_are_apart(line, spaced):
+    count, clauses = line
+    expected = []
+    for layer in range(count):
+        pair = ["f32", "bf16"]
+        for sets, k, v in clauses:
+            hit = any(names(s, layer, count) for s in sets)
+            if not hit and any(s[0] == "rest" for s in sets):
+                hit = not any(names(s, layer, count) for others, _, _ in clauses for s in others)
+            if hit:
+                pair = [k or pair[0], v or pair[1]]
+        expected.append(tuple(pair))
+    pairs, _ = apply_rules(as_text(clauses, spaced), plain(count), ("f32", "bf16"))
+    assert list(pairs) == expected
+
+
+def test_the_line_that_started_the_project():
+    pairs, warnings = apply_rules("first3,last3: k=q8_0 v=turbo4; rest: turbo4", plain(10))
+    assert pairs == (("q8_0", "turbo4"),) * 3 + (("turbo4", "turbo4"),) * 4 + (("q8_0", "turbo4"),) * 3
+    assert warnings == ()
+
+
+def test_one_side_alone_keeps_the_base():
+    pairs, _ = apply_rules("-1: v=turbo4", plain(3), ("q8_0", "f16"))
+    assert pairs == (("q8_0", "f16"), ("q8_0", "f16"), ("q8_0", "turbo4"))
+
+
+def test_overlaps_and_an_empty_rest_are_said():
+    _, warnings = apply_rules(PRESETS["edges3"].line, plain(5))
+    assert warnings == (
+        "first3 and last3 overlap on 5 KV layers: both name 2, the later rule wins",
+        "'rest' names no layer: the other selectors cover all 5 KV layers",
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("first3: k=q8_0; rest: turbo4", "leaves no V type for KV layers 0-2: add a 'rest: TYPE' clause, or give -ctk"),
+        ("1-3,7: turbo4", "leaves no K type for KV layers 0, 4-6, 8-9 and no V type for KV layers 0, 4-6, 8-9"),
+        (
+            "10: turbo4",
+            r"layer 10 in rule '10: turbo4' is out of range: the model has 10 KV layers, allowed are 0 to 9",
+        ),
+        ("-11: turbo4", "layer -11 .* out of range"),
+        ("-0: turbo4", "layer -0 .* out of range"),
+        ("3-12: turbo4", "layer 3-12 .* out of range"),
+        ("5-3: turbo4", "range 5-3 .* runs backwards: write 3-5"),
+        ("first11: turbo4", "'first11' .* has 10 KV layers, allowed is 1 to 10"),
+        ("last0: turbo4", "'last0' .* allowed is 1 to 10"),
+        ("middle: turbo4", "unknown selector 'middle' in rule 'middle: turbo4': allowed are firstN, lastN"),
+        (": turbo4", "unknown selector ''"),
+        ("all turbo4", "has no ':'"),
+        (" ; ", "the rule line is empty"),
+        ("all: turbo9", "rule 'all: turbo9': .*turbo9.*turbo8"),
+        ("all: k=turbo9", "rule 'all: k=turbo9': .*turbo9.*turbo8"),
+        ("all:", "cannot read '' as types"),
+        ("all: a/b/c", "cannot read 'a/b/c' as types"),
+        ("all: turbo4: x", "rule 'all: turbo4: x': .*'turbo4: x'"),
+        ("all: k=q8_0 k=f16", "k= is given twice"),
+        ("all: k=q8_0 turbo4", "cannot read 'turbo4': write k=TYPE"),
+        ("all: k = q8_0", "cannot read 'k'"),
+        ("all: q=q8_0", "cannot read 'q=q8_0'"),
+    ],
+)
+def test_mistakes(line, message):
+    with pytest.raises(UserError, match=message) as error:
+        apply_rules(line, plain(10))
+    assert "\n" not in str(error.value)
+
+
+def test_presets():
+    pairs = {name: apply_rules(preset.line, plain(12))[0] for name, preset in PRESETS.items()}
+    edge, middle = (0, 1, 2, 9, 10, 11), range(3, 9)
+    assert {pairs["edges3"][i] for i in edge} == {("q8_0", "turbo4")}
+    assert {pairs["edges3-vf16"][i] for i in edge} == {("q8_0", "f16")}
+    assert {pairs["edges3-turbo3"][i] for i in edge} == {("q8_0", "turbo4")}
+    assert {pairs["edges3"][i] for i in middle} == {pairs["edges3-vf16"][i] for i in middle} == {("turbo4", "turbo4")}
+    assert {pairs["edges3-turbo3"][i] for i in middle} == {("turbo3", "turbo3")}
+    assert all(preset.meaning.endswith(".") for preset in PRESETS.values())
