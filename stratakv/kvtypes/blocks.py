@@ -34,11 +34,7 @@ class BlockType(KVType):
     minimum: bool = False
 
     def check(self, head_dim: int) -> None:
-        if head_dim < 8 or head_dim % 8:
-            raise UserError(
-                f"{self.name} can't store head_dim {head_dim}: allowed are multiples of 8; "
-                "take f16, bf16 or f32 for others"
-            )
+        check_multiple_of_8(self.name, head_dim)
 
     def block_size(self, head_dim: int) -> int:
         """Values that share a scale: 32, or 16 or 8 where that doesn't divide head_dim."""
@@ -79,7 +75,7 @@ class BlockType(KVType):
     def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
         rows, count = len(packed), self.blocks(head_dim)
         sizes = [field.nbytes for field in self.fields(head_dim)]
-        scale_bytes, *rest = packed.reshape(rows, count, sum(sizes)).split(sizes, dim=-1)
+        scale_bytes, *rest = torch.split(packed.reshape(rows, count, sum(sizes)), sizes, dim=-1)
         scale = unpack_f16(scale_bytes)
         if self.bits == 8:
             values = scale * rest[0].clone(memory_format=torch.contiguous_format).view(torch.int8)
@@ -100,6 +96,14 @@ class BlockType(KVType):
         """The planes -> uint8 codes [n, blocks, size]."""
         codes = torch.cat([planes[-1] & 15, planes[-1] >> 4], dim=-1)
         return codes | (unpack_plane(planes[0], 1) << 4) if self.bits == 5 else codes
+
+
+def check_multiple_of_8(name: str, head_dim: int) -> None:
+    """Raise UserError unless vectors of head_dim consist of whole blocks."""
+    if head_dim < 8 or head_dim % 8:
+        raise UserError(
+            f"{name} can't store head_dim {head_dim}: allowed are multiples of 8; take f16, bf16 or f32 for others"
+        )
 
 
 def _inverse(scale: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A coordinate x of a random unit vector in `block` dimensions has the density C (1 - x^2)^((block - 3) / 2), variance
 1 / block. Lloyd-Max gives the entries of least squared error; they are then rounded to integers under the scale that
-loses least, so that integer kernels are exact: it adds 0.05 % to the error at 4 bits, 0.6 % at 5, 3 % at 6. Eight bits
+loses least, so that integer kernels are exact: it adds 0.05 % to the error at 4 bits, 0.6 % at 5, 2 % at 6. Eight bits
 are uniform levels, their step the one of least error.
 """
 
@@ -33,7 +33,7 @@ class Codebook:
     @property
     def entries(self) -> _Floats:
         """float64 [2^bits]."""
-        return self.integers * self.scale
+        return self.integers.astype(np.float64) * self.scale
 
     @property
     def thresholds(self) -> _Floats:
@@ -45,8 +45,8 @@ class Codebook:
 def codebook(block: int, bits: int) -> Codebook:
     """The codebook for blocks of `block` values (8 or more) and 2 to 6 or 8 bits, always the same object.
 
-    Scales lie on a grid, 1 / (r sqrt(block)) with r a multiple of 1/100 (8 bits: multiples of 1 / (10000 sqrt(block))), so
-    that differences in the last bit between machines don't reach the codebook.
+    Scales lie on a grid, 1 / (r sqrt(block)) with r a multiple of 1/100 (8 bits: multiples of 1 / (10000 sqrt(block))),
+    so that differences in the last bit between machines don't reach the codebook.
     """
     deviation = 1 / sqrt(block)
     if bits == 8:
@@ -59,17 +59,35 @@ def codebook(block: int, bits: int) -> Codebook:
     fit = 127 / half[-1]  # where the largest entry is 127; beyond that the tail is clipped, which can be worth it
     ratios = np.arange(int(50 * fit), int(130 * fit)) / 100
     integers = np.rint(half * ratios[:, None]).clip(max=127)
-    integers = np.concatenate([-integers[:, ::-1], integers], axis=1)
     scales = 1 / (ratios * sqrt(block))
-    distortion = _distortion(block, integers * scales[:, None])
-    best = int(distortion.argmin())
-    return _frozen(integers[best], float(scales[best]), float(distortion[best]))
+    best = int(_distortion(block, _mirrored(integers) * scales[:, None]).argmin())
+    scale = float(scales[best])
+    entries = _mirrored(_improved(block, integers[best], scale))
+    return _frozen(entries, scale, float(_distortion(block, entries * scale)))
 
 
 def _frozen(integers: NDArray[np.integer] | _Floats, scale: float, distortion: float) -> Codebook:
     frozen = integers.astype(np.int8)
     frozen.setflags(write=False)
     return Codebook(frozen, scale, distortion)
+
+
+def _mirrored(half: _Floats) -> _Floats:
+    return np.concatenate([-half[..., ::-1], half], axis=-1)
+
+
+def _improved(block: int, half: _Floats, scale: float) -> _Floats:
+    """Integers moved by 1, the best move first, while that helps: rounding each alone costs 1 % more at 6 bits."""
+    best = float(_distortion(block, _mirrored(half) * scale))
+    steps = np.concatenate([np.eye(len(half)), -np.eye(len(half))])
+    while True:
+        moved = half + steps
+        moved = moved[(np.diff(moved, prepend=0, axis=1) > 0).all(1) & (moved[:, -1] <= 127)]
+        distortion = _distortion(block, _mirrored(moved) * scale)
+        choice = int(distortion.argmin())
+        if distortion[choice] > best * (1 - 1e-9):
+            return half
+        half, best = moved[choice], float(distortion[choice])
 
 
 def _lloyd_max(block: int, bits: int) -> _Floats:
@@ -82,7 +100,7 @@ def _lloyd_max(block: int, bits: int) -> _Floats:
         centroids = np.diff(moment) / np.diff(mass)
         change = float(np.abs(centroids - entries).max())
         entries = centroids
-        if change < 1e-13:
+        if change < 1e-12:
             return entries
 
 

@@ -77,8 +77,8 @@ class Rotation:
         return self._apply(y, _matrix(self.block, self.seed, y.device))
 
     def _apply(self, x: Tensor, matrix: Tensor) -> Tensor:
-        blocks = x.to(torch.float32).unflatten(-1, (x.shape[-1] // self.block, self.block))
-        return (blocks @ matrix).flatten(-2)
+        blocks = x.to(torch.float32).reshape(*x.shape[:-1], x.shape[-1] // self.block, self.block)
+        return torch.matmul(blocks, matrix).flatten(-2)
 
 
 def _is_power_of_two(n: int) -> bool:

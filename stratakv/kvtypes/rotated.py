@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stratakv.kvtypes.blocks import BlockType
+from stratakv.kvtypes.blocks import BlockType, check_multiple_of_8
 from stratakv.kvtypes.hadamard import Rotation
 from stratakv.kvtypes.types import Field, KVType
 
@@ -28,7 +28,7 @@ class RotatedType(KVType):
     stored: BlockType
 
     def check(self, head_dim: int) -> None:
-        self.stored.check(head_dim)
+        check_multiple_of_8(self.name, head_dim)
 
     def blocks(self, head_dim: int) -> int:
         return self.stored.blocks(head_dim)

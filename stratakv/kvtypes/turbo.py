@@ -87,7 +87,7 @@ class TurboType(KVType):
     def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
         rows, block, count = len(packed), self.block_size(head_dim), self.blocks(head_dim)
         sizes = [field.nbytes for field in self.fields(head_dim)]
-        norm, *planes = packed.reshape(rows * count, sum(sizes)).split(sizes, dim=-1)
+        norm, *planes = torch.split(packed.reshape(rows * count, sum(sizes)), sizes, dim=-1)
         shift, indices = 0, torch.zeros((), dtype=torch.uint8, device=packed.device)
         for plane, width in zip(planes, _PLANE_WIDTHS[self.bits], strict=True):
             indices = indices | (unpack_plane(plane, width) << shift)
