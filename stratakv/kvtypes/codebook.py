@@ -41,7 +41,7 @@ class Codebook:
         return (self.integers[1:].astype(np.float64) + self.integers[:-1]) / 2 * self.scale
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def codebook(block: int, bits: int) -> Codebook:
     """The codebook for blocks of `block` values (8 or more) and 2 to 6 or 8 bits, always the same object.
 

@@ -109,7 +109,7 @@ def _sum_of_squares(x: Tensor) -> Tensor:
     return total
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _tables(block: int, bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The codebook's integers as float32 [2^bits], and its thresholds in float32 [2^bits - 1]."""
     book = codebook(block, bits)

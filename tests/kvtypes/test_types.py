@@ -64,38 +64,38 @@ def test_turbo4_at_64_has_one_norm():
     assert kv_type("turbo4").bits_per_value(64) == 4.25
 
 
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_bytes_and_fields_agree(type_: KVType, head_dim: int):
-    fields, nbytes = type_.fields(head_dim), type_.nbytes(head_dim)
-    assert type_.blocks(head_dim) * sum(field.nbytes for field in fields) == nbytes
-    assert all(field.nbytes == 2 for field in fields if field.kind == "scale")
-    assert ({field.kind for field in fields} == {"float"}) == (type_.name in ("f32", "f16", "bf16"))
-    assert type_.bits_per_value(head_dim) == 8 * nbytes / head_dim
-    packed = type_.encode(randn(3, head_dim))
-    assert packed.shape == (3, nbytes)
-    assert packed.dtype == torch.uint8
+def test_bytes_and_fields_agree(type_: KVType):
+    for head_dim in HEAD_DIMS:
+        fields, nbytes = type_.fields(head_dim), type_.nbytes(head_dim)
+        assert type_.blocks(head_dim) * sum(field.nbytes for field in fields) == nbytes
+        assert all(field.nbytes == 2 for field in fields if field.kind == "scale")
+        assert ({field.kind for field in fields} == {"float"}) == (type_.name in ("f32", "f16", "bf16"))
+        assert type_.bits_per_value(head_dim) == 8 * nbytes / head_dim
+        packed = type_.encode(randn(3, head_dim))
+        assert packed.shape == (3, nbytes)
+        assert packed.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_round_trip_error_and_stored_basis(type_: KVType, head_dim: int):
-    x = randn(64, head_dim)
-    packed = type_.encode(x)
-    decoded = type_.decode(packed, head_dim)
-    limit = {"turbo2": 0.14, "turbo3": 0.045, "turbo4": 0.013}.get(type_.name, 0.01)
-    assert decoded.dtype == torch.float32
-    assert (decoded - x).square().sum() / x.square().sum() < limit
-    stored = type_.decode_stored(packed, head_dim)
-    assert torch.equal(type_.unrotate(stored), decoded)
-    assert torch.allclose(type_.rotate(decoded), stored, atol=1e-5)
+def test_round_trip_error_and_stored_basis(type_: KVType):
+    for head_dim in HEAD_DIMS:
+        x = randn(64, head_dim)
+        packed = type_.encode(x)
+        decoded = type_.decode(packed, head_dim)
+        limit = {"turbo2": 0.14, "turbo3": 0.045, "turbo4": 0.013}.get(type_.name, 0.01)
+        assert decoded.dtype == torch.float32
+        assert (decoded - x).square().sum() / x.square().sum() < limit
+        stored = type_.decode_stored(packed, head_dim)
+        assert torch.equal(type_.unrotate(stored), decoded)
+        assert torch.allclose(type_.rotate(decoded), stored, atol=1e-5)
 
 
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_rotation_is_orthogonal(type_: KVType, head_dim: int):
-    matrix = type_.rotate(torch.eye(head_dim))
-    assert torch.allclose(matrix @ matrix.T, torch.eye(head_dim), atol=1e-6)
-    assert torch.allclose(type_.unrotate(matrix), torch.eye(head_dim), atol=1e-6)
-    plain = not (type_.turbo or type_.name.endswith("_rot"))
-    assert torch.equal(matrix, torch.eye(head_dim)) == plain
+def test_rotation_is_orthogonal(type_: KVType):
+    for head_dim in HEAD_DIMS:
+        matrix = type_.rotate(torch.eye(head_dim))
+        assert torch.allclose(matrix @ matrix.T, torch.eye(head_dim), atol=1e-6)
+        assert torch.allclose(type_.unrotate(matrix), torch.eye(head_dim), atol=1e-6)
+        plain = not (type_.turbo or type_.name.endswith("_rot"))
+        assert torch.equal(matrix, torch.eye(head_dim)) == plain
 
 
 @pytest.mark.parametrize("head_dim", [0, -8, 4, 20, 36, 100])
