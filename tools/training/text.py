@@ -57,7 +57,7 @@ def token_row(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def windows(row: torch.Tensor, step: int, batch: int, tokens: int, seed: int) -> torch.Tensor:
-    """The batch of `step`: int64 [batch, tokens + 1], starts drawn from `seed` and `step` alone, so a run can resume."""
+    """The batch of `step`: int64 [batch, tokens + 1]; only `seed` and `step` decide it, so a run can resume."""
     if len(row) <= tokens:
         raise ValueError(f"the text has {len(row)} tokens, a window needs {tokens + 1}")
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
