@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from stratakv.engine.attention import use
 from stratakv.engine.describe import ModelDescription, describe_model
@@ -44,9 +49,10 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Loa
     check_memory(description.name, needed)
     tokenizer = _load_tokenizer(description)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            **_from(description), config=description.config, dtype=dtype, low_cpu_mem_usage=True
-        )
+        with _no_progress_bars():
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                **_from(description), config=description.config, dtype=dtype
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{description.path} can't be loaded by transformers: {first}") from error
@@ -81,6 +87,22 @@ def _free_memory() -> int:
     return free
 
 
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws two bars while it reads weights from the disk, one of them whatever its settings say."""
+    from transformers import modeling_gguf_pytorch_utils as gguf_loader
+
+    bar, enabled = gguf_loader.tqdm, logging.is_progress_bar_enabled()
+    gguf_loader.tqdm = partial(bar, disable=True)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        gguf_loader.tqdm = bar
+        if enabled:
+            logging.enable_progress_bar()
+
+
 def _from(description: ModelDescription) -> dict[str, Any]:
     if description.gguf:
         return {"pretrained_model_name_or_path": description.path.parent, "gguf_file": description.path.name}
@@ -91,7 +113,19 @@ def _load_tokenizer(description: ModelDescription) -> Any:
     bad = description.gguf.bad_special_ids if description.gguf else {}
     try:
         with special_ids_in_range(bad):
-            return AutoTokenizer.from_pretrained(**_from(description))
+            tokenizer = AutoTokenizer.from_pretrained(**_from(description))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{description.path} has no tokenizer that transformers can read: {first}") from error
+    if description.gguf and description.gguf.vocabulary:
+        _drop_tokens_beyond(tokenizer, description.gguf.vocabulary)
+    return tokenizer
+
+
+def _drop_tokens_beyond(tokenizer: Any, vocabulary: int) -> None:
+    """Remove tokens that transformers adds to a GGUF's vocabulary by itself: the embedding has no row for them."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in state["added_tokens"] if token["id"] < vocabulary]
+    if len(kept) < len(state["added_tokens"]):
+        state["added_tokens"] = kept
+        tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))

@@ -50,6 +50,13 @@ def test_directory_and_embedded_gguf_are_the_same_model() -> None:
     assert float((a.exp() * (a - b)).sum(-1).mean()) < 2e-3  # q8_0 weights
 
 
+def test_no_token_lies_beyond_the_embedding() -> None:
+    loaded = load_model("embedded")
+    ids = loaded.tokenizer("the end<|endoftext|> and <|eos|>").input_ids
+    assert max(ids) < loaded.model.config.vocab_size == len(loaded.tokenizer)
+    assert loaded.tokenizer.decode(ids, skip_special_tokens=True) == "the end<|endoftext|> and "
+
+
 @needs_shared
 @pytest.mark.parametrize("keep", [3, 100, 30_000, 1_000_000])
 def test_truncated_gguf(tmp_path: Path, keep: int) -> None:
