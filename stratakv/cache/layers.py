@@ -39,7 +39,7 @@ class PackedLayer(DynamicLayer):
         self.dtype, self.device = key_states.dtype, key_states.device
         if key_states.shape[1] != value_states.shape[1]:
             raise UserError(
-                f"{self.name}: {key_states.shape[1]} K heads but {value_states.shape[1]} V heads; pages hold the same number of both"
+                f"{self.name}: {key_states.shape[1]} K heads but {value_states.shape[1]} V heads; pages hold equally many"
             )
         k_dim, v_dim = key_states.shape[-1], value_states.shape[-1]
         self.k_type.check(k_dim)

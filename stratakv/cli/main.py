@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 a mistake the user can mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parser(arguments).parse_args(arguments)
         _quiet_libraries()
+        args = _parser(arguments).parse_args(arguments)
         code: int = args.func(args)
         sys.stdout.flush()
         return code
@@ -59,13 +59,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _quiet_libraries() -> None:
-    """Progress bars and advice of the libraries don't belong between our lines; our own warnings say what matters."""
+    """The libraries' advice doesn't belong between our lines; our own warnings say what matters."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if "transformers" in sys.modules or "torch" in sys.modules:
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 if __name__ == "__main__":
