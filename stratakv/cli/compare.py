@@ -1,0 +1,68 @@
+"""`stratakv compare`: profiles side by side on a text: bytes, PPL, KL divergence, verdicts, Pareto marks."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Any
+
+REFERENCE = "turbo4"
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    from stratakv.cli.measuring_options import add_measuring_options
+
+    parser = commands.add_parser("compare", help="profiles side by side on a text", description=__doc__)
+    add_measuring_options(parser)
+    parser.add_argument(
+        "profiles",
+        nargs="+",
+        metavar="PROFILE",
+        help="TYPE, K/V, modeN, modeN@K/V, a preset, a rule line, or a profile file (.json)",
+    )
+    parser.add_argument(
+        "--reference",
+        default=REFERENCE,
+        metavar="PROFILE",
+        help=f"what the verdicts are against ({REFERENCE}); added when it is not among the profiles",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
+    parser.add_argument("--plot", metavar="FILE", help="draw KL divergence over bytes, .png or .svg")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
+    from stratakv.measure.plot import check_plot_path, plot_comparison
+    from stratakv.measure.results import check_writable, compare
+    from stratakv.measure.table import format_comparison, format_warnings
+    from stratakv.profile import resolve
+
+    for path in (args.json, args.plot):
+        if path and path != "-":
+            check_writable(path)
+    if args.plot:
+        check_plot_path(args.plot)
+    loaded, contexts = load_for_measuring(args)
+    profiles = [resolve(text, loaded.geometry, fingerprint=loaded.fingerprint) for text in args.profiles]
+    reference = resolve(args.reference, loaded.geometry, fingerprint=loaded.fingerprint)
+    for line in format_warnings([*loaded.warnings, *contexts.warnings]):
+        say(line)
+    words = ["stratakv", "compare", *option_words(args), "--reference", args.reference, *args.profiles]
+    with progress("compare") as report:
+        data = compare(
+            loaded,
+            contexts,
+            profiles,
+            reference,
+            batch=args.batch_size,
+            command=shlex.join(words),
+            progress=report,
+        )
+    emit(format_comparison(data), data, args.json)
+    if args.plot:
+        plot_comparison(data, args.plot)
+        say(f"wrote {args.plot}")
+    return 0

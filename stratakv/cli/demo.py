@@ -1,0 +1,75 @@
+"""`stratakv demo`: the embedded model through every mode: table, plot, and an answer in words."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+CONTEXT = 512
+CHUNKS = 16
+REFERENCE = "turbo4"
+PROFILES = (
+    "f16",
+    "q8_0",
+    "q4_0_rot",
+    "turbo4",
+    "turbo3",
+    "turbo2",
+    "q8_0/turbo4",
+    "mode1",
+    "mode2",
+    "mode5",
+    "mode6",
+    "mode7",
+    "edges3",
+    "edges3-vf16",
+    "edges3-turbo3",
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    from stratakv.cli.measuring_options import add_cut_options
+
+    parser = commands.add_parser("demo", help="the embedded model through every mode", description=__doc__)
+    add_cut_options(parser)
+    parser.add_argument("--out", default=".", metavar="DIR", help="where demo-results.json, .png and .svg go (.)")
+    parser.set_defaults(func=run, chunks=CHUNKS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from stratakv.assets import judging_text
+    from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
+    from stratakv.measure.answer import answer
+    from stratakv.measure.plot import plot_comparison
+    from stratakv.measure.results import check_writable, compare
+    from stratakv.measure.table import format_comparison
+    from stratakv.profile import resolve
+
+    out = Path(args.out)
+    results, plots = out / "demo-results.json", [out / "demo-results.png", out / "demo-results.svg"]
+    for path in (results, *plots):
+        check_writable(path)
+    args.model, args.file, args.ctx_size, args.dtype = "embedded", str(judging_text()), CONTEXT, "f32"
+    loaded, contexts = load_for_measuring(args)
+    profiles = [resolve(text, loaded.geometry) for text in PROFILES]
+    say(f"{len(profiles)} profiles on {len(contexts.ids)} contexts of {CONTEXT} tokens: a few minutes on two cores")
+    words = ["stratakv", "compare", *option_words(args), "--reference", REFERENCE, *PROFILES]
+    with progress("demo") as report:
+        data = compare(
+            loaded,
+            contexts,
+            profiles,
+            resolve(REFERENCE, loaded.geometry),
+            batch=args.batch_size,
+            command=shlex.join(words),
+            progress=report,
+        )
+    emit(f"{format_comparison(data)}\n\n{answer(data)}", data, str(results))
+    for plot in plots:
+        plot_comparison(data, plot)
+        say(f"wrote {plot}")
+    return 0

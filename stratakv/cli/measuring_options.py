@@ -1,0 +1,136 @@
+"""Options, progress and output that `perplexity`, `compare` and `demo` share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stratakv.engine.load import LoadedModel
+    from stratakv.measure.corpus import Contexts
+    from stratakv.measure.run import Progress
+
+_DTYPES = ("f32", "bf16", "f16")
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """Model, text and how it is cut: llama.cpp's names."""
+    parser.add_argument(
+        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+    )
+    parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="a UTF-8 text file")
+    parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens of a context (512)")
+    add_cut_options(parser)
+    parser.add_argument("--dtype", choices=_DTYPES, default="f32", help="of weights and activations (f32)")
+
+
+def add_cut_options(parser: argparse.ArgumentParser) -> None:
+    """How much of the text, and in which pieces."""
+    parser.add_argument("--chunks", type=int, metavar="N", help="only the first N contexts of the text (all)")
+    parser.add_argument(
+        "-b", "--batch-size", type=int, default=512, metavar="N", help="tokens in one forward call (512)"
+    )
+
+
+def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]:
+    """The model and the cut text. What can be refused without loading a model is refused first."""
+    import torch
+
+    from stratakv.engine.load import load_model
+    from stratakv.errors import UserError
+    from stratakv.measure.corpus import cut, read_text
+
+    if args.batch_size < 1:
+        raise UserError(f"-b {args.batch_size}: at least 1 token in a forward call")
+    text = read_text(args.file)
+    dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+    loaded = load_model(args.model, dtype=dtypes[args.dtype])
+    return loaded, cut(text, loaded.tokenizer, args.ctx_size, args.chunks, loaded.geometry.context)
+
+
+def option_words(args: argparse.Namespace) -> list[str]:
+    """The shared options as words of a command line."""
+    words = ["-m", args.model, "-f", args.file, "-c", str(args.ctx_size)]
+    words += ["--chunks", str(args.chunks)] if args.chunks is not None else []
+    words += ["-b", str(args.batch_size)] if args.batch_size != 512 else []
+    return words + (["--dtype", args.dtype] if args.dtype != "f32" else [])
+
+
+def say(text: str) -> None:
+    """A line that is no result: it goes to stderr."""
+    print(text, file=sys.stderr)
+
+
+def emit(text: str, data: dict[str, Any], json_to: str | None) -> None:
+    """Print the result and write its JSON; with '-' the JSON has standard output for itself and the text goes to stderr."""
+    import json
+
+    from stratakv.measure.results import write_json
+
+    if json_to == "-":
+        say(text)
+        print(json.dumps(data, indent=1, allow_nan=False))
+        return
+    print(text)
+    if json_to:
+        write_json(data, json_to)
+        say(f"wrote {json_to}")
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Progress]:
+    """A moving bar on a terminal, a line every 10 seconds elsewhere; both on stderr."""
+    if sys.stderr.isatty():
+        with _bar(label) as report:
+            yield report
+    else:
+        yield _lines(label)
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(label: str) -> Progress:
+    started = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        left = (now - started) * (total - done) / done
+        print(
+            f"{label}: {done} of {total} passes, {now - started:.0f} s, about {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return report

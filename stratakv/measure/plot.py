@@ -1,0 +1,188 @@
+"""The picture of a comparison: KL divergence (log) over bytes a token, made from the JSON data alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratakv.errors import UserError
+from stratakv.measure.results import write_file
+from stratakv.measure.table import short_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+Row = Mapping[str, Any]
+
+SUFFIXES = (".png", ".svg")
+# Okabe and Ito's palette, told apart by colour-blind readers; markers differ too
+_FRONT, _OTHER, _REFERENCE = "#0072B2", "#6B6B6B", "#D55E00"
+_INK, _QUIET, _GRID = "#222222", "#555555", "#E3E3E3"
+_FLOOR = 0.2  # of the lowest mean: how far down an interval is drawn that reaches 0 or below
+_LINE_STEPS = 40  # how finely the front is told to the labels
+# Where a label may sit, in points from its marker, best first
+_PLACES = [(8, 6), (8, -12), (-8, 6), (-8, -12), (0, 11), (0, -17), (16, 18), (16, -24), (-16, 18), (-16, -24)]
+_PLACES += [(26, 32), (26, -38), (-26, 32), (-26, -38), (36, 46), (36, -52), (-36, 46), (-36, -52)]
+
+
+def check_plot_path(path: str | Path) -> str:
+    """The format that a file name asks for, 'png' or 'svg'. Raises UserError for another one."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"cannot draw {path}: the name must end in {' or '.join(SUFFIXES)}")
+    return suffix[1:]
+
+
+def plot_comparison(data: Mapping[str, Any], path: str | Path) -> None:
+    """Draw a "stratakv/compare/1" into a PNG or SVG file; the same data gives the same bytes.
+
+    Rows with KLD 0 have no place on a log axis, the caption names them. Raises UserError for a file name of another kind
+    or a file that can't be written, and when no row is left to draw.
+    """
+    kind = check_plot_path(path)
+    shown = [row for row in data["rows"] if row["kld_mean"] > 0]
+    if not shown:
+        raise UserError("nothing to draw: no profile has a KLD above 0, add one that quantizes")
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "svg.hashsalt": "stratakv",
+        "svg.fonttype": "path",
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+    }
+    with mpl.rc_context(
+        {**mpl.rcParamsDefault, **style}
+    ):  # neither a user's matplotlibrc nor its fonts change the picture
+        figure = Figure(figsize=(9.0, 6.2), dpi=150, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        labels = _draw(axes, data, shown)
+        _explain(figure, axes, data, shown)
+        figure.canvas.draw()
+        figure.set_layout_engine("none")  # the frame stays where the labels are placed against it
+        _place(figure, axes, labels, shown)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    write_file(path, buffer.getvalue())
+
+
+def _draw(axes: Axes, data: Mapping[str, Any], shown: Sequence[Row]) -> list[Annotation]:
+    floor = _FLOOR * min(row["kld_mean"] for row in shown)
+    front = sorted((row["bytes_per_token"], row["kld_mean"]) for row in shown if row["pareto"])
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color=_FRONT, linewidth=1.1, alpha=0.55, zorder=1, label="Pareto front")
+    labels = []
+    groups = {"reference": ("D", _REFERENCE), "on the front": ("o", _FRONT), "not on the front": ("s", _OTHER)}
+    for row in shown:
+        group = _group(row)
+        marker, color = groups[group]
+        x, y = row["bytes_per_token"], row["kld_mean"]
+        if row["kld_mean_ci95"] is not None:
+            low, high = (max(end, floor) for end in row["kld_mean_ci95"])
+            axes.vlines(x, low, high, color=color, linewidth=1.2, zorder=2)
+            for end in (low, high):
+                axes.plot([x], [end], marker="_", color=color, markersize=5, zorder=2)
+        axes.plot([x], [y], marker, color=color, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8, zorder=3)
+        arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        name = short_name(row["name"])
+        labels.append(
+            axes.annotate(name, (x, y), (8, 6), textcoords="offset points", color=_INK, zorder=4, arrowprops=arrow)
+        )
+    for group, (marker, color) in groups.items():
+        if any(_group(row) == group for row in shown):
+            text = f"reference ({data['reference']})" if group == "reference" else group
+            axes.plot([], [], marker, color=color, markersize=6.5, markeredgecolor="white", label=text)
+    axes.set_yscale("log")
+    axes.margins(x=0.12, y=0.1)
+    return labels
+
+
+def _group(row: Row) -> str:
+    if row["verdict_kind"] == "reference":
+        return "reference"
+    return "on the front" if row["pareto"] else "not on the front"
+
+
+def _explain(figure: Figure, axes: Axes, data: Mapping[str, Any], shown: Sequence[Row]) -> None:
+    """Axes, title, legend, caption."""
+    per_bit = shown[0]["bytes_per_token"] / shown[0]["bpv"]
+    axes.set_xlabel("bytes a token, all layers", color=_INK)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_ylabel("mean KL divergence from the f16 cache, nats", color=_INK)
+    above = axes.secondary_xaxis("top", functions=(lambda x: x / per_bit, lambda x: x * per_bit))
+    above.set_xlabel("bits per value", color=_QUIET)
+    for each in (axes, above):
+        each.tick_params(colors=_QUIET, which="both")
+    axes.grid(True, which="major", color=_GRID, linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_color(_GRID)
+    axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor=_GRID)
+    figure.suptitle(
+        f"{data['model']['name']} on {data['text']['name']}: {data['chunks']} contexts of {data['context']} tokens",
+        fontsize=11,
+        color=_INK,
+    )
+    intervals = any(row["kld_mean_ci95"] for row in shown)
+    bars = (
+        "Bars: 95 % interval over contexts, where it is larger than the mark."
+        if intervals
+        else "Too few contexts for intervals."
+    )
+    zero = [f"{row['name']} ({row['bytes_per_token']:,} bytes)" for row in data["rows"] if row["kld_mean"] == 0]
+    caption = f"{bars} Lower left is better." + (f" Not shown, KLD exactly 0: {', '.join(zero)}." if zero else "")
+    figure.supxlabel(caption, fontsize=8, color=_QUIET)
+
+
+def _place(figure: Figure, axes: Axes, labels: Sequence[Annotation], rows: Sequence[Row]) -> None:
+    """Give every label the first place where it hides no marker, bar, line or other label and stays in the frame."""
+    from matplotlib.transforms import Bbox
+
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    taken = [legend.get_window_extent(renderer)] if (legend := axes.get_legend()) else []
+    for row in rows:
+        x, y = axes.transData.transform((row["bytes_per_token"], row["kld_mean"]))
+        low, high = y - 9, y + 9
+        if row["kld_mean_ci95"] is not None:
+            ends = [axes.transData.transform((0, max(end, 1e-300)))[1] for end in row["kld_mean_ci95"]]
+            low, high = min(low, max(ends[0], axes.bbox.y0)), max(high, ends[1])
+        taken.append(Bbox([[x - 9, low], [x + 9, high]]))
+    for line in axes.get_lines():
+        corners = axes.transData.transform(line.get_xydata())
+        for (x0, y0), (x1, y1) in pairwise(corners):
+            for step in range(_LINE_STEPS):
+                x, y = x0 + (x1 - x0) * step / _LINE_STEPS, y0 + (y1 - y0) * step / _LINE_STEPS
+                taken.append(Bbox([[x - 3, y - 3], [x + 3, y + 3]]))
+    for label in labels:
+        best: tuple[float, tuple[int, int], Bbox] | None = None
+        for rank, (dx, dy) in enumerate(_PLACES):
+            label.set_position((dx, dy))
+            label.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
+            box = Bbox(label.get_window_extent(renderer).get_points())
+            hidden = sum(_shared(box, other) for other in taken)
+            inside = _shared(box, axes.bbox)
+            cost = hidden + 4 * (box.width * box.height - inside) + rank
+            if best is None or cost < best[0]:
+                best = cost, (dx, dy), box
+        assert best is not None
+        _, (dx, dy), box = best
+        label.set_position((dx, dy))
+        label.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
+        if max(abs(dx), abs(dy)) < 18 and label.arrow_patch is not None:
+            label.arrow_patch.set_visible(False)
+        taken.append(box)
+
+
+def _shared(left: Any, right: Any) -> float:
+    """The area that two boxes have in common, in square pixels."""
+    width = min(left.x1, right.x1) - max(left.x0, right.x0)
+    height = min(left.y1, right.y1) - max(left.y0, right.y0)
+    return float(max(width, 0.0) * max(height, 0.0))

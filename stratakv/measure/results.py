@@ -1,0 +1,134 @@
+"""The JSON of a measuring run: "stratakv/compare/1" and "stratakv/perplexity/1", and how files are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stratakv import __version__
+from stratakv.engine.load import LoadedModel
+from stratakv.errors import UserError
+from stratakv.kernels.native import machine
+from stratakv.measure.corpus import Contexts
+from stratakv.measure.rows import METRICS_VERSION, likelihood_row, quality_rows
+from stratakv.measure.run import Progress, measure
+from stratakv.profile import Profile
+
+COMPARE_SCHEMA = "stratakv/compare/1"
+PERPLEXITY_SCHEMA = "stratakv/perplexity/1"
+
+
+def compare(
+    loaded: LoadedModel,
+    contexts: Contexts,
+    profiles: Sequence[Profile],
+    reference: Profile,
+    *,
+    batch: int = 512,
+    command: str = "",
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Measure profiles side by side: JSON data, schema "stratakv/compare/1".
+
+    reference: what verdicts are taken against; it is added as a row when none of `profiles` has its pairs. batch: tokens a
+    forward call. command: the command line to be named in the result. progress: see `measure`.
+    """
+    profiles = list(profiles)
+    index = next((i for i, profile in enumerate(profiles) if profile.pairs == reference.pairs), len(profiles))
+    if index == len(profiles):
+        profiles.append(reference)
+    baseline, scores = measure(loaded, contexts, profiles, batch=batch, progress=progress)
+    rows = quality_rows(profiles, scores, baseline, index, contexts.context)
+    return {
+        "schema": COMPARE_SCHEMA,
+        **_conditions(loaded, contexts, batch, command),
+        "reference": profiles[index].name,
+        "baseline": {"name": "f16", "seconds": baseline.seconds},
+        "rows": rows,
+    }
+
+
+def perplexity(
+    loaded: LoadedModel,
+    contexts: Contexts,
+    profile: Profile,
+    *,
+    divergence: bool = False,
+    batch: int = 512,
+    command: str = "",
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Measure one profile: JSON data, schema "stratakv/perplexity/1", one row.
+
+    divergence: compare with an f16 cache too; the row then has the fields of a compare row, its own profile being the
+    reference of the differences, so `kld_diff` and `verdict` are left out.
+    """
+    baseline, scores = measure(loaded, contexts, [profile], batch=batch, against=divergence, progress=progress)
+    if divergence:
+        (row,) = quality_rows([profile], scores, baseline, 0, contexts.context)
+        for name in ("kld_diff", "kld_diff_ci95", "verdict", "verdict_kind", "pareto"):
+            del row[name]
+    else:
+        row = likelihood_row(profile, scores[0], contexts.context)
+    return {"schema": PERPLEXITY_SCHEMA, **_conditions(loaded, contexts, batch, command), "rows": [row]}
+
+
+def _conditions(loaded: LoadedModel, contexts: Contexts, batch: int, command: str) -> dict[str, Any]:
+    """What a number needs beside it to be compared with another one."""
+    dtype: torch.dtype = loaded.model.dtype
+    return {
+        "stratakv": __version__,
+        "metrics_version": METRICS_VERSION,
+        "model": {"name": loaded.name, "fingerprint": loaded.fingerprint},
+        "text": {
+            "name": contexts.text.name,
+            "sha256": contexts.text.sha256,
+            "tokens": contexts.tokens,
+            "tokens_scored": contexts.scored * len(contexts.ids),
+        },
+        "context": contexts.context,
+        "chunk": min(batch, contexts.context),
+        "chunks": len(contexts.ids),
+        "compute_dtype": str(dtype).removeprefix("torch."),
+        "command": command,
+        "machine": machine(),
+        "warnings": [*loaded.warnings, *contexts.warnings],
+    }
+
+
+def write_json(data: dict[str, Any], path: str | Path) -> None:
+    """Write JSON in one step. Raises UserError where the file cannot be written, ValueError for nan or infinity."""
+    write_file(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write a file in one step: the whole new one is there afterwards, or what was there before. Raises UserError."""
+    path = Path(path)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).chmod(0o644)  # mkstemp's files are for their owner only
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse a place that cannot be written before minutes of work are spent. Raises UserError."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a directory, give a file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: {path.parent} is no directory that can be written to")

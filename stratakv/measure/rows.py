@@ -1,0 +1,106 @@
+"""From scores by token to the numbers of one row. Definitions: docs/measuring.md; a change of one raises METRICS_VERSION."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stratakv.measure.divergence import Floats
+from stratakv.measure.intervals import MIN_BLOCKS, Interval, change_interval, mean_interval, standard_error
+from stratakv.measure.run import BASELINE, Scores
+from stratakv.measure.verdicts import judge, pareto_front
+from stratakv.profile import Profile
+
+METRICS_VERSION = 1
+SHARE_ABOVE = 1e-3
+
+
+def quality_rows(
+    profiles: Sequence[Profile], scores: Sequence[Scores], baseline: Scores, reference: int, context: int
+) -> list[dict[str, Any]]:
+    """One JSON row a profile, in the given order. reference: index of the profile that KLD differences are taken against.
+    context: tokens of a context. Every Scores needs its kld. Intervals are null below MIN_BLOCKS contexts.
+    """
+    rows = [
+        _row(profile, each, baseline, scores[reference], context)
+        for profile, each in zip(profiles, scores, strict=True)
+    ]
+    front = pareto_front([(row["bytes_per_token"], row["kld_mean"]) for row in rows])
+    for index, (row, on_front) in enumerate(zip(rows, front, strict=True)):
+        kind, text = judge(row, rows[reference], is_reference=index == reference)
+        row.update(pareto=on_front, verdict_kind=kind, verdict=text)
+    return rows
+
+
+def likelihood_row(profile: Profile, scores: Scores, context: int) -> dict[str, Any]:
+    """The part of a row that needs no reference: bytes, PPL with its standard error, time.
+
+    context: tokens of a context; context_bytes is what the types take for them, allocated_bytes what the cache took.
+    """
+    nll = scores.nll.mean(axis=1)
+    ppl = math.exp(nll.mean())
+    over = "contexts" if len(nll) >= MIN_BLOCKS else "tokens"
+    return {
+        "name": profile.name,
+        "profile": [list(pair) for pair in profile.pairs],
+        "bytes_per_token": profile.bytes_per_token,
+        "bpv": profile.bpv,
+        "context_bytes": profile.bytes_at(context),
+        "allocated_bytes": scores.allocated,
+        "ppl": ppl,
+        "ppl_se": ppl * standard_error(nll if over == "contexts" else scores.nll.ravel()),
+        "ppl_se_over": over,
+        "nll_per_chunk": nll.tolist(),
+        "seconds": scores.seconds,
+        "warnings": list(profile.warnings),
+    }
+
+
+def _row(profile: Profile, scores: Scores, baseline: Scores, reference: Scores, context: int) -> dict[str, Any]:
+    kld, agree = _kld(scores), scores.agree
+    assert agree is not None
+    per_chunk, other = kld.mean(axis=1), _kld(reference).mean(axis=1)
+    row = likelihood_row(profile, scores, context)
+    return {
+        **row,
+        **_ppl_difference(scores.nll.mean(axis=1) - baseline.nll.mean(axis=1), math.exp(baseline.nll.mean())),
+        "kld_mean": float(kld.mean()),
+        "kld_mean_ci95": _json(mean_interval(per_chunk)),
+        "kld_median": float(np.median(kld)),
+        "kld_p99": float(np.quantile(kld, 0.99)),
+        "kld_max": float(kld.max()),
+        "kld_share_above_1e-3": float((kld > SHARE_ABOVE).mean()),
+        "top1": float(agree.mean()),
+        "kld_diff": float((per_chunk - other).mean()),
+        "kld_diff_ci95": _kld_difference(per_chunk, other),
+        "kld_per_chunk": per_chunk.tolist(),
+        "baseline": all(pair == (BASELINE, BASELINE) for pair in profile.pairs),
+    }
+
+
+def _ppl_difference(nll_difference: Floats, ppl: float) -> dict[str, Any]:
+    """PPL minus the baseline's. The interval is that of the paired difference in NLL, carried over at the baseline's PPL."""
+    interval = mean_interval(nll_difference)
+    at = [ppl * math.expm1(end) for end in interval] if interval else None
+    return {"ppl_diff": ppl * math.expm1(nll_difference.mean()), "ppl_diff_ci95": at}
+
+
+def _kld_difference(per_chunk: Floats, other: Floats) -> list[float] | None:
+    """The interval of the paired relative difference, carried over at the reference's KLD; plain where that is 0."""
+    if other.mean() <= 0:
+        return _json(mean_interval(per_chunk - other))
+    interval = change_interval(per_chunk, other)
+    return None if interval is None else [float(end * other.mean()) for end in interval]
+
+
+def _kld(scores: Scores) -> Floats:
+    if scores.kld is None:
+        raise ValueError("these scores were taken without a reference")
+    return scores.kld
+
+
+def _json(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)

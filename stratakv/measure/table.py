@@ -1,0 +1,129 @@
+"""Results as text for a terminal of 120 columns, made from the JSON data alone."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH = 120
+_NAME = 20
+
+
+def format_comparison(data: Mapping[str, Any]) -> str:
+    """The whole of a "stratakv/compare/1": conditions, numbers, verdicts with Pareto marks, warnings."""
+    rows = data["rows"]
+    cells = [
+        ["profile", "bpv", "bytes/token", "PPL", "PPL - f16 [95 %]", "KLD [95 %]", "median", "p99", ">1e-3", "top-1"]
+    ]
+    for row in rows:
+        cells.append(
+            [
+                short_name(row["name"]),
+                f"{row['bpv']:.3f}",
+                f"{row['bytes_per_token']:,}",
+                significant(row["ppl"], 4),
+                f"{row['ppl_diff']:+.2f}{_interval(row['ppl_diff_ci95'], '+.2f')}",
+                milli(row["kld_mean"]) + _milli_interval(row["kld_mean_ci95"]),
+                milli(row["kld_median"]),
+                milli(row["kld_p99"]),
+                f"{row['kld_share_above_1e-3']:.1%}",
+                f"{row['top1']:.1%}",
+            ]
+        )
+    lines = [*conditions(data), "KLD in 1e-3 nats against an f16 cache of the same weights; PPL is a side note", ""]
+    lines += _align(cells)
+    over = max(row["allocated_bytes"] / row["context_bytes"] - 1 for row in rows)
+    lines.append(f"allocated for a context, pages included: at most {over:.1%} above bytes/token x tokens kept")
+    lines += ["", f"against {data['reference']} (* no row is as good or better in both KLD and bytes):"]
+    names = [row["name"] for row in rows]
+    width = min(max(map(len, names)), 2 * _NAME)
+    for row in rows:
+        text = f"{'*' if row['pareto'] else ' '} {row['name']:<{width}}  {row['verdict']}"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * (width + 4)) if len(text) > WIDTH else [text]
+    warnings = [*data["warnings"], *(_named(row["name"], warning) for row in rows for warning in row["warnings"])]
+    return "\n".join([*lines, *format_warnings(warnings)])
+
+
+def format_perplexity(data: Mapping[str, Any]) -> str:
+    """The whole of a "stratakv/perplexity/1", without its warnings: they were shown before the run."""
+    (row,) = data["rows"]
+    lines = [*conditions(data), ""]
+    over = f"over {data['chunks']} contexts"
+    if row["ppl_se_over"] == "tokens":
+        over = f"over {data['text']['tokens_scored']} tokens counted as independent, so too small"
+    lines.append(f"PPL = {row['ppl']:.4f} +/- {row['ppl_se']:.4f} (standard error {over})")
+    if "kld_mean" in row:
+        lines += [
+            f"PPL - PPL of f16 = {row['ppl_diff']:+.4f}{_interval(row['ppl_diff_ci95'], '+.4f')}",
+            f"KLD mean = {row['kld_mean']:.6g}{_interval(row['kld_mean_ci95'], '.6g')} nats against an f16 cache",
+            f"KLD median = {row['kld_median']:.6g}, p99 = {row['kld_p99']:.6g}, max = {row['kld_max']:.6g}, "
+            f"above 1e-3 in {row['kld_share_above_1e-3']:.2%} of the predictions",
+            f"same most likely token in {row['top1']:.2%}",
+        ]
+        if row["kld_mean_ci95"] is None:
+            lines.append("no intervals: they need 4 contexts")
+    lines.append(f"cache after a context: {row['allocated_bytes']:,} bytes; {row['seconds']:.1f} s")
+    return "\n".join(lines)
+
+
+def conditions(data: Mapping[str, Any]) -> list[str]:
+    """Model, text and how it was cut, in one or two lines."""
+    text = data["text"]
+    line = (
+        f"{data['model']['name']} on {text['name']}: {data['chunks']} contexts of {data['context']} tokens, second halves scored "
+        f"({text['tokens_scored']:,} predictions), {data['chunk']} tokens a forward call, {data['compute_dtype']}"
+    )
+    return textwrap.wrap(line, WIDTH)
+
+
+def format_warnings(warnings: Sequence[str]) -> list[str]:
+    """Each different warning once, folded to the width."""
+    lines = []
+    for warning in dict.fromkeys(warnings):
+        lines += textwrap.wrap(f"warning: {warning}", WIDTH, subsequent_indent="  ")
+    return lines
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Digits that mean something: 0.0123, 2.98, 41.9, 1,234; exactly 0 is '0', and only that."""
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    if decimals > 6:
+        return f"{value:.1e}"
+    return f"{value:,.{max(0, decimals)}f}"
+
+
+def milli(value: float) -> str:
+    """A KLD in 1e-3 nats."""
+    return significant(1e3 * value)
+
+
+def short_name(name: str) -> str:
+    """A name that fits the table; the verdicts below it have the whole."""
+    return name if len(name) <= _NAME else f"{name[: _NAME - 9]}…{name[-8:]}"
+
+
+def _named(name: str, warning: str) -> str:
+    return warning if warning.startswith(name) else f"{name}: {warning}"
+
+
+def _milli_interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" [{milli(interval[0])}, {milli(interval[1])}]"
+
+
+def _interval(interval: Sequence[float] | None, form: str) -> str:
+    return "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def _align(cells: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index in (0, 4, 5) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
