@@ -20,6 +20,7 @@ RESAMPLES = 9999
 SEED = 20260101
 _DRAWN_AT_ONCE = 1 << 20
 _PROPORTIONAL = 1e-12
+_VARIED = 0.99
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -45,7 +46,7 @@ def mean_interval(blocks: npt.ArrayLike, *, seed: int = SEED, resamples: int = R
     for drawn in _draws(len(x), seed, resamples):
         errors = x[drawn].std(axis=1, ddof=1) / np.sqrt(len(x))
         t.append(_studentised(x[drawn].mean(axis=1) - mean, errors))
-    return _between(mean, error, _quantiles(t))
+    return _between(mean, error, _quantiles(t, len(x), resamples))
 
 
 def change_interval(
@@ -74,7 +75,7 @@ def change_interval(
         ratios = x[drawn].mean(axis=1) / sums
         errors = (x[drawn] - ratios[:, None] * y[drawn]).std(axis=1, ddof=1) / (sums * np.sqrt(len(x)))
         t.append(_studentised(ratios - ratio, errors))
-    return _between(ratio - 1, error, _quantiles(t))
+    return _between(ratio - 1, error, _quantiles(t, len(x), resamples))
 
 
 def standard_error(blocks: npt.ArrayLike) -> float:
@@ -96,22 +97,25 @@ def _student(n: int) -> tuple[float, float]:
     return -high, high
 
 
-def _quantiles(t: list[Floats]) -> tuple[float, float]:
-    low, high = np.quantile(np.concatenate(t), [0.025, 0.975])
+def _quantiles(t: list[Floats], n: int, resamples: int) -> tuple[float, float]:
+    """Of the bootstrap's t; of Student's where one block stands against equal ones, which many resamples then lack."""
+    studentised = np.concatenate(t)
+    if len(studentised) < _VARIED * resamples:
+        return _student(n)
+    low, high = np.quantile(studentised, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _draws(n: int, seed: int, resamples: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Block indices [some, n] of the resamples; those that drew one block n times have no error and are left out."""
+    """Block indices [some, n] of the resamples, some at a time."""
     rng = np.random.default_rng(seed)
     step = max(1, _DRAWN_AT_ONCE // n)
     for start in range(0, resamples, step):
-        drawn = rng.integers(0, n, size=(min(step, resamples - start), n))
-        yield drawn[drawn.min(axis=1) < drawn.max(axis=1)]
+        yield rng.integers(0, n, size=(min(step, resamples - start), n))
 
 
 def _studentised(differences: Floats, errors: Floats) -> Floats:
-    """Differences in units of their errors; resamples of equal values have none and are left out."""
-    varied = errors > 0
+    """Differences in units of their errors; resamples of equal blocks have none but rounding's, and are left out."""
+    varied = errors > _PROPORTIONAL * errors.max()
     studentised: Floats = differences[varied] / errors[varied]
     return studentised

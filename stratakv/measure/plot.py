@@ -26,8 +26,9 @@ _INK, _QUIET, _GRID = "#222222", "#555555", "#E3E3E3"
 _FLOOR = 0.2  # of the lowest mean: how far down an interval is drawn that reaches 0 or below
 _LINE_STEPS = 40  # how finely the front is told to the labels
 # Where a label may sit, in points from its marker, best first
-_PLACES = [(8, 6), (8, -12), (-8, 6), (-8, -12), (0, 11), (0, -17), (16, 18), (16, -24), (-16, 18), (-16, -24)]
-_PLACES += [(26, 32), (26, -38), (-26, 32), (-26, -38), (36, 46), (36, -52), (-36, 46), (-36, -52)]
+_NEAR = [(8, 6), (8, -12), (-8, 6), (-8, -12), (0, 11), (0, -17), (16, 18), (16, -24), (-16, 18), (-16, -24)]
+_FAR = [(26, 32), (26, -38), (36, 46), (36, -52), (46, 60), (46, -66), (70, 25), (70, -30), (60, 80), (60, -86)]
+_PLACES = _NEAR + [(sign * dx, dy) for dx, dy in _FAR for sign in (1, -1)]
 
 
 def check_plot_path(path: str | Path) -> str:
@@ -144,8 +145,10 @@ def _explain(figure: Figure, axes: Axes, data: Mapping[str, Any], shown: Sequenc
 
 def _place(figure: Figure, axes: Axes, labels: Sequence[Annotation], rows: Sequence[Row]) -> None:
     """Give every label the first place where it hides no marker, bar, line or other label and stays in the frame."""
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
+    placed: list[Bbox] = []
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = [legend.get_window_extent(renderer)] if (legend := axes.get_legend()) else []
     for row in rows:
@@ -166,8 +169,8 @@ def _place(figure: Figure, axes: Axes, labels: Sequence[Annotation], rows: Seque
         for rank, (dx, dy) in enumerate(_PLACES):
             label.set_position((dx, dy))
             label.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
-            box = Bbox(label.get_window_extent(renderer).get_points())
-            hidden = sum(_shared(box, other) for other in taken)
+            box = Bbox(Text.get_window_extent(label, renderer).get_points())  # an Annotation's holds its line too
+            hidden = sum(_shared(box, other) for other in taken) + 4 * sum(_shared(box, other) for other in placed)
             inside = _shared(box, axes.bbox)
             cost = hidden + 4 * (box.width * box.height - inside) + rank
             if best is None or cost < best[0]:
@@ -178,7 +181,7 @@ def _place(figure: Figure, axes: Axes, labels: Sequence[Annotation], rows: Seque
         label.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
         if max(abs(dx), abs(dy)) < 18 and label.arrow_patch is not None:
             label.arrow_patch.set_visible(False)
-        taken.append(box)
+        placed.append(box)
 
 
 def _shared(left: Any, right: Any) -> float:

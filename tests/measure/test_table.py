@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+from comparisons import comparison
+
+from stratakv.measure.table import WIDTH, format_comparison, format_perplexity, short_name, significant
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (2.978, "2.98"),
+        (41.94, "41.9"),
+        (0.012345, "0.0123"),
+        (1234.5, "1,234"),
+        (-0.5, "-0.500"),
+        (3.2e-9, "3.2e-09"),
+    ],
+)
+def test_significant(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
+def test_the_table_fits_and_shows_every_row() -> None:
+    long = "first3,last3: k=q8_0 v=turbo4; 4-6: k=turbo5 v=turbo6; rest: turbo3"
+    data = comparison([*comparison_rows(), (long, 4.7, 5.1, 0.1)])
+    data["rows"][-1]["warnings"] = ["a warning " * 20]
+    text = format_comparison(data)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    for row in data["rows"]:
+        assert f"{row['bytes_per_token']:,}" in text
+        assert row["verdict"].split(":")[0] in text
+    assert long in text, "the whole name is beside the verdict"
+    assert short_name(long) in text
+    assert "16 contexts of 512 tokens" in text
+    assert "4,080 predictions" in text
+
+
+def comparison_rows() -> list[tuple[str, float, float, float]]:
+    return [("f16", 16.0, 0.0, 0.0), ("turbo4", 4.125, 3.0, 0.0), ("mode 7", 4.19, 8.7, 0.2)]
+
+
+def test_numbers_and_marks_of_a_row() -> None:
+    lines = format_comparison(comparison()).splitlines()
+    row = next(line for line in lines if line.startswith("turbo3"))
+    cells = "turbo3 3.125 2,400 60.01 +0.01 [+0.01, +0.02] 11.6 [10.4, 12.8] 5.80 92.8 50.0% 95.0%"
+    assert " ".join(row.split()) == cells
+    verdicts = {line[2:12].strip(): line for line in lines if line[:2] in ("* ", "  ")}
+    assert verdicts["turbo3"] == "* turbo3    worse: KLD +287 % [+267, +307] at -24 % bytes"
+    assert verdicts["mode 7"].startswith("  mode 7"), "beaten by turbo4"
+
+
+def test_allocated_bytes_are_compared_with_the_arithmetic() -> None:
+    data = comparison()
+    data["rows"][1]["allocated_bytes"] = round(1.25 * data["rows"][1]["context_bytes"])
+    assert "at most 25.0% above" in format_comparison(data)
+
+
+def test_without_intervals_none_are_shown() -> None:
+    text = format_comparison(comparison(intervals=False))
+    assert "undecided: fewer than 4 contexts" in text
+    assert "[+" not in text
+
+
+def test_warnings_name_their_profile_once_and_repeat_nothing() -> None:
+    data = comparison()
+    data["warnings"] = ["the text is short"]
+    data["rows"][6]["warnings"] = ["mode 7 ignores -ctv", "no effect", "no effect"]
+    warnings = [line for line in format_comparison(data).splitlines() if line.startswith("warning")]
+    assert warnings == ["warning: the text is short", "warning: mode 7 ignores -ctv", "warning: mode 7: no effect"]
+
+
+def test_perplexity_always_has_its_standard_error() -> None:
+    data = comparison()
+    row = {**data["rows"][4], "ppl_se": 1.25, "ppl_se_over": "contexts", "seconds": 3.0}
+    data["rows"] = [row]
+    text = format_perplexity(data)
+    assert "PPL = 60.0116 +/- 1.2500 (standard error over 16 contexts)" in text
+    assert "KLD mean = 0.0116 [0.01044, 0.01276] nats" in text
+    bare = {name: value for name, value in row.items() if not name.startswith(("kld", "ppl_diff"))}
+    data["rows"] = [{**bare, "ppl_se_over": "tokens"}]
+    text = format_perplexity(data)
+    assert "over 4080 tokens counted as independent, so too small" in text
+    assert "KLD" not in text
