@@ -35,6 +35,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
+    from stratakv.engine.describe import describe_model
     from stratakv.measure.plot import check_plot_path, plot_comparison
     from stratakv.measure.results import check_writable, compare
     from stratakv.measure.table import format_comparison, format_warnings
@@ -45,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
             check_writable(path)
     if args.plot:
         check_plot_path(args.plot)
+    model = describe_model(args.model)
+    profiles = [resolve(text, model.geometry, fingerprint=model.fingerprint) for text in args.profiles]
+    reference = resolve(args.reference, model.geometry, fingerprint=model.fingerprint)
     loaded, contexts = load_for_measuring(args)
-    profiles = [resolve(text, loaded.geometry, fingerprint=loaded.fingerprint) for text in args.profiles]
-    reference = resolve(args.reference, loaded.geometry, fingerprint=loaded.fingerprint)
     for line in format_warnings([*loaded.warnings, *contexts.warnings]):
         say(line)
     words = ["stratakv", "compare", *option_words(args), "--reference", args.reference, *args.profiles]

@@ -38,7 +38,7 @@ def add_cut_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]:
-    """The model and the cut text. What can be refused without loading a model is refused first."""
+    """The model and the cut text; what can be refused before the weights are loaded is."""
     import torch
 
     from stratakv.engine.load import load_model

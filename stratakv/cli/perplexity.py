@@ -24,14 +24,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
     from stratakv.cli.profile_options import profile_from_args
+    from stratakv.engine.describe import describe_model
     from stratakv.measure.results import check_writable, perplexity
     from stratakv.measure.table import format_perplexity
     from stratakv.profile.table import format_table, show_table
 
     if args.json and args.json != "-":
         check_writable(args.json)
+    description = describe_model(args.model)
+    profile = profile_from_args(args, description.geometry, description.fingerprint)
     loaded, contexts = load_for_measuring(args)
-    profile = profile_from_args(args, loaded.geometry, loaded.fingerprint)
     table = format_table(show_table(profile, [], [*loaded.warnings, *contexts.warnings]))
     if args.json == "-":
         say(table)

@@ -8,7 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stratakv.errors import UserError
+from stratakv.measure.intervals import Floats
 from stratakv.measure.results import write_file
 from stratakv.measure.table import short_name
 
@@ -146,46 +149,50 @@ def _explain(figure: Figure, axes: Axes, data: Mapping[str, Any], shown: Sequenc
 def _place(figure: Figure, axes: Axes, labels: Sequence[Annotation], rows: Sequence[Row]) -> None:
     """Give every label the first place where it hides no marker, bar, line or other label and stays in the frame."""
     from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
 
-    placed: list[Bbox] = []
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    taken = [legend.get_window_extent(renderer)] if (legend := axes.get_legend()) else []
+    taken, placed = _occupied(axes, rows, renderer), np.empty((0, 4))
+    frame = np.array([axes.bbox.extents])
+    for label in labels:
+        best, least = (_PLACES[0], np.empty(4)), np.inf
+        for rank, place in enumerate(_PLACES):
+            _move(label, place)
+            box = np.array(Text.get_window_extent(label, renderer).extents)  # an Annotation's holds its line too
+            outside = (box[2] - box[0]) * (box[3] - box[1]) - _shared(box, frame)
+            cost = _shared(box, taken) + 4 * (_shared(box, placed) + outside) + rank
+            if cost < least:
+                best, least = (place, box), cost
+        _move(label, best[0])
+        if max(map(abs, best[0])) < 18 and label.arrow_patch is not None:
+            label.arrow_patch.set_visible(False)
+        placed = np.vstack([placed, best[1]])
+
+
+def _move(label: Annotation, place: tuple[int, int]) -> None:
+    label.set_position(place)
+    label.set_horizontalalignment("left" if place[0] > 0 else "right" if place[0] < 0 else "center")
+
+
+def _occupied(axes: Axes, rows: Sequence[Row], renderer: Any) -> Floats:
+    """Boxes [n, 4] (x0, y0, x1, y1 in pixels) of the legend, the marks with their bars, and points along the front."""
+    boxes = [legend.get_window_extent(renderer).extents] if (legend := axes.get_legend()) else []
     for row in rows:
         x, y = axes.transData.transform((row["bytes_per_token"], row["kld_mean"]))
         low, high = y - 9, y + 9
         if row["kld_mean_ci95"] is not None:
             ends = [axes.transData.transform((0, max(end, 1e-300)))[1] for end in row["kld_mean_ci95"]]
             low, high = min(low, max(ends[0], axes.bbox.y0)), max(high, ends[1])
-        taken.append(Bbox([[x - 9, low], [x + 9, high]]))
+        boxes.append((x - 9, low, x + 9, high))
     for line in axes.get_lines():
         corners = axes.transData.transform(line.get_xydata())
         for (x0, y0), (x1, y1) in pairwise(corners):
             for step in range(_LINE_STEPS):
                 x, y = x0 + (x1 - x0) * step / _LINE_STEPS, y0 + (y1 - y0) * step / _LINE_STEPS
-                taken.append(Bbox([[x - 3, y - 3], [x + 3, y + 3]]))
-    for label in labels:
-        best: tuple[float, tuple[int, int], Bbox] | None = None
-        for rank, (dx, dy) in enumerate(_PLACES):
-            label.set_position((dx, dy))
-            label.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
-            box = Bbox(Text.get_window_extent(label, renderer).get_points())  # an Annotation's holds its line too
-            hidden = sum(_shared(box, other) for other in taken) + 4 * sum(_shared(box, other) for other in placed)
-            inside = _shared(box, axes.bbox)
-            cost = hidden + 4 * (box.width * box.height - inside) + rank
-            if best is None or cost < best[0]:
-                best = cost, (dx, dy), box
-        assert best is not None
-        _, (dx, dy), box = best
-        label.set_position((dx, dy))
-        label.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
-        if max(abs(dx), abs(dy)) < 18 and label.arrow_patch is not None:
-            label.arrow_patch.set_visible(False)
-        placed.append(box)
+                boxes.append((x - 3, y - 3, x + 3, y + 3))
+    return np.array(boxes)
 
 
-def _shared(left: Any, right: Any) -> float:
-    """The area that two boxes have in common, in square pixels."""
-    width = min(left.x1, right.x1) - max(left.x0, right.x0)
-    height = min(left.y1, right.y1) - max(left.y0, right.y0)
-    return float(max(width, 0.0) * max(height, 0.0))
+def _shared(box: Floats, boxes: Floats) -> float:
+    """The area that a box [4] has in common with boxes [n, 4], in square pixels."""
+    size = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    return float(size.clip(min=0).prod(axis=1).sum())

@@ -9,6 +9,7 @@ from typing import Any
 
 WIDTH = 120
 _NAME = 20
+_SHORTEST_NAME = 10
 
 
 def format_comparison(data: Mapping[str, Any]) -> str:
@@ -20,11 +21,11 @@ def format_comparison(data: Mapping[str, Any]) -> str:
     for row in rows:
         cells.append(
             [
-                short_name(row["name"]),
+                row["name"],
                 f"{row['bpv']:.3f}",
                 f"{row['bytes_per_token']:,}",
                 significant(row["ppl"], 4),
-                f"{row['ppl_diff']:+.2f}{_interval(row['ppl_diff_ci95'], '+.2f')}",
+                _signed(row["ppl_diff"]) + _signed_interval(row["ppl_diff_ci95"]),
                 milli(row["kld_mean"]) + _milli_interval(row["kld_mean_ci95"]),
                 milli(row["kld_median"]),
                 milli(row["kld_p99"]),
@@ -33,7 +34,7 @@ def format_comparison(data: Mapping[str, Any]) -> str:
             ]
         )
     lines = [*conditions(data), "KLD in 1e-3 nats against an f16 cache of the same weights; PPL is a side note", ""]
-    lines += _align(cells)
+    lines += _fit(cells)
     over = max(row["allocated_bytes"] / row["context_bytes"] - 1 for row in rows)
     lines.append(f"allocated for a context, pages included: at most {over:.1%} above bytes/token x tokens kept")
     lines += ["", f"against {data['reference']} (* no row is as good or better in both KLD and bytes):"]
@@ -101,13 +102,22 @@ def milli(value: float) -> str:
     return significant(1e3 * value)
 
 
-def short_name(name: str) -> str:
-    """A name that fits the table; the verdicts below it have the whole."""
-    return name if len(name) <= _NAME else f"{name[: _NAME - 9]}…{name[-8:]}"
+def short_name(name: str, width: int = 20) -> str:
+    """A name cut in its middle to at most `width` characters, 8 or more; verdicts have the whole."""
+    tail = (width - 1) * 2 // 5
+    return name if len(name) <= width else f"{name[: width - 1 - tail]}…{name[-tail:]}"
 
 
 def _named(name: str, warning: str) -> str:
     return warning if warning.startswith(name) else f"{name}: {warning}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}" if abs(value) < 100 else f"{value:+,.0f}"
+
+
+def _signed_interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" [{_signed(interval[0])}, {_signed(interval[1])}]"
 
 
 def _milli_interval(interval: Sequence[float] | None) -> str:
@@ -116,6 +126,13 @@ def _milli_interval(interval: Sequence[float] | None) -> str:
 
 def _interval(interval: Sequence[float] | None, form: str) -> str:
     return "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def _fit(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned lines; names, the first column, give way where the numbers need the width."""
+    rest = max(map(len, _align([["", *row[1:]] for row in cells])))
+    width = min(_NAME, max(_SHORTEST_NAME, WIDTH - rest))
+    return _align([[short_name(row[0], width), *row[1:]] for row in cells])
 
 
 def _align(cells: Sequence[Sequence[str]]) -> list[str]:

@@ -32,9 +32,23 @@ def test_the_table_fits_and_shows_every_row() -> None:
         assert f"{row['bytes_per_token']:,}" in text
         assert row["verdict"].split(":")[0] in text
     assert long in text, "the whole name is beside the verdict"
-    assert short_name(long) in text
+    assert "first3,last3… turbo3 " in text
     assert "16 contexts of 512 tokens" in text
     assert "4,080 predictions" in text
+
+
+def test_names_give_way_to_wide_numbers() -> None:
+    data = comparison()
+    data["rows"][1].update(name="a profile with quite a name", ppl=1234.0, ppl_diff=123.0, ppl_diff_ci95=[-1e4, 1e4])
+    text = format_comparison(data)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "a profile with quite a name" in text
+
+
+def test_short_names() -> None:
+    assert short_name("turbo4") == "turbo4"
+    assert short_name("first3: k=q8_0 v=turbo4; rest: turbo4") == "first3: k=q8… turbo4"
+    assert all(len(short_name("abcdefghij" * 4, width)) == width for width in range(8, 30))
 
 
 def comparison_rows() -> list[tuple[str, float, float, float]]:
