@@ -1,0 +1,18 @@
+#include "attend.h"
+
+#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#include "simd_neon.h"
+//
+#include "attend_body.h"
+
+namespace stratakv {
+const Kernel *neon_kernel() {
+    static const Kernel kernel{simd::kName, run};
+    return &kernel;
+}
+}  // namespace stratakv
+#else
+namespace stratakv {
+const Kernel *neon_kernel() { return nullptr; }
+}  // namespace stratakv
+#endif

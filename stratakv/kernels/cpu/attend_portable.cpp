@@ -1,0 +1,11 @@
+#include "attend.h"
+#include "simd_portable.h"
+//
+#include "attend_body.h"
+
+namespace stratakv {
+const Kernel *portable_kernel() {
+    static const Kernel kernel{simd::kName, run};
+    return &kernel;
+}
+}  // namespace stratakv
