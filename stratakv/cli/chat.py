@@ -22,17 +22,24 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from stratakv.cli.generation_options import closing_line, load_for_generation, sampling_from_args, warn_context
+    from stratakv.cli.generation_options import (
+        closing_line,
+        load_for_generation,
+        sampling_from_args,
+        utf8,
+        warn_context,
+    )
     from stratakv.engine.conversation import Conversation
 
     sampling = sampling_from_args(args)
     if args.n_predict < 1:
         raise UserError(f"-n {args.n_predict}: at least 1 new token")
     loaded, profile = load_for_generation(args)
-    conversation = Conversation(loaded, profile, args.system)
+    system = utf8(lambda: args.system or "", "--system")
+    conversation = Conversation(loaded, profile, system or None)
     if not conversation.has_template:
         print("note: a base model without a chat template, a plain User/Assistant form is used", file=sys.stderr)
-    while line := _read_line():
+    while line := utf8(_read_line, "the line"):
         warn_context(len(conversation.held) + len(line) // 4, args.n_predict, loaded.geometry.context)
         result = conversation.ask(
             line,

@@ -23,13 +23,19 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.cache import KVCache
-    from stratakv.cli.generation_options import closing_line, load_for_generation, sampling_from_args, warn_context
+    from stratakv.cli.generation_options import (
+        closing_line,
+        load_for_generation,
+        sampling_from_args,
+        utf8,
+        warn_context,
+    )
     from stratakv.engine.generate import generate
 
     sampling = sampling_from_args(args)
     if args.n_predict < 1:
         raise UserError(f"-n {args.n_predict}: at least 1 new token")
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = utf8(sys.stdin.read if args.prompt == "-" else lambda: args.prompt, "the prompt")
     loaded, profile = load_for_generation(args)
     ids = loaded.tokenizer(prompt, return_tensors="pt").input_ids
     if ids.shape[1] == 0:

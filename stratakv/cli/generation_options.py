@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -27,7 +29,7 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=40, help="draw from the K most likely tokens, 0: all (40)")
     parser.add_argument("--top-p", type=float, default=0.95, help="and from this share of the probability (0.95)")
     parser.add_argument("--min-p", type=float, default=0.05, help="and not below this share of the best one (0.05)")
-    parser.add_argument("-s", "--seed", type=int, help="seed of the draw (random)")
+    parser.add_argument("-s", "--seed", type=int, help="seed of the draw (-1: random)")
     parser.add_argument(
         "-b", "--batch-size", type=int, default=512, help="tokens of the prompt in one forward call (512)"
     )
@@ -38,16 +40,18 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 def sampling_from_args(args: argparse.Namespace) -> Sampling:
     """Checked sampling settings."""
     checks = [
-        ("--temp", args.temp, args.temp >= 0, "0 or more"),
+        ("--temp", args.temp, 0 <= args.temp < math.inf, "0 or more, and finite"),
         ("--top-k", args.top_k, args.top_k >= 0, "0 or more"),
         ("--top-p", args.top_p, 0 < args.top_p <= 1, "above 0, at most 1"),
         ("--min-p", args.min_p, 0 <= args.min_p < 1, "0 or more, below 1"),
+        ("--seed", args.seed, args.seed is None or -1 <= args.seed < 2**63, "0 or more, below 2^63, or -1: random"),
         ("-b/--batch-size", args.batch_size, args.batch_size >= 1, "1 or more"),
     ]
     for name, value, good, allowed in checks:
         if not good:
             raise UserError(f"{name} {value}: it must be {allowed}")
-    return Sampling(args.temp, args.top_k, args.top_p, args.min_p, args.seed)
+    seed = None if args.seed == -1 else args.seed
+    return Sampling(args.temp, args.top_k, args.top_p, args.min_p, seed)
 
 
 def load_for_generation(args: argparse.Namespace) -> tuple[LoadedModel, Profile]:
@@ -66,6 +70,16 @@ def load_for_generation(args: argparse.Namespace) -> tuple[LoadedModel, Profile]
             file=sys.stderr,
         )
     return loaded, profile
+
+
+def utf8(read: Callable[[], str], what: str) -> str:
+    """What `read` gives; a UserError where it is not UTF-8 (Python hides such bytes as surrogates in some locales)."""
+    try:
+        text = read()
+        text.encode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise UserError(f"{what} is not UTF-8 text ({error.reason}): convert it, for example with iconv") from error
+    return text
 
 
 def closing_line(result: Generation, cache: KVCache) -> str:

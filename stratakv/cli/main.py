@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from typing import NoReturn
 
 from stratakv import __version__
 from stratakv.errors import UserError
@@ -22,14 +25,23 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A mistake in the options is one line like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help shows what is allowed)")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 a mistake the user can mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         _quiet_libraries()
         args = _parser(arguments).parse_args(arguments)
-        code: int = args.func(args)
-        sys.stdout.flush()
+        with _warnings_in_one_line():
+            code: int = args.func(args)
+        if sys.stdout is not None:  # None: the caller closed it
+            sys.stdout.flush()
         return code
     except UserError as error:
         print(f"stratakv: error: {error}", file=sys.stderr)
@@ -43,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="stratakv",
         description="Language models with long contexts in little memory: every layer's K and V cache in a type of its own.",
     )
@@ -62,6 +74,17 @@ def _quiet_libraries() -> None:
     """The libraries' advice doesn't belong between our lines; our own warnings say what matters."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Python's form names a file and quotes its code; a user needs the sentence."""
+    original = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = original
 
 
 if __name__ == "__main__":

@@ -62,13 +62,12 @@ def _locate(source: str | Path) -> Path:
         from stratakv.assets import embedded_model
 
         return embedded_model()
-    path = Path(source).expanduser()
-    if path.exists():
+    path, text = Path(source).expanduser(), str(source)
+    if text.strip() and path.exists():
         return path
-    text = str(source)
     if text.endswith(".gguf") or not _HUB_NAME.fullmatch(text):
         raise UserError(
-            f"no model at {text}: give a GGUF file, a directory in Hugging Face format, a hub name or '{EMBEDDED}'"
+            f"no model at {text!r}: give a GGUF file, a directory in Hugging Face format, a hub name or '{EMBEDDED}'"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
