@@ -22,16 +22,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stratakv.kvtypes import Field, KVType
+from stratakv.kvtypes import KVType
 
 PAGE_TOKENS = 128
 LAYOUT_NAME = "tile128-v1"
-_K_GROUP = 16
-_V_GROUP = 4
+# tokens that share a vector of code bytes
+GROUP = {"k": 16, "v": 4}
 
 
 @dataclass(frozen=True)
@@ -73,43 +74,66 @@ class PageLayout:
         return _positions(self.k, self.v, self.k_dim, self.v_dim)
 
 
+@dataclass(frozen=True)
+class Region:
+    """One field of one side, all blocks together: kind and nbytes (a token) of the field, offset of its bytes in the tile.
+
+    columns: which canonical bytes of the side's vector these are.
+    """
+
+    side: Literal["k", "v"]
+    kind: Literal["scale", "codes", "float"]
+    nbytes: int
+    offset: int
+    columns: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)
+def regions(k: KVType, v: KVType, k_dim: int, v_dim: int) -> tuple[Region, ...]:
+    """The tile's regions in the order of their offsets: codes and floats of K, then of V, scales of K, then of V."""
+    found: list[Region] = []
+    offset = 0
+    for scales in (False, True):
+        for side, type_, dim in (("k", k, k_dim), ("v", v, v_dim)):
+            fields, blocks = type_.fields(dim), type_.blocks(dim)
+            block_bytes, start = sum(field.nbytes for field in fields), 0
+            for field in fields:
+                if (field.kind == "scale") is scales:
+                    columns = tuple(b * block_bytes + start + i for b in range(blocks) for i in range(field.nbytes))
+                    found.append(Region(cast(Literal["k", "v"], side), field.kind, len(columns), offset, columns))
+                    offset += PAGE_TOKENS * len(columns)
+                start += field.nbytes
+    return tuple(found)
+
+
+def word_bytes(side: Literal["k", "v"], nbytes: int) -> int:
+    """Code bytes of one token that lie side by side."""
+    return gcd(nbytes, 4) if side == "k" else 1
+
+
 @lru_cache(maxsize=256)
 def _positions(k: KVType, v: KVType, k_dim: int, v_dim: int) -> NDArray[np.int64]:
-    k_bytes, v_bytes = k.nbytes(k_dim), v.nbytes(v_dim)
-    table = np.full((PAGE_TOKENS, k_bytes + v_bytes), -1, dtype=np.int64)
-    sides = ((k, k_dim, 0, _K_GROUP), (v, v_dim, k_bytes, _V_GROUP))
-    base = 0
-    for scales in (False, True):  # all codes of K and V first, then the scales
-        for type_, dim, first, group in sides:
-            for field, columns in _fields(type_, dim):
-                if (field.kind == "scale") is not scales:
-                    continue
-                order = _field_positions(field.kind, len(columns), group)
-                table[:, columns + first] = base + order
-                base += order.size
+    k_bytes = k.nbytes(k_dim)
+    table = np.full((PAGE_TOKENS, k_bytes + v.nbytes(v_dim)), -1, dtype=np.int64)
+    for region in regions(k, v, k_dim, v_dim):
+        columns = np.array(region.columns) + (0 if region.side == "k" else k_bytes)
+        table[:, columns] = region.offset + _field_positions(region)
     table.setflags(write=False)
     return table
 
 
-def _fields(type_: KVType, dim: int) -> list[tuple[Field, NDArray[np.int64]]]:
-    """The type's fields with their canonical byte columns, the same field of all blocks together."""
-    fields, blocks = type_.fields(dim), type_.blocks(dim)
-    block_bytes = sum(field.nbytes for field in fields)
-    out, start = [], 0
-    for field in fields:
-        columns = np.arange(blocks)[:, None] * block_bytes + start + np.arange(field.nbytes)[None, :]
-        out.append((field, columns.reshape(-1).astype(np.int64)))
-        start += field.nbytes
-    return out
-
-
-def _field_positions(kind: str, nbytes: int, group: int) -> NDArray[np.int64]:
-    """[PAGE_TOKENS, nbytes]: positions within one field's region."""
+def _field_positions(region: Region) -> NDArray[np.int64]:
+    """[PAGE_TOKENS, nbytes]: positions within the region."""
     token = np.arange(PAGE_TOKENS, dtype=np.int64)[:, None]
-    byte = np.arange(nbytes, dtype=np.int64)[None, :]
-    if kind == "float":
-        return token * nbytes + byte
-    if kind == "scale":
+    byte = np.arange(region.nbytes, dtype=np.int64)[None, :]
+    if region.kind == "float":
+        return token * region.nbytes + byte
+    if region.kind == "scale":
         return (byte // 2) * (2 * PAGE_TOKENS) + token * 2 + byte % 2
-    word = gcd(nbytes, 4) if group == _K_GROUP else 1
-    return (token // group) * (group * nbytes) + (byte // word) * (group * word) + (token % group) * word + byte % word
+    group, word = GROUP[region.side], word_bytes(region.side, region.nbytes)
+    return (
+        (token // group) * (group * region.nbytes)
+        + (byte // word) * (group * word)
+        + (token % group) * word
+        + byte % word
+    )

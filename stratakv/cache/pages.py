@@ -10,12 +10,13 @@ from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 
 
 class Page:
-    """One page: its bytes, and how many block tables point at it."""
+    """One page: its bytes, where they are, and how many block tables point at it."""
 
-    __slots__ = ("data", "references")
+    __slots__ = ("address", "data", "references")
 
     def __init__(self, data: torch.Tensor) -> None:
         self.data = data
+        self.address = data.data_ptr()
         self.references = 1
 
 

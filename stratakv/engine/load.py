@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,7 @@ def _free_memory() -> int:
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """transformers draws two bars while it reads weights from the disk, one of them whatever its settings say."""
-    from transformers import modeling_gguf_pytorch_utils as gguf_loader
-
+    gguf_loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     bar, enabled = gguf_loader.tqdm, logging.is_progress_bar_enabled()
     gguf_loader.tqdm = partial(bar, disable=True)
     logging.disable_progress_bar()

@@ -1,4 +1,7 @@
-"""Attention over packed pages, in plain torch: the default body, and the reference for every faster one."""
+"""Attention over packed pages: chooses a compiled kernel where one fits, and has the body in plain torch for all else.
+
+The torch body is the default and the reference for every faster one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from stratakv.cache.handle import PackedView
+from stratakv.kernels import cpu_attention
 
 
 def packed_attention(
@@ -28,16 +32,69 @@ def packed_attention(
     Stored vectors are never un-rotated: q is rotated into K's stored basis once, the output out of V's once.
     """
     layout = view.store.layout
+    q = layout.k.rotate(query.float())
+    seen = _seen_tokens(query, view, mask, causal)
+    if seen is None:
+        out = _torch_attention(q, view, scale, mask, causal, softcap, sinks)
+    else:
+        out = cpu_attention.attend(q, view, *seen, scale=scale, softcap=softcap, sinks=sinks)
+    return layout.v.unrotate(out).to(query.dtype)
+
+
+def _seen_tokens(
+    query: torch.Tensor, view: PackedView, mask: torch.Tensor | None, causal: bool
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """First and one past the last token that each query sees, int32 [batch, q_tokens], where a compiled kernel can run."""
+    batch, _, q_tokens, _ = query.shape
+    few = q_tokens <= cpu_attention.MAX_QUERY_TOKENS and view.store.device.type == "cpu"
+    if not few or (torch.is_grad_enabled() and query.requires_grad) or cpu_attention.kernel_name() == "torch":
+        return None
+    if mask is not None:
+        intervals = _intervals(mask)
+        return None if intervals is None else (intervals[0].expand(batch, -1), intervals[1].expand(batch, -1))
+    first = torch.zeros(batch, q_tokens, dtype=torch.int32)
+    last = torch.full((batch, q_tokens), view.tokens, dtype=torch.int32)
+    if causal:
+        last -= torch.arange(q_tokens - 1, -1, -1, dtype=torch.int32)
+    return first, last
+
+
+def _intervals(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """A boolean mask [batch, 1, q_tokens, tokens] as int32 [batch, q_tokens] first and last, None if it has holes.
+
+    Found once a mask, which all layers of a step share: kept on the tensor itself.
+    """
+    found: tuple[torch.Tensor, torch.Tensor] | bool | None = getattr(mask, "_stratakv_intervals", None)
+    if found is None:
+        found = False
+        if mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1:
+            seen = mask[:, 0].to(torch.int32)
+            count = seen.sum(-1, dtype=torch.int32)
+            first = seen.argmax(-1).to(torch.int32)
+            last = (mask.shape[-1] - seen.flip(-1).argmax(-1)).to(torch.int32)
+            last = torch.where(count > 0, last, first)
+            if bool((last - first == count).all()):
+                found = (first, last)
+        mask._stratakv_intervals = found  # type: ignore[attr-defined]
+    return found if isinstance(found, tuple) else None
+
+
+def _torch_attention(
+    q: torch.Tensor,
+    view: PackedView,
+    scale: float,
+    mask: torch.Tensor | None,
+    causal: bool,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    layout = view.store.layout
     k_packed, v_packed = view.packed()
     k = layout.k.decode_stored(k_packed, layout.k_dim)
     v = layout.v.decode_stored(v_packed, layout.v_dim)
-    q = layout.k.rotate(query.float())
-    plain = softcap is None and sinks is None
-    if plain and query.shape[2] > 1 and layout.k_dim == layout.v_dim:
-        out = _sdpa(q, k, v, scale, mask, causal)
-    else:
-        out = _grouped(q, k, v, scale, mask, causal, softcap, sinks)
-    return layout.v.unrotate(out).to(query.dtype)
+    if softcap is None and sinks is None and q.shape[2] > 1 and layout.k_dim == layout.v_dim:
+        return _sdpa(q, k, v, scale, mask, causal)
+    return _grouped(q, k, v, scale, mask, causal, softcap, sinks)
 
 
 def _sdpa(

@@ -4,7 +4,8 @@
 
 #include <string>
 
-#include "features.h"
+#include "bindings.h"
+#include "cpu_features.h"
 
 namespace nb = nanobind;
 
@@ -27,4 +28,5 @@ NB_MODULE(_native, m) {
     m.def("cpu_features", &stratakv::cpu_features,
           "Instruction sets that this CPU has and the system allows, found at run time.");
     m.def("compiler", &compiler, "Name and version of the compiler that built this module.");
+    stratakv::bind_attention(m);
 }

@@ -1,18 +1,25 @@
-// Primitives in plain C++: loops of fixed length over arrays, which compilers turn into whatever vectors the target has.
-// One I is 64 bytes, 16 lanes of 32 bits; one F is 16 floats.
+// Primitives for any machine: the vector types of GCC and Clang, which become whatever instructions the target has. One I is
+// 64 bytes, 16 lanes of 32 bits, in four parts; one F is 16 floats.
 #pragma once
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
 namespace {
 namespace simd {
 
-struct alignas(16) I {
-    std::uint8_t b[64];
+typedef std::int8_t Bytes __attribute__((vector_size(16)));
+typedef std::uint8_t UnsignedBytes __attribute__((vector_size(16)));
+typedef std::int16_t Shorts __attribute__((vector_size(16)));
+typedef std::uint16_t UnsignedShorts __attribute__((vector_size(16)));
+typedef std::int32_t Words __attribute__((vector_size(16)));
+typedef std::uint32_t UnsignedWords __attribute__((vector_size(16)));
+typedef float Floats __attribute__((vector_size(16)));
+
+struct I {
+    UnsignedWords v[4];
 };
-struct alignas(16) F {
-    float v[16];
+struct F {
+    Floats v[4];
 };
 
 constexpr const char *kName = "portable";
@@ -20,45 +27,21 @@ constexpr const char *kName = "portable";
 constexpr int kCodeOffset = 0;
 constexpr int kWeightBits = 8;
 
-// An I seen as an array of other integers.
-template <typename T>
-struct alignas(16) Lanes {
-    static constexpr int kCount = 64 / sizeof(T);
-    T v[kCount];
-};
-template <typename T>
-inline Lanes<T> lanes(const I &a) {
-    Lanes<T> out;
-    std::memcpy(out.v, a.b, 64);
-    return out;
-}
-template <typename T>
-inline I bytes(const Lanes<T> &a) {
-    I out;
-    std::memcpy(out.b, a.v, 64);
-    return out;
-}
-template <typename T, typename Function>
-inline I each(Function f) {
-    Lanes<T> out;
-    for (int i = 0; i < Lanes<T>::kCount; ++i) out.v[i] = static_cast<T>(f(i));
-    return bytes(out);
-}
 template <typename Function>
-inline F feach(Function f) {
-    F out;
-    for (int i = 0; i < 16; ++i) out.v[i] = f(i);
-    return out;
-}
+inline I each(Function f) { return {{f(0), f(1), f(2), f(3)}}; }
+template <typename Function>
+inline F feach(Function f) { return {{f(0), f(1), f(2), f(3)}}; }
+
+// The same 16 bytes as another type.
+template <typename To, typename From>
+inline To as(From a) { return reinterpret_cast<To>(a); }
 
 inline I load(const void *p) {
     I out;
-    std::memcpy(out.b, p, 64);
+    std::memcpy(out.v, p, 64);
     return out;
 }
-inline I set4(std::uint32_t x) {
-    return each<std::uint32_t>([&](int) { return x; });
-}
+inline I set4(std::uint32_t x) { return each([&](int) { return UnsignedWords{x, x, x, x}; }); }
 inline I set1(std::int32_t x) { return set4(static_cast<std::uint32_t>(x)); }
 inline I zero() { return set4(0); }
 inline I broadcast(const void *p) {
@@ -66,71 +49,43 @@ inline I broadcast(const void *p) {
     std::memcpy(&x, p, 4);
     return set4(x);
 }
-// Applies f to unsigned lanes of a and b: T decides how wide they are.
-template <typename T, typename Function>
-inline I zip(const I &a, const I &b, Function f) {
-    const Lanes<T> x = lanes<T>(a), y = lanes<T>(b);
-    return each<T>([&](int i) { return f(x.v[i], y.v[i]); });
-}
-template <typename T, typename Function>
-inline I map(const I &a, Function f) {
-    const Lanes<T> x = lanes<T>(a);
-    return each<T>([&](int i) { return f(x.v[i]); });
-}
-inline I add(const I &a, const I &b) {
-    return zip<std::uint32_t>(a, b, [](std::uint32_t x, std::uint32_t y) { return x + y; });
-}
-inline I sub(const I &a, const I &b) {
-    return zip<std::uint32_t>(a, b, [](std::uint32_t x, std::uint32_t y) { return x - y; });
-}
+inline I add(I a, I b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
+inline I sub(I a, I b) { return each([&](int i) { return a.v[i] - b.v[i]; }); }
 template <int N>
-inline I shl32(const I &a) {
-    return map<std::uint32_t>(a, [](std::uint32_t x) { return x << N; });
-}
+inline I shl32(I a) { return each([&](int i) { return a.v[i] << N; }); }
 template <int N>
-inline I shr32(const I &a) {
-    return map<std::uint32_t>(a, [](std::uint32_t x) { return x >> N; });
-}
+inline I shr32(I a) { return each([&](int i) { return a.v[i] >> N; }); }
 // Shifts of 16-bit halves: bits of the neighbouring byte come in, callers mask.
 template <int N>
-inline I shr16(const I &a) {
-    return map<std::uint16_t>(a, [](std::uint16_t x) { return x >> N; });
-}
+inline I shr16(I a) { return each([&](int i) { return as<UnsignedWords>(as<UnsignedShorts>(a.v[i]) >> N); }); }
 template <int N>
-inline I shl16(const I &a) {
-    return map<std::uint16_t>(a, [](std::uint16_t x) { return x << N; });
-}
-inline I and_(const I &a, const I &b) {
-    return zip<std::uint32_t>(a, b, [](std::uint32_t x, std::uint32_t y) { return x & y; });
-}
-inline I or_(const I &a, const I &b) {
-    return zip<std::uint32_t>(a, b, [](std::uint32_t x, std::uint32_t y) { return x | y; });
-}
-inline I xor_(const I &a, const I &b) {
-    return zip<std::uint32_t>(a, b, [](std::uint32_t x, std::uint32_t y) { return x ^ y; });
-}
+inline I shl16(I a) { return each([&](int i) { return as<UnsignedWords>(as<UnsignedShorts>(a.v[i]) << N); }); }
+inline I and_(I a, I b) { return each([&](int i) { return a.v[i] & b.v[i]; }); }
+inline I or_(I a, I b) { return each([&](int i) { return a.v[i] | b.v[i]; }); }
+inline I xor_(I a, I b) { return each([&](int i) { return a.v[i] ^ b.v[i]; }); }
 // Per byte: value where (a & bit) has a bit, else 0.
-inline I where_bit(const I &a, const I &bit, const I &value) {
-    return each<std::uint8_t>([&](int i) { return (a.b[i] & bit.b[i]) ? value.b[i] : 0; });
+inline I where_bit(I a, I bit, I value) {
+    return each([&](int i) {
+        return as<UnsignedWords>(as<Bytes>(a.v[i] & bit.v[i]) != 0) & value.v[i];
+    });
 }
 // Byte j of each 32-bit lane becomes byte P_j of that lane.
 template <int P0, int P1, int P2, int P3>
-inline I pick(const I &a) {
-    I out;
-    for (int i = 0; i < 64; i += 4) {
-        out.b[i] = a.b[i + P0];
-        out.b[i + 1] = a.b[i + P1];
-        out.b[i + 2] = a.b[i + P2];
-        out.b[i + 3] = a.b[i + P3];
-    }
-    return out;
+inline I pick(I a) {
+    return each([&](int i) {
+        const UnsignedWords x = a.v[i];
+        return (x >> 8 * P0 & 255) | (x >> 8 * P1 & 255) << 8 | (x >> 8 * P2 & 255) << 16 | x >> 8 * P3 << 24;
+    });
 }
 // Lane i becomes the 32-bit word i / DIV at p.
 template <int DIV>
 inline I spread(const std::uint8_t *p) {
-    std::uint32_t words[16 / DIV];
-    std::memcpy(words, p, sizeof words);
-    return each<std::uint32_t>([&](int i) { return words[i / DIV]; });
+    static_assert(DIV == 2 || DIV == 4 || DIV == 8);
+    std::uint32_t w[16 / DIV];
+    std::memcpy(w, p, sizeof w);
+    return each([&](int i) {
+        return UnsignedWords{w[4 * i / DIV], w[(4 * i + 1) / DIV], w[(4 * i + 2) / DIV], w[(4 * i + 3) / DIV]};
+    });
 }
 
 struct Table {
@@ -143,126 +98,114 @@ inline Table table(const std::int8_t *entries, int offset) {
 }
 // BITS: bits of the index that count, whatever lies above.
 template <int BITS>
-inline I lookup(const I &index, const Table &t) {
-    return each<std::uint8_t>([&](int i) { return t.v[index.b[i] & ((1 << BITS) - 1)]; });
+inline I lookup(I index, const Table &t) {
+    return each([&](int i) {
+        UnsignedWords out;
+        for (int lane = 0; lane < 4; ++lane) {
+            const std::uint32_t at = index.v[i][lane] & 0x01010101u * ((1 << BITS) - 1);
+            out[lane] = t.v[at & 255] | t.v[at >> 8 & 255] << 8 | t.v[at >> 16 & 255] << 16 | std::uint32_t(t.v[at >> 24]) << 24;
+        }
+        return out;
+    });
 }
 
-// acc + dot of 4 bytes a lane: signed codes times signed bytes.
-inline I dot_codes(const I &acc, const I &codes, const I &q) {
-    Lanes<std::int32_t> out = lanes<std::int32_t>(acc);
-    for (int i = 0; i < 16; ++i)
-        for (int j = 0; j < 4; ++j)
-            out.v[i] += static_cast<std::int8_t>(codes.b[4 * i + j]) * static_cast<std::int8_t>(q.b[4 * i + j]);
-    return bytes(out);
+// Products of even and of odd bytes, 16 bits each, to 32-bit sums of 4: shifts up and down carry the sign.
+inline UnsignedWords halves_added(Shorts pairs) {
+    const Words x = as<Words>(pairs);
+    return as<UnsignedWords>((as<Words>(as<UnsignedWords>(x) << 16) >> 16) + (x >> 16));
 }
-// acc + dot of 4 bytes a lane: unsigned weights times signed codes.
-inline I dot_weights(const I &acc, const I &weights, const I &codes) {
-    Lanes<std::int32_t> out = lanes<std::int32_t>(acc);
-    for (int i = 0; i < 16; ++i)
-        for (int j = 0; j < 4; ++j) out.v[i] += weights.b[4 * i + j] * static_cast<std::int8_t>(codes.b[4 * i + j]);
-    return bytes(out);
+inline Shorts even(UnsignedWords a) { return as<Shorts>(as<UnsignedShorts>(a) << 8) >> 8; }
+inline Shorts odd(UnsignedWords a) { return as<Shorts>(a) >> 8; }
+
+// acc + dot of 4 bytes a lane: signed codes times signed bytes of -127 ... 127, two products fit in 16 bits.
+inline I dot_codes(I acc, I codes, I q) {
+    return each([&](int i) {
+        return acc.v[i] + halves_added(even(codes.v[i]) * even(q.v[i]) + odd(codes.v[i]) * odd(q.v[i]));
+    });
+}
+// acc + dot of 4 bytes a lane: unsigned weights times signed codes, one product fits in 16 bits.
+inline I dot_weights(I acc, I weights, I codes) {
+    return each([&](int i) {
+        const Shorts w0 = as<Shorts>(weights.v[i] & 0x00ff00ffu), w1 = as<Shorts>(weights.v[i] >> 8 & 0x00ff00ffu);
+        return acc.v[i] + halves_added(even(codes.v[i]) * w0) + halves_added(odd(codes.v[i]) * w1);
+    });
 }
 
-inline F fset1(float x) {
-    return feach([&](int) { return x; });
-}
+inline F fset1(float x) { return feach([&](int) { return Floats{x, x, x, x}; }); }
 inline F fzero() { return fset1(0.0f); }
 inline F fload(const float *p) {
     F out;
     std::memcpy(out.v, p, 64);
     return out;
 }
-inline void fstore(float *p, const F &a) { std::memcpy(p, a.v, 64); }
-inline float float_of(std::uint32_t bits) {
-    float out;
-    std::memcpy(&out, &bits, 4);
-    return out;
+inline void fstore(float *p, F a) { std::memcpy(p, a.v, 64); }
+inline Floats select(Words condition, Floats a, Floats b) {
+    return as<Floats>((condition & as<Words>(a)) | (~condition & as<Words>(b)));
 }
-inline Lanes<std::uint32_t> words_of_16_bits(const void *p) {
-    std::uint16_t half[16];
-    std::memcpy(half, p, 32);
-    Lanes<std::uint32_t> out;
-    for (int i = 0; i < 16; ++i) out.v[i] = half[i];
-    return out;
+// Four 16-bit numbers in the low halves of lanes.
+inline UnsignedWords load_halves(const void *p, int i) {
+    std::uint16_t h[4];
+    std::memcpy(h, static_cast<const std::uint8_t *>(p) + 8 * i, 8);
+    return UnsignedWords{h[0], h[1], h[2], h[3]};
 }
 // Whole numbers times 2^-24 below the least normal number, so that it holds where subnormal floats count as 0.
 inline F fload_f16(const void *p) {
-    const Lanes<std::uint32_t> half = words_of_16_bits(p);
     return feach([&](int i) {
-        const std::uint32_t x = half.v[i] & 0x7fffu, sign = (half.v[i] & 0x8000u) << 16;
-        const float subnormal = static_cast<float>(static_cast<std::int32_t>(x)) * 0x1p-24f;
-        const std::uint32_t normal = (x << 13) + (x >= 0x7c00u ? 224u << 23 : 112u << 23);  // infinity and nan stay that
-        const float magnitude = x < 0x400u ? subnormal : float_of(normal);
-        return sign ? -magnitude : magnitude;
+        const UnsignedWords half = load_halves(p, i), x = half & 0x7fffu;
+        const Floats subnormal = __builtin_convertvector(as<Words>(x), Floats) * 0x1p-24f;
+        const UnsignedWords special = as<UnsignedWords>(x >= 0x7c00u) & (112u << 23);  // infinity and nan stay that
+        const Floats normal = as<Floats>((x << 13) + (112u << 23) + special);
+        return as<Floats>(as<UnsignedWords>(select(x < 0x400u, subnormal, normal)) | (half & 0x8000u) << 16);
     });
 }
 inline F fload_bf16(const void *p) {
-    const Lanes<std::uint32_t> half = words_of_16_bits(p);
-    return feach([&](int i) { return float_of(half.v[i] << 16); });
+    return feach([&](int i) { return as<Floats>(load_halves(p, i) << 16); });
 }
-inline F fadd(const F &a, const F &b) {
-    return feach([&](int i) { return a.v[i] + b.v[i]; });
-}
-inline F fsub(const F &a, const F &b) {
-    return feach([&](int i) { return a.v[i] - b.v[i]; });
-}
-inline F fmul(const F &a, const F &b) {
-    return feach([&](int i) { return a.v[i] * b.v[i]; });
-}
-inline F fdiv(const F &a, const F &b) {
-    return feach([&](int i) { return a.v[i] / b.v[i]; });
-}
-inline F fma(const F &a, const F &b, const F &c) {
-    return feach([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
-}
+inline F fadd(F a, F b) { return feach([&](int i) { return a.v[i] + b.v[i]; }); }
+inline F fsub(F a, F b) { return feach([&](int i) { return a.v[i] - b.v[i]; }); }
+inline F fmul(F a, F b) { return feach([&](int i) { return a.v[i] * b.v[i]; }); }
+inline F fdiv(F a, F b) { return feach([&](int i) { return a.v[i] / b.v[i]; }); }
+inline F fma(F a, F b, F c) { return feach([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
 // The second where one is nan, as x86 has it.
-inline F fmax(const F &a, const F &b) {
-    return feach([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
-}
-inline F fmin(const F &a, const F &b) {
-    return feach([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
-}
-inline float hmax(const F &a) {
-    float out = a.v[0];
-    for (int i = 1; i < 16; ++i) out = a.v[i] > out ? a.v[i] : out;
+inline F fmax(F a, F b) { return feach([&](int i) { return select(a.v[i] > b.v[i], a.v[i], b.v[i]); }); }
+inline F fmin(F a, F b) { return feach([&](int i) { return select(a.v[i] < b.v[i], a.v[i], b.v[i]); }); }
+inline float hmax(F a) {
+    const Floats x = select(a.v[0] > a.v[1], a.v[0], a.v[1]), y = select(a.v[2] > a.v[3], a.v[2], a.v[3]);
+    const Floats four = select(x > y, x, y);
+    float out = four[0];
+    for (int i = 1; i < 4; ++i) out = four[i] > out ? four[i] : out;
     return out;
 }
-inline float hsum(const F &a) {
-    float part[4];
-    for (int i = 0; i < 4; ++i) part[i] = (a.v[i] + a.v[4 + i]) + (a.v[8 + i] + a.v[12 + i]);
-    return (part[0] + part[1]) + (part[2] + part[3]);
+inline float hsum(F a) {
+    const Floats four = (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]);
+    return (four[0] + four[1]) + (four[2] + four[3]);
 }
-inline F to_float(const I &a) {
-    const Lanes<std::int32_t> x = lanes<std::int32_t>(a);
-    return feach([&](int i) { return static_cast<float>(x.v[i]); });
-}
+inline F to_float(I a) { return feach([&](int i) { return __builtin_convertvector(as<Words>(a.v[i]), Floats); }); }
 // To the nearest whole number, for magnitudes below 2^22: what is added pushes the fraction out of the float. The compiler
 // must not reorder this (no -ffast-math).
 constexpr float kPush = 12582912.0f;  // 1.5 * 2^23
-inline F round(const F &a) {
-    return feach([&](int i) { return (a.v[i] + kPush) - kPush; });
-}
+inline F round(F a) { return feach([&](int i) { return (a.v[i] + kPush) - kPush; }); }
 // Rounds to nearest; 0 where the magnitude is 2^22 or more, or nan.
-inline I to_int(const F &a) {
-    return each<std::int32_t>([&](int i) {
-        const float x = a.v[i] > -4194304.0f && a.v[i] < 4194304.0f ? a.v[i] : 0.0f;
-        return static_cast<std::int32_t>((x + kPush) - kPush);
+inline I to_int(F a) {
+    return each([&](int i) {
+        const Words fits = (a.v[i] > -4194304.0f) & (a.v[i] < 4194304.0f);
+        const Floats x = as<Floats>(fits & as<Words>(a.v[i]));
+        return as<UnsignedWords>(__builtin_convertvector((x + kPush) - kPush, Words));
     });
 }
 // a * 2^n for whole n of -126 ... 127
-inline F scale_by_power(const F &a, const F &n) {
+inline F scale_by_power(F a, F n) {
     return feach([&](int i) {
-        return a.v[i] * float_of(static_cast<std::uint32_t>(static_cast<std::int32_t>(n.v[i]) + 127) << 23);
+        return a.v[i] * as<Floats>(as<UnsignedWords>(__builtin_convertvector(n.v[i], Words) + 127) << 23);
     });
 }
 // b where a > 0, else 0 (nan in b included)
-inline F where_positive(const F &a, const F &b) {
-    return feach([&](int i) { return a.v[i] > 0.0f ? b.v[i] : 0.0f; });
+inline F where_positive(F a, F b) {
+    return feach([&](int i) { return as<Floats>((a.v[i] > 0.0f) & as<Words>(b.v[i])); });
 }
 // The low byte of each lane, 16 bytes.
-inline void store_low_bytes(std::uint8_t *p, const I &a) {
-    const Lanes<std::uint32_t> x = lanes<std::uint32_t>(a);
-    for (int i = 0; i < 16; ++i) p[i] = static_cast<std::uint8_t>(x.v[i]);
+inline void store_low_bytes(std::uint8_t *p, I a) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<std::uint8_t>(a.v[i / 4][i % 4]);
 }
 
 }  // namespace simd

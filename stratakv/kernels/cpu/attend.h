@@ -1,0 +1,77 @@
+// Decode attention over packed pages: what callers give, and what every instruction set provides.
+#pragma once
+#include <cstdint>
+
+namespace stratakv {
+
+constexpr int kPageTokens = 128;
+
+// How a side's codes are packed. The order is known to Python (stratakv/kernels/cpu_attention.py).
+enum class Codes : int {
+    rows_f32,   // floats, token by token
+    rows_f16,
+    rows_bf16,
+    byte,       // q8_0: one signed byte a value
+    byte_index, // turbo8: the same, 128 higher
+    nibble,     // turbo4: value i in nibble i % 2 of byte i / 2
+    nibble_1,   // turbo5: and a plane of bit 4
+    nibble_2,   // turbo6: and a plane of bits 4, 5
+    pair,       // turbo2: value i at bits 2 (i % 4) of byte i / 4
+    pair_1,     // turbo3: and a plane of bit 2
+    halves,     // q4_0, q4_1: blocks of 32, low nibbles the first 16 values, high ones the other 16
+    halves_1,   // q5_0, q5_1: and a plane of bit 4
+};
+
+// One side (K or V) of a layer's pages. A value is table[code] * unit * scale + minimum.
+struct Side {
+    Codes codes;
+    int dim;             // values of a vector
+    int nbytes;          // canonical bytes of a vector
+    int blocks;          // scales of a vector
+    int base_bytes;      // bytes of the base plane of a vector, all blocks
+    int high_bytes;      // and of the high plane, 0 without
+    int group, base_word, high_word;  // tokens of a group and bytes of a word in the layout of cache/layout.py
+    bool has_minimum;
+    bool signed_scale;   // scales may be negative
+    bool vectors;        // whether the integer kernels can read it (whole words and vectors)
+    std::int64_t base, high, scale, minimum;  // offsets of the regions in a head's tile
+    float unit;
+    alignas(64) std::int8_t table[64];
+};
+
+// One layer's attention for all sequences of a step. Each query token of a sequence sees tokens [first, last) of it.
+struct Attention {
+    Side k, v;
+    int sequences, kv_heads, groups, q_tokens;  // groups: query heads a kv head
+    std::int64_t tile_bytes;
+    const float *query;            // [sequences, kv_heads * groups, q_tokens, k.dim], in K's stored basis
+    float *out;                    // [sequences, kv_heads * groups, q_tokens, v.dim], in V's stored basis
+    const std::uint64_t *pages;    // addresses of pages, all sequences' block tables one after another
+    const std::int64_t *page_start;  // [sequences]: first entry of each sequence's table
+    const std::int32_t *first;     // [sequences, q_tokens]
+    const std::int32_t *last;      // [sequences, q_tokens]
+    const float *sinks;            // [kv_heads * groups] or null
+    float scale, softcap;          // softcap 0: none
+    bool precise;                  // float arithmetic on decoded rows instead of integers
+};
+
+// The state of a softmax over some of the tokens: for `rows` queries of one kv head.
+struct Partial {
+    float *maximum;   // [rows]
+    float *sum;       // [rows]
+    float *out;       // [rows, v.dim], not yet divided by sum
+};
+
+struct Kernel {
+    const char *name;
+    // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table.
+    void (*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, const Partial &);
+};
+
+// Null where the library or the machine doesn't have it.
+const Kernel *avx512_kernel();
+const Kernel *avx2_kernel();
+const Kernel *neon_kernel();
+const Kernel *portable_kernel();
+
+}  // namespace stratakv

@@ -1,0 +1,18 @@
+#include "attend.h"
+
+#if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
+#include "simd_avx512.h"
+//
+#include "attend_body.h"
+
+namespace stratakv {
+const Kernel *avx512_kernel() {
+    static const Kernel kernel{simd::kName, run};
+    return &kernel;
+}
+}  // namespace stratakv
+#else
+namespace stratakv {
+const Kernel *avx512_kernel() { return nullptr; }
+}  // namespace stratakv
+#endif

@@ -1,0 +1,285 @@
+// The algorithm, once for all instruction sets: pages of one (sequence, kv head), tile by tile, a running softmax.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include "tile_integer.h"
+#include "tile_rows.h"
+
+namespace {
+
+using stratakv::Attention;
+using stratakv::Partial;
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// exp(x) for x <= 0, 0 below -87: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], relative error below 2e-7.
+inline F exp_negative(F x) {
+    x = fmax(x, fset1(-87.3f));
+    const F n = round(fmul(x, fset1(1.44269504f)));
+    F r = fma(n, fset1(-0.693359375f), x);
+    r = fma(n, fset1(2.12194440e-4f), r);
+    F p = fset1(1.9875691500e-4f);
+    p = fma(p, r, fset1(1.3981999507e-3f));
+    p = fma(p, r, fset1(8.3334519073e-3f));
+    p = fma(p, r, fset1(4.1665795894e-2f));
+    p = fma(p, r, fset1(1.6666665459e-1f));
+    p = fma(p, r, fset1(5.0000001201e-1f));
+    p = fma(fmul(p, r), r, fadd(r, fset1(1.0f)));
+    return scale_by_power(p, n);
+}
+
+// Memory of one thread, kept between calls: nothing of the history's size, nothing allocated in a step after the first.
+class Arena {
+public:
+    ~Arena() { std::free(start_); }
+    void reset(std::size_t bytes) {
+        if (bytes > size_) {
+            std::free(start_);
+            size_ = (bytes + 4095) / 4096 * 4096;
+            start_ = static_cast<std::uint8_t *>(std::aligned_alloc(64, size_));
+        }
+        used_ = 0;
+    }
+    template <typename T>
+    T *take(std::size_t count) {
+        T *p = reinterpret_cast<T *>(start_ + used_);
+        used_ += padded<T>(count);
+        return p;
+    }
+    template <typename T>
+    static std::size_t padded(std::size_t count) {
+        return (count * sizeof(T) + 127) / 64 * 64;
+    }
+
+private:
+    std::uint8_t *start_ = nullptr;
+    std::size_t size_ = 0, used_ = 0;
+};
+
+struct Work {
+    int rows, k_stride, units, lanes;  // lanes: floats of one output row in unit order
+    float *q;                // [rows][k_stride], row path
+    IntegerQuery integer;    // integer path
+    float *scores;           // [rows][kPageTokens], then the weights
+    IntegerWeights weights;
+    float *out;              // [rows][lanes]
+    float *minimum;          // [rows][v.blocks]: sum of weights * minimum
+    float *maximum, *sum;    // [rows]
+    float *row;              // one decoded row
+};
+
+inline bool integer_side(const Attention &a, const Side &side) {
+    return side.vectors && !a.precise;
+}
+
+template <Codes C>
+constexpr int sub_of() { return Packing<C>::kSub; }
+
+inline int subs(Codes codes) {
+    switch (codes) {
+        case Codes::byte:
+        case Codes::byte_index: return sub_of<Codes::byte>();
+        case Codes::pair:
+        case Codes::pair_1: return sub_of<Codes::pair>();
+        default: return sub_of<Codes::nibble>();
+    }
+}
+
+inline int lane_dim(Codes codes, int byte, int sub) {
+    switch (codes) {
+        case Codes::byte:
+        case Codes::byte_index: return dim_of<Codes::byte>(byte, sub);
+        case Codes::pair:
+        case Codes::pair_1: return dim_of<Codes::pair>(byte, sub);
+        case Codes::halves:
+        case Codes::halves_1: return dim_of<Codes::halves>(byte, sub);
+        default: return dim_of<Codes::nibble>(byte, sub);
+    }
+}
+
+// Calls f with the packing as a template argument.
+template <typename Function>
+void with_codes(Codes codes, Function f) {
+    switch (codes) {
+        case Codes::byte: return f(std::integral_constant<Codes, Codes::byte>());
+        case Codes::byte_index: return f(std::integral_constant<Codes, Codes::byte_index>());
+        case Codes::nibble: return f(std::integral_constant<Codes, Codes::nibble>());
+        case Codes::nibble_1: return f(std::integral_constant<Codes, Codes::nibble_1>());
+        case Codes::nibble_2: return f(std::integral_constant<Codes, Codes::nibble_2>());
+        case Codes::pair: return f(std::integral_constant<Codes, Codes::pair>());
+        case Codes::pair_1: return f(std::integral_constant<Codes, Codes::pair_1>());
+        case Codes::halves: return f(std::integral_constant<Codes, Codes::halves>());
+        case Codes::halves_1: return f(std::integral_constant<Codes, Codes::halves_1>());
+        default: return;  // floats have no codes
+    }
+}
+
+inline Work prepare(const Attention &a, int sequence, int head, Arena &arena) {
+    Work w{};
+    const Side &k = a.k, &v = a.v;
+    w.rows = a.groups * a.q_tokens;
+    w.k_stride = (k.dim + 15) / 16 * 16;
+    const bool k_integer = integer_side(a, k), v_integer = integer_side(a, v);
+    w.units = v_integer ? v.blocks * ((v.base_bytes / v.blocks + 15) / 16) : 0;
+    w.lanes = v_integer ? w.units * subs(v.codes) * 16 : (v.dim + 15) / 16 * 16;
+    w.integer.words_per_row = k_integer ? k.base_bytes / 4 * subs(k.codes) : 0;
+    const std::size_t rows = w.rows;
+    arena.reset(Arena::padded<float>(rows * w.k_stride) + Arena::padded<std::int32_t>(rows * 2 * w.integer.words_per_row) +
+                Arena::padded<float>(rows) * 3 + Arena::padded<std::int32_t>(rows * k.blocks) +
+                Arena::padded<float>(rows * kPageTokens) + Arena::padded<std::uint8_t>(rows * v.blocks * kPlanes * kPageTokens) +
+                Arena::padded<float>(rows * v.blocks) * 2 + Arena::padded<std::int32_t>(rows * v.blocks) + Arena::padded<float>(rows * w.lanes) +
+                Arena::padded<float>(std::max(w.k_stride, (v.dim + 15) / 16 * 16)));
+    w.q = arena.take<float>(rows * w.k_stride);
+    w.integer.words = arena.take<std::int32_t>(rows * 2 * w.integer.words_per_row);
+    w.integer.scale = arena.take<float>(rows);
+    w.integer.sums = arena.take<std::int32_t>(rows * k.blocks);
+    w.scores = arena.take<float>(rows * kPageTokens);
+    w.weights.bytes = arena.take<std::uint8_t>(rows * v.blocks * kPlanes * kPageTokens);
+    w.weights.step = arena.take<float>(rows * v.blocks);
+    w.weights.sums = arena.take<std::int32_t>(rows * v.blocks);
+    w.minimum = arena.take<float>(rows * v.blocks);
+    w.out = arena.take<float>(rows * w.lanes);
+    w.maximum = arena.take<float>(rows);
+    w.sum = arena.take<float>(rows);
+    w.row = arena.take<float>(std::max(w.k_stride, (v.dim + 15) / 16 * 16));
+    std::memset(w.q, 0, rows * w.k_stride * sizeof(float));
+    for (int r = 0; r < w.rows; ++r) {
+        const float *q = a.query + ((std::size_t(sequence) * a.kv_heads + head) * w.rows + r) * k.dim;
+        if (k_integer)
+            with_codes(k.codes, [&](auto c) { prepare_query<decltype(c)::value>(k, q, r, w.integer); });
+        else
+            std::memcpy(w.q + std::size_t(r) * w.k_stride, q, sizeof(float) * k.dim);
+    }
+    std::fill(w.maximum, w.maximum + rows, kMinusInfinity);
+    std::fill(w.sum, w.sum + rows, 0.0f);
+    std::fill(w.out, w.out + rows * w.lanes, 0.0f);
+    std::fill(w.minimum, w.minimum + rows * v.blocks, 0.0f);
+    return w;
+}
+
+// From scores to weights of one row, [kPageTokens] in place; the running maximum and sum move on. False: nothing to see.
+inline bool soften(const Attention &a, Work &w, int r, int first, int last) {
+    float *scores = w.scores + std::size_t(r) * kPageTokens;
+    const int blocks = a.v.blocks;
+    first = std::clamp(first, 0, kPageTokens), last = std::clamp(last, 0, kPageTokens);
+    if (first >= last) {
+        std::fill(scores, scores + kPageTokens, 0.0f);
+        return false;
+    }
+    const F scale = fset1(a.scale);
+    for (int t = 0; t < kPageTokens; t += 16) fstore(scores + t, fmul(fload(scores + t), scale));
+    if (a.softcap > 0)
+        for (int t = first; t < last; ++t) scores[t] = a.softcap * std::tanh(scores[t] / a.softcap);
+    std::fill(scores, scores + first, kMinusInfinity);
+    std::fill(scores + last, scores + kPageTokens, kMinusInfinity);
+    F top = fset1(kMinusInfinity);
+    for (int t = 0; t < kPageTokens; t += 16) top = fmax(top, fload(scores + t));
+    const float tile_top = hmax(top);
+    if (tile_top > w.maximum[r]) {
+        const float shrink = std::exp(w.maximum[r] - tile_top);
+        w.maximum[r] = tile_top;
+        w.sum[r] *= shrink;
+        float *out = w.out + std::size_t(r) * w.lanes;
+        for (int i = 0; i < w.lanes; i += 16) fstore(out + i, fmul(fload(out + i), fset1(shrink)));
+        for (int b = 0; b < blocks; ++b) w.minimum[r * blocks + b] *= shrink;
+    }
+    const F maximum = fset1(w.maximum[r]);
+    F sum = fzero();
+    for (int t = 0; t < kPageTokens; t += 16) {
+        const F weight = exp_negative(fsub(fload(scores + t), maximum));
+        fstore(scores + t, weight);
+        sum = fadd(sum, weight);
+    }
+    // exp(-87) is not 0: tokens out of sight must weigh nothing at all
+    std::fill(scores, scores + first, 0.0f);
+    std::fill(scores + last, scores + kPageTokens, 0.0f);
+    if (first > 0 || last < kPageTokens) {
+        sum = fzero();
+        for (int t = 0; t < kPageTokens; t += 16) sum = fadd(sum, fload(scores + t));
+    }
+    w.sum[r] += hsum(sum);
+    return true;
+}
+
+inline void prefetch(const std::uint8_t *from, std::size_t bytes) {
+    for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
+inline void finish(const Attention &a, const Work &w, const Partial &partial) {
+    const Side &v = a.v;
+    const bool integer = integer_side(a, v);
+    const int block_dim = v.dim / v.blocks, kSub = subs(v.codes);
+    for (int r = 0; r < w.rows; ++r) {
+        const float *lanes = w.out + std::size_t(r) * w.lanes;
+        float *out = partial.out + std::size_t(r) * v.dim;
+        partial.maximum[r] = w.maximum[r];
+        partial.sum[r] = w.sum[r];
+        if (!integer) {
+            std::memcpy(out, lanes, sizeof(float) * v.dim);
+            continue;
+        }
+        for (int unit = 0; unit < w.units; ++unit)
+            for (int s = 0; s < kSub; ++s)
+                for (int lane = 0; lane < 16; ++lane) {
+                    const int byte = unit * 16 + lane;
+                    if (byte >= v.base_bytes) continue;
+                    const int d = lane_dim(v.codes, byte, s);
+                    out[d] = lanes[(unit * kSub + s) * 16 + lane] + w.minimum[r * v.blocks + d / block_dim];
+                }
+    }
+}
+
+void run(const Attention &a, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, const Partial &partial) {
+    thread_local Arena arena;
+    Work w = prepare(a, sequence, head, arena);
+    const bool k_integer = integer_side(a, a.k), v_integer = integer_side(a, a.v);
+    const Rounding rounding = a.v.signed_scale ? Rounding::negative_too : Rounding::positive;
+    const std::uint64_t *pages = a.pages + a.page_start[sequence];
+    const std::int32_t *firsts = a.first + std::size_t(sequence) * a.q_tokens, *lasts = a.last + std::size_t(sequence) * a.q_tokens;
+    const int lowest = *std::min_element(firsts, firsts + a.q_tokens), highest = *std::max_element(lasts, lasts + a.q_tokens);
+    const std::int64_t begin = std::max<std::int64_t>(page_begin, lowest / kPageTokens);
+    const std::int64_t end = std::min<std::int64_t>(page_end, (std::int64_t(highest) + kPageTokens - 1) / kPageTokens);
+    for (std::int64_t page = begin; page < end; ++page) {
+        const std::uint8_t *tile = reinterpret_cast<const std::uint8_t *>(pages[page]) + std::size_t(head) * a.tile_bytes;
+        // without this the next tile is waited for: 1.6 times slower on one thread
+        const std::uint8_t *next = page + 1 < end ? reinterpret_cast<const std::uint8_t *>(pages[page + 1]) + std::size_t(head) * a.tile_bytes : nullptr;
+        const int origin = static_cast<int>(page * kPageTokens);
+        const int first = std::max(lowest - origin, 0), last = std::min(highest - origin, kPageTokens);
+        if (next) prefetch(next, a.tile_bytes / 2);
+        if (k_integer)
+            with_codes(a.k.codes, [&](auto c) { all_scores<decltype(c)::value>(a.k, tile, w.integer, w.rows, w.scores); });
+        else
+            row_scores(a.k, tile, w.q, w.k_stride, w.rows, first, last, w.scores, w.row);
+        if (next) prefetch(next + a.tile_bytes / 2, a.tile_bytes - a.tile_bytes / 2);
+        bool seen = false;
+        for (int r = 0; r < w.rows; ++r) {
+            const int t = r % a.q_tokens;
+            seen |= soften(a, w, r, firsts[t] - origin, lasts[t] - origin);
+        }
+        if (!seen) continue;
+        if (!v_integer) {
+            row_weigh(a.v, tile, w.scores, w.rows, first, last, w.out, w.lanes, w.row);
+            continue;
+        }
+        for (int r = 0; r < w.rows; ++r)
+            for (int b = 0; b < a.v.blocks; ++b) {
+                const std::size_t at = std::size_t(r) * a.v.blocks + b;
+                w.minimum[at] += prepare_weights(a.v, tile, w.scores + std::size_t(r) * kPageTokens, b, rounding,
+                                                 w.weights.bytes + at * kPlanes * kPageTokens, w.weights.step + at, w.weights.sums + at);
+            }
+        with_codes(a.v.codes, [&](auto c) {
+            constexpr Codes kCodes = decltype(c)::value;
+            if constexpr (kCodes == Codes::halves || kCodes == Codes::halves_1) {
+                if (rounding == Rounding::negative_too)
+                    return all_weighed<kCodes, Rounding::negative_too>(a.v, tile, w.weights, w.rows, w.out, w.lanes);
+            }
+            all_weighed<kCodes, Rounding::positive>(a.v, tile, w.weights, w.rows, w.out, w.lanes);
+        });
+    }
+    finish(a, w, partial);
+}
+
+}  // namespace

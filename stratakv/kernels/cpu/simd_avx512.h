@@ -1,0 +1,121 @@
+// Primitives for AVX-512 (F, BW, DQ, VL, VBMI, VNNI). One I is 64 bytes, 16 lanes of 32 bits; one F is 16 floats.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+namespace simd {
+
+struct I {
+    __m512i v;
+};
+struct F {
+    __m512 v;
+};
+
+constexpr const char *kName = "avx512";
+// vpdpbusd multiplies unsigned by signed bytes: K's codes are shifted by 128 and the sum of q is taken off again.
+constexpr int kCodeOffset = 128;
+// Bits of one plane of softmax weights: 8 unsigned bits fit, since products accumulate in 32 bits.
+constexpr int kWeightBits = 8;
+
+inline I load(const void *p) { return {_mm512_loadu_si512(p)}; }
+inline I zero() { return {_mm512_setzero_si512()}; }
+inline I set1(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I set4(std::uint32_t bytes) { return {_mm512_set1_epi32(static_cast<std::int32_t>(bytes))}; }
+inline I broadcast(const void *p) {
+    std::int32_t x;
+    std::memcpy(&x, p, 4);
+    return {_mm512_set1_epi32(x)};
+}
+inline I add(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I sub(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+template <int N>
+inline I shl32(I a) { return {_mm512_slli_epi32(a.v, N)}; }
+template <int N>
+inline I shr32(I a) { return {_mm512_srli_epi32(a.v, N)}; }
+// Shifts of 16-bit halves: bits of the neighbouring byte come in, callers mask.
+template <int N>
+inline I shr16(I a) {
+    if constexpr (N == 0) return a;
+    return {_mm512_srli_epi16(a.v, N)};
+}
+template <int N>
+inline I shl16(I a) {
+    if constexpr (N == 0) return a;
+    return {_mm512_slli_epi16(a.v, N)};
+}
+inline I and_(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
+inline I or_(I a, I b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline I xor_(I a, I b) { return {_mm512_xor_si512(a.v, b.v)}; }
+// Per byte: value where (a & bit) has a bit, else 0.
+inline I where_bit(I a, I bit, I value) {
+    return {_mm512_maskz_mov_epi8(_mm512_test_epi8_mask(a.v, bit.v), value.v)};
+}
+// Byte j of each 32-bit lane becomes byte P_j of that lane.
+template <int P0, int P1, int P2, int P3>
+inline I pick(I a) {
+    const __m128i one = _mm_setr_epi8(P0, P1, P2, P3, 4 + P0, 4 + P1, 4 + P2, 4 + P3, 8 + P0, 8 + P1, 8 + P2, 8 + P3,
+                                      12 + P0, 12 + P1, 12 + P2, 12 + P3);
+    return {_mm512_shuffle_epi8(a.v, _mm512_broadcast_i32x4(one))};
+}
+// Lane i becomes the 32-bit word i / DIV at p.
+template <int DIV>
+inline I spread(const std::uint8_t *p) {
+    static_assert(DIV == 2 || DIV == 4 || DIV == 8);
+    const __m512i index = _mm512_srli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                            DIV == 2 ? 1 : DIV == 4 ? 2 : 3);
+    return {_mm512_permutexvar_epi32(index, _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))))};
+}
+
+// A table of 64 signed bytes; vpermb looks at the low 6 bits, so that shorter tables are repeated and need no masks.
+struct Table {
+    __m512i v;
+};
+inline Table table(const std::int8_t *entries, int offset) {
+    return {_mm512_add_epi8(_mm512_loadu_si512(entries), _mm512_set1_epi8(static_cast<char>(offset)))};
+}
+// BITS: bits of the index that count; the bits above must be clear only where the table is longer.
+template <int BITS>
+inline I lookup(I index, Table t) {
+    return {_mm512_permutexvar_epi8(index.v, t.v)};
+}
+
+// acc + dot of 4 bytes a lane: codes (shifted by kCodeOffset, unsigned) times signed bytes.
+inline I dot_codes(I acc, I codes, I q) { return {_mm512_dpbusd_epi32(acc.v, codes.v, q.v)}; }
+// acc + dot of 4 bytes a lane: unsigned weights times signed codes.
+inline I dot_weights(I acc, I weights, I codes) { return {_mm512_dpbusd_epi32(acc.v, weights.v, codes.v)}; }
+
+inline F fzero() { return {_mm512_setzero_ps()}; }
+inline F fset1(float x) { return {_mm512_set1_ps(x)}; }
+inline F fload(const float *p) { return {_mm512_loadu_ps(p)}; }
+inline void fstore(float *p, F a) { _mm512_storeu_ps(p, a.v); }
+inline F fload_f16(const void *p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(p)))}; }
+inline F fload_bf16(const void *p) {
+    return {_mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i *>(p))), 16))};
+}
+inline F fadd(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F fsub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F fmul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F fdiv(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F fmax(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F fmin(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline float hmax(F a) { return _mm512_reduce_max_ps(a.v); }
+inline float hsum(F a) { return _mm512_reduce_add_ps(a.v); }
+inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline I to_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }  // rounds to nearest
+inline F scale_by_power(F a, F n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+inline F round(F a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+// b where a > 0, else 0 (nan in b included)
+inline F where_positive(F a, F b) { return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v)}; }
+// The low byte of each lane, 16 bytes.
+inline void store_low_bytes(std::uint8_t *p, I a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v));
+}
+
+}  // namespace simd
+}  // namespace

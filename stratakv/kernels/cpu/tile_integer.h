@@ -1,0 +1,286 @@
+// Integer arithmetic on one tile: scores of K's codes, weighted sums of V's codes. Exact in the codes; the query is rounded
+// to 15 bits, softmax weights to 8 (or 14 bits where the instructions only take 7 at a time).
+#pragma once
+#include <cmath>
+#include <cstring>
+
+#include "unpack.h"
+
+namespace {
+
+using stratakv::kPageTokens;
+using stratakv::Side;
+
+// Rows (queries of one kv head) that share an unpacked vector; more would spill registers.
+constexpr int kRows = 8;
+
+// A query in the order of the unit's bytes: for row r, [plane][unit word][sub] as 4 bytes; and what it takes to scale back.
+struct IntegerQuery {
+    std::int32_t *words;   // [rows][2][base_bytes / 4 * kSub]
+    float *scale;          // [rows]
+    std::int32_t *sums;    // [rows][blocks]: sum of the rounded query over a block's dims
+    int words_per_row;
+};
+
+// q: [dim] of one row. Rounded to 15 bits: high * 128 + low, high and low signed bytes.
+template <Codes C>
+void prepare_query(const Side &side, const float *q, int row, const IntegerQuery &out) {
+    constexpr int kSub = Packing<C>::kSub;
+    float largest = 0;
+    for (int d = 0; d < side.dim; ++d) largest = std::fmax(largest, std::fabs(q[d]));
+    // 16256 = 127 * 128; a query so small that 1 / step overflows scores 0 anyway
+    const float step = largest > 1e-30f ? largest / 16256.0f : 1.0f;
+    out.scale[row] = step;
+    std::int8_t *high = reinterpret_cast<std::int8_t *>(out.words + std::size_t(row) * 2 * out.words_per_row);
+    std::int8_t *low = high + std::size_t(out.words_per_row) * 4;
+    std::int32_t *sums = out.sums + row * side.blocks;
+    std::memset(sums, 0, sizeof(std::int32_t) * side.blocks);
+    const int block_dim = side.dim / side.blocks;
+    for (int byte = 0; byte < side.base_bytes; ++byte)
+        for (int sub = 0; sub < kSub; ++sub) {
+            const int d = dim_of<C>(byte, sub);
+            const int value = static_cast<int>(std::nearbyint(q[d] / step));
+            const int up = (value + 64) >> 7;
+            const int at = ((byte / 4) * kSub + sub) * 4 + byte % 4;
+            high[at] = static_cast<std::int8_t>(up);
+            low[at] = static_cast<std::int8_t>(value - up * 128);
+            sums[d / block_dim] += value;
+        }
+}
+
+// Scores of R rows for the tile's 128 tokens, out[r * kPageTokens + token] = q . k.
+template <Codes C, int R>
+void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int row, float *out) {
+    constexpr int kSub = Packing<C>::kSub;
+    // A single row has too few sums to keep the multipliers busy: its products go to several.
+    constexpr int kSplit = R == 1 ? 4 : R == 2 ? 2 : 1;
+    const Table entries = table(side.table, kCodeOffset);
+    const int words = side.base_bytes / 4, per_block = words / side.blocks;
+    const std::int32_t *q[R];
+    for (int r = 0; r < R; ++r) q[r] = query.words + std::size_t(row + r) * 2 * query.words_per_row;
+    const int plane = query.words_per_row;
+    for (int group = 0; group < kPageTokens / 16; ++group) {
+        const std::uint8_t *base = tile + side.base + std::size_t(group) * side.base_bytes * 16;
+        const std::uint8_t *high = tile + side.high + std::size_t(group) * side.high_bytes * 16;
+        F score[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) score[r] = fzero();
+        for (int block = 0; block < side.blocks; ++block) {
+            I sum[R][2][kSplit];
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+                for (int s = 0; s < kSplit; ++s) sum[r][0][s] = sum[r][1][s] = zero();
+            for (int w0 = block * per_block; w0 < (block + 1) * per_block; w0 += 2) {
+#pragma GCC unroll 2
+                for (int step = 0; step < 2; ++step) {
+                    const int w = w0 + step;
+                    if (w >= (block + 1) * per_block) break;
+                    const I unit = load(base + std::size_t(w) * 64);
+#pragma GCC unroll 4
+                    for (int sub = 0; sub < kSub; ++sub) {
+                        I codes;
+                        if constexpr (Packing<C>::kBase == 8) {
+                            constexpr bool kShift = (C == Codes::byte_index) != (kCodeOffset == 128);
+                            codes = kShift ? xor_(unit, set4(0x80808080u)) : unit;
+                        } else {
+                            I index = base_part<C>(unit, sub);
+                            if constexpr (kHasHigh<C>) index = join<C>(index, high_k<C>(high, w, sub));
+                            codes = lookup<Packing<C>::kIndexBits>(index, entries);
+                        }
+                        const int slot = (step * kSub + sub) % kSplit;
+#pragma GCC unroll 8
+                        for (int r = 0; r < R; ++r) {
+                            const std::int32_t *at = q[r] + w * kSub + sub;
+                            sum[r][0][slot] = dot_codes(sum[r][0][slot], codes, broadcast(at));
+                            sum[r][1][slot] = dot_codes(sum[r][1][slot], codes, broadcast(at + plane));
+                        }
+                    }
+                }
+            }
+            const F scale = fload_f16(tile + side.scale + (std::size_t(block) * kPageTokens + group * 16) * 2);
+            F minimum = fzero();
+            if (side.has_minimum)
+                minimum = fload_f16(tile + side.minimum + (std::size_t(block) * kPageTokens + group * 16) * 2);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                I up = sum[r][0][0], low = sum[r][1][0];
+                for (int s = 1; s < kSplit; ++s) up = add(up, sum[r][0][s]), low = add(low, sum[r][1][s]);
+                const float step = query.scale[row + r];
+                const std::int32_t total = query.sums[(row + r) * side.blocks + block];
+                const I dot = sub(add(shl32<7>(up), low), set1(kCodeOffset * total));
+                score[r] = fma(fmul(to_float(dot), fset1(step * side.unit)), scale, score[r]);
+                if (side.has_minimum) score[r] = fma(minimum, fset1(step * static_cast<float>(total)), score[r]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) fstore(out + r * kPageTokens + group * 16, score[r]);
+    }
+}
+
+// Weights are rounded to two planes of bytes, low and high. One plane alone would be 20 % faster and cost up to 1 % of the
+// output: more than what q8_0 loses. Where scales may be negative (q4_0, q5_0) the planes are signed, as the query's are.
+enum class Rounding { positive, negative_too };
+constexpr int kPlanes = 2;
+
+// Softmax weights of one row times V's scales, rounded for one block: bytes[plane][token] and the step of the lowest bit.
+struct IntegerWeights {
+    std::uint8_t *bytes;  // [rows][blocks][kPlanes][kPageTokens]
+    float *step;          // [rows][blocks]
+    std::int32_t *sums;   // [rows][blocks]: sum of the rounded weights
+};
+
+// weights: [kPageTokens], not negative, 0 for tokens that the row doesn't see. Returns sum of weights * minimum.
+inline float prepare_weights(const Side &side, const std::uint8_t *tile, const float *weights, int block,
+                             Rounding rounding, std::uint8_t *bytes, float *step, std::int32_t *sum) {
+    const std::uint8_t *scales = tile + side.scale + std::size_t(block) * kPageTokens * 2;
+    const std::uint8_t *minima = tile + side.minimum + std::size_t(block) * kPageTokens * 2;
+    alignas(64) float scaled[kPageTokens];
+    F largest = fzero(), extra = fzero();
+    for (int t = 0; t < kPageTokens; t += 16) {
+        const F w = fload(weights + t);
+        // pages hold anything beyond the last token: where the weight is 0 the scale must not be read as a number
+        const F x = where_positive(w, fmul(w, fload_f16(scales + t * 2)));
+        largest = fmax(largest, fmax(x, fsub(fzero(), x)));
+        fstore(scaled + t, x);
+        if (side.has_minimum) extra = fadd(extra, where_positive(w, fmul(w, fload_f16(minima + t * 2))));
+    }
+    const float top = hmax(largest);
+    constexpr int kTop = (1 << kWeightBits) - 1;
+    const float range = rounding == Rounding::positive ? float((kTop << kWeightBits) + kTop) : 16256.0f;  // 127 * 128
+    *step = top / range;
+    const F inverse = fset1(top > 0 ? range / top : 0.0f);
+    F total = fzero();
+    for (int t = 0; t < kPageTokens; t += 16) {
+        const I value = to_int(fmul(fload(scaled + t), inverse));
+        I low, high;
+        if (rounding == Rounding::positive) {
+            low = and_(value, set1(kTop));
+            high = shr32<kWeightBits>(value);
+        } else {
+            high = sub(shr32<7>(add(value, set1(16384 + 64))), set1(128));
+            low = and_(sub(value, shl32<7>(high)), set1(255));
+            high = and_(high, set1(255));
+            total = fadd(total, to_float(value));
+        }
+        store_low_bytes(bytes + t, low);
+        store_low_bytes(bytes + kPageTokens + t, high);
+    }
+    *sum = static_cast<std::int32_t>(hsum(total));
+    return side.has_minimum ? hsum(extra) : 0.0f;
+}
+
+// Adds weights . V of R rows for U units from `unit` on: out[r][(unit * kSub + sub) * 16 + lane], lanes in unit order.
+template <Codes C, int R, int U, Rounding W>
+void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, int unit, int block,
+                 float *out, std::size_t out_stride) {
+    constexpr int kSub = Packing<C>::kSub;
+    constexpr bool kSigned = W == Rounding::negative_too;
+    const Table entries = table(side.table, kSigned ? kCodeOffset : 0);
+    const std::uint8_t *w[R];
+    for (int r = 0; r < R; ++r)
+        w[r] = weights.bytes + (std::size_t(row + r) * side.blocks + block) * kPlanes * kPageTokens;
+    I sum[R][U][kSub][kPlanes];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u)
+#pragma GCC unroll 4
+            for (int s = 0; s < kSub; ++s)
+#pragma GCC unroll 2
+                for (int p = 0; p < kPlanes; ++p) sum[r][u][s][p] = zero();
+    for (int group = 0; group < kPageTokens / 4; ++group) {
+        const std::uint8_t *base = tile + side.base + std::size_t(group) * side.base_bytes * 4 + std::size_t(unit) * 64;
+        const std::uint8_t *high = tile + side.high + std::size_t(group) * side.high_bytes * 4;
+        I codes[U][kSub];
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u) {
+            const I bytes = load(base + u * 64);
+#pragma GCC unroll 4
+            for (int s = 0; s < kSub; ++s) {
+                if constexpr (Packing<C>::kBase == 8) {
+                    codes[u][s] = C == Codes::byte_index ? xor_(bytes, set4(0x80808080u)) : bytes;
+                } else {
+                    I index = base_part<C>(bytes, s);
+                    if constexpr (kHasHigh<C>) index = join<C>(index, high_v<C>(high, unit + u, s));
+                    codes[u][s] = lookup<Packing<C>::kIndexBits>(index, entries);
+                }
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int p = 0; p < kPlanes; ++p) {
+                const I weight = broadcast(w[r] + p * kPageTokens + group * 4);
+#pragma GCC unroll 4
+                for (int u = 0; u < U; ++u)
+#pragma GCC unroll 4
+                    for (int s = 0; s < kSub; ++s) {
+                        I &at = sum[r][u][s][p];
+                        at = kSigned ? dot_codes(at, codes[u][s], weight) : dot_weights(at, weight, codes[u][s]);
+                    }
+            }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        const F step = fset1(weights.step[(row + r) * side.blocks + block] * side.unit);
+        const std::int32_t sum_of_weights = kSigned ? weights.sums[(row + r) * side.blocks + block] : 0;
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u)
+#pragma GCC unroll 4
+            for (int s = 0; s < kSub; ++s) {
+                I total;
+                if constexpr (kSigned)
+                    total = sub(add(shl32<7>(sum[r][u][s][1]), sum[r][u][s][0]), set1(kCodeOffset * sum_of_weights));
+                else
+                    total = add(shl32<kWeightBits>(sum[r][u][s][1]), sum[r][u][s][0]);
+                float *at = out + r * out_stride + (std::size_t(unit + u) * kSub + s) * 16;
+                fstore(at, fma(to_float(total), step, fload(at)));
+            }
+    }
+}
+
+// Rows whose sums fit into registers together.
+template <Codes C>
+constexpr int kWeighRows = 16 / (Packing<C>::kSub * kPlanes);
+
+// The same for all units of the vector, as many at once as registers hold.
+template <Codes C, int R, Rounding W>
+void weigh(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, float *out,
+           std::size_t out_stride) {
+    constexpr int kFit = 16 / (R * Packing<C>::kSub * kPlanes);
+    constexpr int U = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+    const int per_block = (side.base_bytes / side.blocks + 15) / 16;
+    for (int block = 0; block < side.blocks; ++block) {
+        int unit = block * per_block;
+        const int end = unit + per_block;
+        for (; unit + U <= end; unit += U)
+            weigh_units<C, R, U, W>(side, tile, weights, row, unit, block, out, out_stride);
+        for (; unit < end; ++unit) weigh_units<C, R, 1, W>(side, tile, weights, row, unit, block, out, out_stride);
+    }
+}
+
+// All rows, in runs of 8, 4, 2 and 1.
+template <Codes C>
+void all_scores(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int rows, float *out) {
+    int row = 0;
+    for (; row + 8 <= rows; row += 8) scores_of<C, 8>(side, tile, query, row, out + row * kPageTokens);
+    if (row + 4 <= rows) scores_of<C, 4>(side, tile, query, row, out + row * kPageTokens), row += 4;
+    if (row + 2 <= rows) scores_of<C, 2>(side, tile, query, row, out + row * kPageTokens), row += 2;
+    if (row < rows) scores_of<C, 1>(side, tile, query, row, out + row * kPageTokens);
+}
+
+template <Codes C, Rounding W>
+void all_weighed(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int rows, float *out,
+                 std::size_t out_stride) {
+    int row = 0;
+    if constexpr (kWeighRows<C> >= 8)
+        for (; row + 8 <= rows; row += 8) weigh<C, 8, W>(side, tile, weights, row, out + row * out_stride, out_stride);
+    if constexpr (kWeighRows<C> >= 4)
+        for (; row + 4 <= rows; row += 4) weigh<C, 4, W>(side, tile, weights, row, out + row * out_stride, out_stride);
+    if constexpr (kWeighRows<C> >= 2)
+        for (; row + 2 <= rows; row += 2) weigh<C, 2, W>(side, tile, weights, row, out + row * out_stride, out_stride);
+    for (; row < rows; ++row) weigh<C, 1, W>(side, tile, weights, row, out + row * out_stride, out_stride);
+}
+
+}  // namespace

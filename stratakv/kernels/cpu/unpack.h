@@ -1,0 +1,127 @@
+// From code bytes to table indices, for each packing. Included by one file per instruction set, after its primitives.
+//
+// A unit is 64 bytes of the base plane: for K 16 tokens x one word (4 bytes), for V 16 bytes x 4 tokens. It holds kSub
+// vectors of one signed byte a value. Bit planes beyond the base plane are fetched so that they fall on the same bytes.
+#pragma once
+#include "attend.h"
+
+namespace {
+
+using stratakv::Codes;
+using namespace simd;
+
+template <Codes C>
+struct Packing;
+
+// bits of the base plane; kIndexBits: of a whole code
+template <int BASE, int INDEX>
+struct Bits {
+    static constexpr int kBase = BASE, kIndexBits = INDEX, kSub = 8 / BASE;
+};
+template <> struct Packing<Codes::byte> : Bits<8, 8> {};
+template <> struct Packing<Codes::byte_index> : Bits<8, 8> {};
+template <> struct Packing<Codes::nibble> : Bits<4, 4> {};
+template <> struct Packing<Codes::nibble_1> : Bits<4, 5> {};
+template <> struct Packing<Codes::nibble_2> : Bits<4, 6> {};
+template <> struct Packing<Codes::pair> : Bits<2, 2> {};
+template <> struct Packing<Codes::pair_1> : Bits<2, 3> {};
+template <> struct Packing<Codes::halves> : Bits<4, 4> {};
+template <> struct Packing<Codes::halves_1> : Bits<4, 5> {};
+
+template <Codes C>
+constexpr bool kHasHigh = Packing<C>::kIndexBits > Packing<C>::kBase;
+
+// Which value of the vector byte `byte` (of all blocks) of the base plane holds in part `sub`. half: half a block of halves.
+template <Codes C>
+inline int dim_of(int byte, int sub, int half = 16) {
+    if constexpr (C == Codes::byte || C == Codes::byte_index) return byte;
+    if constexpr (C == Codes::pair || C == Codes::pair_1) return 4 * byte + sub;
+    if constexpr (C == Codes::halves || C == Codes::halves_1) return byte / half * 2 * half + byte % half + half * sub;
+    return 2 * byte + sub;
+}
+
+inline std::uint32_t bytes4(int b0, int b1, int b2, int b3) {
+    return std::uint32_t(b0) | std::uint32_t(b1) << 8 | std::uint32_t(b2) << 16 | std::uint32_t(b3) << 24;
+}
+
+// The base plane's part: bits above kBase are left in place where a lookup ignores them.
+template <Codes C>
+inline I base_part(I unit, int sub) {
+    using P = Packing<C>;
+    if constexpr (P::kBase == 8) return unit;
+    if constexpr (P::kBase == 4) return sub == 0 ? unit : shr16<4>(unit);
+    return sub == 0 ? unit : sub == 1 ? shr16<2>(unit) : sub == 2 ? shr16<4>(unit) : shr16<6>(unit);
+}
+
+// High bits of K's unit: word w of the base plane, 16 tokens. `high` is the tile's high region of these tokens.
+// Returns bits already at their place in the index.
+template <Codes C>
+inline I high_k(const std::uint8_t *high, int w, int sub) {
+    if constexpr (C == Codes::pair_1) {  // word w: 16 values, high bytes 2w and 2w + 1
+        const I word = load(high + (w / 2) * 64);
+        const I bytes = w % 2 == 0 ? pick<0, 0, 1, 1>(word) : pick<2, 2, 3, 3>(word);
+        const int low = 1 << sub, up = 1 << (4 + sub);
+        return where_bit(bytes, set4(bytes4(low, up, low, up)), set4(0x04040404u));
+    } else if constexpr (C == Codes::nibble_1) {  // word w: 8 values, high byte w
+        const I word = load(high + (w / 4) * 64);
+        const int b = w % 4;
+        const I bytes = b == 0 ? pick<0, 0, 0, 0>(word) : b == 1 ? pick<1, 1, 1, 1>(word)
+                      : b == 2 ? pick<2, 2, 2, 2>(word) : pick<3, 3, 3, 3>(word);
+        return where_bit(bytes, set4(bytes4(1 << sub, 4 << sub, 16 << sub, 64 << sub)), set4(0x10101010u));
+    } else if constexpr (C == Codes::nibble_2) {  // word w: 8 values, high bytes 2w and 2w + 1
+        const I word = load(high + (w / 2) * 64);
+        const I bytes = w % 2 == 0 ? pick<0, 0, 1, 1>(word) : pick<2, 2, 3, 3>(word);
+        // even bytes: bits 2 sub, odd bytes: bits 4 + 2 sub; to bits 4 and 5
+        const I even = and_(sub == 0 ? shl16<4>(bytes) : shl16<2>(bytes), set4(0x00300030u));
+        const I odd = and_(sub == 0 ? bytes : shr16<2>(bytes), set4(0x30003000u));
+        return or_(even, odd);
+    } else {  // halves_1: word w of a block: values 4 (w % 4) + j + 16 sub; one high word a block
+        static_assert(C == Codes::halves_1);
+        const I word = load(high + (w / 4) * 64);
+        const int b = (w % 4) / 2 + 2 * sub;
+        const I bytes = b == 0 ? pick<0, 0, 0, 0>(word) : b == 1 ? pick<1, 1, 1, 1>(word)
+                      : b == 2 ? pick<2, 2, 2, 2>(word) : pick<3, 3, 3, 3>(word);
+        const int shift = 4 * (w % 2);
+        return where_bit(bytes, set4(bytes4(1 << shift, 2 << shift, 4 << shift, 8 << shift)), set4(0x10101010u));
+    }
+}
+
+// One bit mask a lane, its byte repeated: lane i tests bit FIRST + STEP * (i % PERIOD).
+template <int FIRST_STEP, int PERIOD>
+inline I lane_bits(int first) {
+    alignas(64) std::uint32_t lanes[16];
+    for (int i = 0; i < 16; ++i) {
+        const int bit = first + FIRST_STEP * (i % PERIOD);
+        lanes[i] = 0x01010101u << bit;
+    }
+    return load(lanes);
+}
+
+// High bits of V's unit: bytes 16u ... 16u + 15 of the base plane, 4 tokens. `high`: the high region of these tokens.
+template <Codes C>
+inline I high_v(const std::uint8_t *high, int u, int sub) {
+    if constexpr (C == Codes::pair_1) {  // byte B: high byte B / 2, bit 4 (B % 2) + sub
+        return where_bit(spread<2>(high + u * 32), lane_bits<4, 2>(sub), set4(0x04040404u));
+    } else if constexpr (C == Codes::nibble_1) {  // byte B: high byte B / 4, bit 2 (B % 4) + sub
+        return where_bit(spread<4>(high + u * 16), lane_bits<2, 4>(sub), set4(0x10101010u));
+    } else if constexpr (C == Codes::nibble_2) {  // byte B: high byte B / 2, bits 4 (B % 2) + 2 sub
+        const I bytes = spread<2>(high + u * 32);
+        const I odd_lanes = and_(lane_bits<4, 2>(0), set4(0x10101010u));  // 0x10 in odd lanes
+        const I low = and_(sub == 0 ? shl16<4>(bytes) : shl16<2>(bytes), set4(0x30303030u));
+        const I up = and_(sub == 0 ? bytes : shr16<2>(bytes), set4(0x30303030u));
+        return or_(where_bit(odd_lanes, set4(0x10101010u), up), where_bit(xor_(odd_lanes, set4(0x10101010u)), set4(0x10101010u), low));
+    } else {  // halves_1: unit u is block u: lane i: value i + 16 sub: high byte i / 8 + 2 sub, bit i % 8
+        static_assert(C == Codes::halves_1);
+        return where_bit(spread<8>(high + u * 16 + sub * 8), lane_bits<1, 8>(0), set4(0x10101010u));
+    }
+}
+
+// Indices (or, for whole bytes, signed values) of part `sub`; what lies above kIndexBits is undefined unless masked here.
+template <Codes C>
+inline I join(I base, I high) {
+    using P = Packing<C>;
+    constexpr std::uint32_t mask = P::kBase == 4 ? 0x0f0f0f0fu : 0x03030303u;
+    return or_(and_(base, set4(mask)), high);
+}
+
+}  // namespace

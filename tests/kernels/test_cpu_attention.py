@@ -1,0 +1,169 @@
+"""The compiled decode kernels against the torch body on the same pages: all types, both sides, many shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stratakv import KVCache, UserError, load_model
+from stratakv.cache.handle import PackedView
+from stratakv.cache.layout import PageLayout
+from stratakv.cache.pages import PageStore
+from stratakv.kernels import attention, cpu_attention
+from stratakv.kernels.attention import _torch_attention
+from stratakv.kvtypes import kv_type, type_names
+
+KERNELS = [name for name in cpu_attention.kernel_names() if name != "torch"]
+pytestmark = pytest.mark.skipif(not KERNELS, reason="installed without a C++ compiler: there is no kernel to test")
+
+
+def pages(
+    k: str, v: str, dims: tuple[int, int], tokens: int, batch: int = 2, heads: int = 2, seed: int = 0
+) -> PackedView:
+    generator = torch.Generator().manual_seed(seed)
+    store = PageStore(PageLayout(kv_type(k), kv_type(v), *dims, heads), torch.device("cpu"))
+    tables = []
+    for _ in range(batch):
+        k_states, v_states = (torch.randn(heads, tokens, dim, generator=generator) for dim in dims)
+        table = []
+        store.write(table, 0, torch.cat([kv_type(k).encode(k_states), kv_type(v).encode(v_states)], -1))
+        tables.append(tuple(table))
+    return PackedView(store, tuple(tables), 0, tokens)
+
+
+def both(
+    view: PackedView, q: torch.Tensor, kernel: str, *, precise: bool = False, scale: float | None = None, **options
+):
+    """(the kernel's output, the torch body's), both in V's stored basis."""
+    layout = view.store.layout
+    options = {"softcap": None, "sinks": None, **options}
+    scale = scale or q.shape[-1] ** -0.5
+    batch, _, q_tokens, _ = q.shape
+    last = torch.arange(view.tokens - q_tokens + 1, view.tokens + 1, dtype=torch.int32).expand(batch, -1)
+    rotated = layout.k.rotate(q)
+    out = cpu_attention.attend(
+        rotated, view, torch.zeros_like(last), last, scale=scale, precise=precise, kernel=kernel, **options
+    )
+    return out, _torch_attention(rotated, view, scale, None, q_tokens > 1, **options)
+
+
+def error(out: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((out - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dims", [(64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256), (512, 64)], ids=str)
+def test_every_type_on_either_side(kernel: str, dims: tuple[int, int]) -> None:
+    for index, name in enumerate(type_names()):
+        for k, v in ((name, "q8_0"), ("q8_0", name)):
+            groups, q_tokens = (1, 2, 3, 4, 7, 8, 16)[index % 7], 1 + index % 3
+            view = pages(k, v, dims, 200, batch=1)
+            q = 2 * torch.randn(1, 2 * groups, q_tokens, dims[0], generator=torch.Generator().manual_seed(index))
+            for precise, limit in ((False, 1e-2), (True, 1e-3)):
+                out, expected = both(view, q, kernel, precise=precise)
+                assert error(out, expected) <= limit, (k, v, groups, q_tokens, precise)
+                assert torch.cosine_similarity(out.flatten(), expected.flatten(), dim=0) >= 0.9999
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("tokens", [1, 2, 127, 128, 129, 1000, 20_000])
+def test_lengths(kernel: str, tokens: int) -> None:
+    view = pages("turbo4", "turbo3", (128, 128), tokens, batch=1)
+    q = torch.randn(1, 8, 1, 128, generator=torch.Generator().manual_seed(tokens))
+    out, expected = both(view, q, kernel)
+    assert error(out, expected) <= 1e-2
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_softcap_sinks_and_scale(kernel: str) -> None:
+    view, q = pages("turbo4", "turbo4", (128, 128), 300), torch.randn(2, 8, 2, 128)
+    for options in (
+        {"softcap": 3.0},
+        {"sinks": torch.randn(8)},
+        {"scale": 0.5},
+        {"softcap": 2.0, "sinks": 4 * torch.ones(8)},
+    ):
+        out, expected = both(view, q, kernel, precise=True, **options)
+        assert error(out, expected) <= 1e-3, options
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_dominant_key_equal_keys_and_huge_logits(kernel: str) -> None:
+    dominant = pages("q8_0", "turbo4", (128, 128), 500, batch=1)
+    q = torch.randn(1, 4, 1, 128)
+    out, expected = both(dominant, q, kernel, scale=50.0)  # logits in the hundreds: one key takes all
+    assert error(out, expected) <= 1e-2
+    out, expected = both(dominant, q, kernel, scale=1000.0)
+    assert torch.isfinite(out).all() and torch.cosine_similarity(out.flatten(), expected.flatten(), dim=0) > 0.99
+    out, expected = both(dominant, q, kernel, scale=1000.0, precise=True)
+    assert error(out, expected) <= 1e-2
+    equal = pages("q8_0", "turbo4", (128, 128), 400, batch=1)
+    out, expected = both(equal, torch.zeros(1, 4, 1, 128), kernel)  # all weights equal
+    assert error(out, expected) <= 1e-2
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_windows_paddings_and_an_empty_one(kernel: str) -> None:
+    view, q = pages("turbo4", "q8_0", (64, 64), 400), torch.randn(2, 4, 1, 64)
+    first, last = torch.tensor([[130], [300]], dtype=torch.int32), torch.tensor([[390], [300]], dtype=torch.int32)
+    layout = view.store.layout
+    out = cpu_attention.attend(
+        layout.k.rotate(q), view, first, last, scale=0.1, softcap=None, sinks=None, kernel=kernel, precise=True
+    )
+    mask = torch.zeros(2, 1, 1, 400, dtype=torch.bool)
+    mask[0, ..., 130:390] = True
+    expected = _torch_attention(layout.k.rotate(q), view, 0.1, mask, False, None, None)
+    assert error(out[:1], expected[:1]) <= 1e-3
+    assert torch.equal(out[1], torch.zeros_like(out[1]))
+    found = attention._intervals(mask)
+    assert found is not None and found[0][0].tolist() == [130] and (found[1] - found[0]).tolist() == [[260], [0]]
+    mask[0, ..., 200] = False
+    assert attention._intervals(mask.clone()) is None
+
+
+def test_a_query_beyond_the_table_is_refused() -> None:
+    view, q = pages("turbo4", "turbo4", (64, 64), 100), torch.randn(2, 4, 1, 64)
+    first, last = torch.zeros(2, 1, dtype=torch.int32), torch.full((2, 1), 129, dtype=torch.int32)
+    with pytest.raises(ValueError, match="doesn't hold"):
+        cpu_attention.attend(q, view, first, last, scale=1.0, softcap=None, sinks=None)
+
+
+def test_the_forced_kernel_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model("embedded")
+    ran: list[str] = []
+    real = cpu_attention.attend
+
+    def spy(*args, **kwargs):
+        ran.append(cpu_attention.kernel_name())
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(cpu_attention, "attend", spy)
+    ids = torch.tensor([[0, 5, 6, 7]])
+    logits = {}
+    for name in cpu_attention.kernel_names():
+        monkeypatch.setenv("STRATAKV_KERNEL", name)
+        cache = KVCache(loaded.model.config, "turbo4")
+        ran.clear()
+        with torch.no_grad():
+            loaded.model(ids, past_key_values=cache)
+            logits[name] = loaded.model(ids[:, :1], past_key_values=cache).logits
+        assert set(ran) == (set() if name == "torch" else {name})
+    for name in KERNELS:
+        torch.testing.assert_close(logits[name], logits["torch"], rtol=0, atol=0.05)
+    monkeypatch.setenv("STRATAKV_KERNEL", "avx1024")
+    with pytest.raises(UserError, match="avx1024: not a kernel of this machine"):
+        cpu_attention.kernel_name()
+
+
+def test_a_forked_child_attends_too() -> None:
+    import multiprocessing
+
+    view, q = pages("turbo4", "turbo4", (64, 64), 300), torch.randn(2, 4, 1, 64)
+    both(view, q, KERNELS[0])  # the parent's threads exist now
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(_child_error, (view, q)).get(timeout=60) <= 1e-2
+
+
+def _child_error(view: PackedView, q: torch.Tensor) -> float:
+    torch.set_num_threads(2)
+    return error(*both(view, q, KERNELS[0]))
