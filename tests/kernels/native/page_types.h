@@ -32,7 +32,7 @@ inline const std::vector<Type> &types() {
         {"f16", Codes::rows_f16, 2, 0, false, false, false, false},
         {"bf16", Codes::rows_bf16, 2, 0, false, false, false, false},
         {"q8_0", Codes::byte, 8, 0, false, false, false, false},
-        {"turbo8", Codes::byte, 8, 0, true, false, false, false},
+        {"turbo8", Codes::byte_index, 8, 0, true, false, false, false},
         {"turbo4", Codes::nibble, 4, 0, true, false, false, false},
         {"turbo5", Codes::nibble_1, 4, 1, true, false, false, false},
         {"turbo6", Codes::nibble_2, 4, 2, true, false, false, false},
@@ -59,7 +59,7 @@ inline int gcd4(int n) { return n % 4 == 0 ? 4 : n % 2 == 0 ? 2 : 1; }
 
 // Value of a code, before the scale: what the 64-byte table holds, and the byte itself for 8 bits.
 inline int value_of(const Type &type, int code) {
-    if (type.low_bits == 8) return static_cast<std::int8_t>(code);
+    if (type.low_bits == 8) return type.codes == Codes::byte_index ? code - 128 : static_cast<std::int8_t>(code);
     const int bits = type.low_bits + type.high_bits;
     if (!type.turbo) return type.minimum ? code : code - (1 << (bits - 1));
     // any odd ladder serves as a codebook: -127 ... 127, neither linear nor quite symmetric
