@@ -43,7 +43,6 @@ def build(compiler: str, to: Path, flags: list[str], special: dict[str, list[str
             "-std=c++17",
             "-Wall",
             "-Wextra",
-            "-Werror",
             f"-I{SOURCES}",
             *flags,
             *special.get(unit, []),
