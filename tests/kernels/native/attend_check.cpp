@@ -17,9 +17,11 @@ using stratakv::Attention;
 using stratakv::Kernel;
 using stratakv::Partial;
 
-constexpr double kDefaultLimit = 1e-2, kPreciseLimit = 1e-3;
+// What the project promises is 1e-2 and 1e-3. Two bytes for queries and weights leave 5e-4, floats 1e-6: a wrong -128 is
+// to be seen too.
+constexpr double kDefaultLimit = 2e-3, kPreciseLimit = 1e-5, kHugeLogitsLimit = 1e-2;
 
-enum class Input { random, dominant_key, equal_keys, huge_logits, zero_query, tiny_query, tiny_scales, huge_values };
+enum class Input { random, dominant_key, equal_keys, huge_logits, zero_query, tiny_query, tiny_scales, huge_values, extreme_codes };
 
 struct Case {
     const Type *k, *v;
@@ -134,8 +136,10 @@ Problem build(const Case &c) {
     for (int head = 0; head < kHeads; ++head) {
         std::vector<Vector> keys, values;
         for (int t = 0; t < c.tokens; ++t) {
-            keys.push_back(t && c.input == Input::equal_keys ? keys[0] : random_vector(*c.k, a.k, random, size_of(c.input)));
-            values.push_back(random_vector(*c.v, a.v, random, size_of(c.input)));
+            const bool extreme = c.input == Input::extreme_codes;
+            keys.push_back(t && c.input == Input::equal_keys ? keys[0]
+                                                             : random_vector(*c.k, a.k, random, size_of(c.input), extreme));
+            values.push_back(random_vector(*c.v, a.v, random, size_of(c.input), extreme));
             std::uint8_t *tile = p.pages[t / kTokens].get() + head * a.tile_bytes;
             // tokens that no query sees stay garbage
             if (t < lowest) continue;
@@ -222,8 +226,10 @@ std::vector<Case> cases(int round) {
     for (std::size_t i = 0; i < all.size(); ++i) {
         out.push_back(draw(all[i], all[(i + 1) % all.size()], 192, 128));
         out.push_back(draw(all[i], all[i], 512, 64));
+        out.push_back(draw(all[i], all[(i + 3) % all.size()], 8, 16));
+        if (!all[i].turbo) out.push_back(draw(all[i], all[(i + 2) % all.size()], 576, 512));
         for (Input input : {Input::dominant_key, Input::equal_keys, Input::huge_logits, Input::zero_query, Input::tiny_query,
-                            Input::tiny_scales, Input::huge_values}) {
+                            Input::tiny_scales, Input::huge_values, Input::extreme_codes}) {
             Case c = draw(all[i], all[(i + std::size_t(input)) % all.size()], 128, 128);
             c.input = input;
             c.softcap = 0;
@@ -278,7 +284,7 @@ int main(int argc, char **argv) {
                 for (bool precise : {false, true}) {
                     const Outcome outcome = run(*kernel, c, p, precise, 1 + c.seed % 3);
                     // scores of 1e4 differ by 1e-3 in floats already
-                    const double limit = precise && c.input != Input::huge_logits ? kPreciseLimit : kDefaultLimit;
+                    const double limit = c.input == Input::huge_logits ? kHugeLogitsLimit : precise ? kPreciseLimit : kDefaultLimit;
                     Worst &w = worst[kernel->name];
                     ++w.runs;
                     if (outcome.error > w.error[precise]) w.error[precise] = outcome.error, w.name[precise] = c.name();

@@ -146,8 +146,8 @@ struct Vector {
     std::vector<double> values;
 };
 
-// Values of about unit size times `size`.
-inline Vector random_vector(const Type &type, const Side &s, std::mt19937 &random, double size) {
+// Values of about unit size times `size`. `extreme`: codes of the lowest and the highest value only.
+inline Vector random_vector(const Type &type, const Side &s, std::mt19937 &random, double size, bool extreme) {
     Vector out;
     std::normal_distribution<double> normal;
     std::uniform_real_distribution<double> uniform(0.5, 1.5);
@@ -164,7 +164,9 @@ inline Vector random_vector(const Type &type, const Side &s, std::mt19937 &rando
         out.minima.push_back(half_bits(-size * (entries / 8.0) * uniform(random)));
     }
     for (int d = 0; d < s.dim; ++d) {
-        out.codes.push_back(static_cast<int>(random() % entries));
+        int code = static_cast<int>(random() % entries);
+        if (extreme) code = type.codes == Codes::byte ? 127 + code % 2 : code % 2 * (entries - 1);
+        out.codes.push_back(code);
         out.values[d] = value_of(type, out.codes[d]) * double(s.unit) * half_value(out.scales[d / block]);
         if (type.minimum) out.values[d] += half_value(out.minima[d / block]);
     }
