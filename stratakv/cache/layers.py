@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -11,6 +14,8 @@ from stratakv.cache.handle import PackedStates, PackedView
 from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.cache.pages import BlockTable, PageStore
 from stratakv.errors import UserError
+from stratakv.kernels.choice import kernel_name
+from stratakv.kernels.cpu_encode import encode_into_pages
 from stratakv.kvtypes import KVType
 
 
@@ -121,17 +126,32 @@ class PackedLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         if key_states.shape[0] != len(self.tables):
             raise ValueError(f"{self.name} holds {len(self.tables)} sequences, {key_states.shape[0]} were given")
-        packed = torch.cat(
-            [self._encode("K", self.k_type, key_states), self._encode("V", self.v_type, value_states)], dim=-1
-        )
-        for table, rows in zip(self.tables, packed, strict=True):
-            self._store.write(table, self.length - self.dropped, rows)
-        self.length += key_states.shape[-2]
+        start, tokens = self.length - self.dropped, key_states.shape[-2]
+        if self.device.type == "cpu" and kernel_name() != "torch":
+            self._encode_into_pages(key_states, value_states, start, tokens)
+        else:
+            with self._naming("K", self.k_type):
+                k_packed = self.k_type.encode(key_states.detach())
+            with self._naming("V", self.v_type):
+                v_packed = self.v_type.encode(value_states.detach())
+            for table, rows in zip(self.tables, torch.cat([k_packed, v_packed], dim=-1), strict=True):
+                self._store.write(table, start, rows)
+        self.length += tokens
         return self._store
 
-    def _encode(self, side: str, type_: KVType, states: torch.Tensor) -> torch.Tensor:
+    def _encode_into_pages(self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, tokens: int) -> None:
+        pages = [[page.address for page in self._store.prepare(table, start, tokens)] for table in self.tables]
+        addresses, offset = np.array(pages, dtype=np.uint64).reshape(len(pages), -1), start % PAGE_TOKENS
+        with self._naming("K", self.k_type):
+            encode_into_pages(key_states, self._store.layout, "k", addresses, offset)
+        with self._naming("V", self.v_type):
+            encode_into_pages(value_states, self._store.layout, "v", addresses, offset)
+
+    @contextmanager
+    def _naming(self, side: str, type_: KVType) -> Iterator[None]:
+        """Say where states came from that can't be stored."""
         try:
-            return type_.encode(states.detach())
+            yield
         except ValueError as error:
             raise UserError(
                 f"{self.name}, {side}: {error}; the model's own states can't be stored as {type_.name} "

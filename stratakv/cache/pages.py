@@ -60,6 +60,16 @@ class PageStore:
         if page.references == 0:
             self.pages -= 1
 
+    def prepare(self, table: BlockTable, start: int, tokens: int) -> list[Page]:
+        """Make room for tokens from position start on; returns the pages that they fall into, owned by this table alone."""
+        first, end = start // PAGE_TOKENS, -(-(start + tokens) // PAGE_TOKENS)
+        while len(table) < end:
+            table.append(self.allocate())
+        for index in range(first, end):
+            if table[index].references > 1:
+                table[index] = self._own_copy(table[index])
+        return table[first:end]
+
     def write(self, table: BlockTable, start: int, packed: torch.Tensor) -> None:
         """Append canonical bytes to a sequence.
 
@@ -67,15 +77,11 @@ class PageStore:
         page; packed: uint8 [kv_heads, tokens, k_bytes + v_bytes]. A shared page that the tokens fall into is copied first.
         """
         tokens, done = packed.shape[1], 0
-        while done < tokens:
-            index, offset = divmod(start + done, PAGE_TOKENS)
+        for page in self.prepare(table, start, tokens):
+            offset = (start + done) % PAGE_TOKENS
             count = min(PAGE_TOKENS - offset, tokens - done)
-            if index == len(table):
-                table.append(self.allocate())
-            elif table[index].references > 1:
-                table[index] = self._own_copy(table[index])
             where = self._positions[offset : offset + count].reshape(-1)
-            table[index].data[:, where] = packed[:, done : done + count].reshape(packed.shape[0], -1)
+            page.data[:, where] = packed[:, done : done + count].reshape(packed.shape[0], -1)
             done += count
 
     def read(self, tables: Sequence[BlockTable], start: int, tokens: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from stratakv.cache.handle import PackedView
 from stratakv.kernels import cpu_attention
+from stratakv.kernels.choice import kernel_name
 
 
 def packed_attention(
@@ -47,7 +48,7 @@ def _seen_tokens(
     """First and one past the last token that each query sees, int32 [batch, q_tokens], where a compiled kernel can run."""
     batch, _, q_tokens, _ = query.shape
     few = q_tokens <= cpu_attention.MAX_QUERY_TOKENS and view.store.device.type == "cpu"
-    if not few or (torch.is_grad_enabled() and query.requires_grad) or cpu_attention.kernel_name() == "torch":
+    if not few or (torch.is_grad_enabled() and query.requires_grad) or kernel_name() == "torch":
         return None
     if mask is not None:
         intervals = _intervals(mask)

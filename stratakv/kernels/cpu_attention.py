@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from stratakv.cache.handle import PackedView, Side
 from stratakv.cache.layout import GROUP, PageLayout, Region, regions, word_bytes
-from stratakv.errors import UserError
+from stratakv.kernels.choice import kernel_name
 from stratakv.kernels.native import native
 from stratakv.kvtypes import KVType
 from stratakv.kvtypes.codebook import codebook
@@ -39,23 +38,6 @@ _PACKING = {
 }
 _FIRST_CODE = {"q4_0": -8, "q5_0": -16, "q4_1": 0, "q5_1": 0}
 MAX_QUERY_TOKENS = 8
-
-
-@lru_cache(maxsize=1)
-def kernel_names() -> tuple[str, ...]:
-    """Kernels that run on this machine, best first, "torch" last."""
-    module = native()
-    return (*(module.kernels() if module else ()), "torch")
-
-
-def kernel_name() -> str:
-    """The kernel in use: STRATAKV_KERNEL if set, else the best. UserError for a name that doesn't run here."""
-    wanted = os.environ.get("STRATAKV_KERNEL", "")
-    if wanted and wanted not in kernel_names():
-        raise UserError(
-            f"STRATAKV_KERNEL={wanted}: not a kernel of this machine, these are: {', '.join(kernel_names())}"
-        )
-    return wanted or kernel_names()[0]
 
 
 def attend(

@@ -61,7 +61,7 @@ class BlockType(KVType):
             parts.append(_round_half_away(x * _inverse(scale)).to(torch.int8).view(torch.uint8))
         elif self.minimum:
             low = x.amin(-1, keepdim=True) + 0.0  # -0 becomes 0: which zero is the minimum is the machine's choice
-            scale = (x.amax(-1, keepdim=True) - low) / (2**self.bits - 1)
+            scale = (x.amax(-1, keepdim=True) - low) / (2**self.bits - 1) + 0.0
             parts = [pack_f16(scale[..., 0], "values"), pack_f16(low[..., 0], "values")]
             parts += self._pack((x - low) * _inverse(scale) + 0.5)
         else:

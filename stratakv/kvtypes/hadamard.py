@@ -46,6 +46,11 @@ class Rotation:
     block: int
     seed: int | None
 
+    def parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8]]:
+        """First signs, second signs [block], and Paley's matrix ([[1]] where the order is a power of two)."""
+        first, second = _sign_arrays(self.block, self.seed)
+        return first, second, _paley(_paley_factor(self.block))
+
     def exact(self, x: Tensor) -> Tensor:
         """float32 [n, block] -> float32 [n, block], the forward rotation with additions in one fixed order.
 

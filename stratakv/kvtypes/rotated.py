@@ -36,19 +36,12 @@ class RotatedType(KVType):
     def fields(self, head_dim: int) -> tuple[Field, ...]:
         return self.stored.fields(head_dim)
 
-    def rotate(self, x: Tensor) -> Tensor:
-        return _rotation(x.shape[-1]).rotate(x)
-
-    def unrotate(self, y: Tensor) -> Tensor:
-        return _rotation(y.shape[-1]).unrotate(y)
+    def rotation(self, head_dim: int) -> Rotation:
+        return Rotation(head_dim & -head_dim, None)  # the lowest set bit: the largest power of two that divides it
 
     def _encode(self, x: Tensor) -> Tensor:
-        rotation = _rotation(x.shape[-1])
+        rotation = self.rotation(x.shape[-1])
         return self.stored._encode(rotation.exact(x.view(-1, rotation.block)).view(x.shape))
 
     def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
         return self.stored._decode(packed, head_dim)
-
-
-def _rotation(head_dim: int) -> Rotation:
-    return Rotation(head_dim & -head_dim, None)  # the lowest set bit: the largest power of two that divides it

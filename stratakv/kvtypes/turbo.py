@@ -61,22 +61,19 @@ class TurboType(KVType):
         block = self.block_size(head_dim)
         return (Field("scale", 2), *(Field("codes", block * width // 8) for width in _PLANE_WIDTHS[self.bits]))
 
-    def rotate(self, x: Tensor) -> Tensor:
-        return Rotation(self.block_size(x.shape[-1]), _SEED).rotate(x)
-
-    def unrotate(self, y: Tensor) -> Tensor:
-        return Rotation(self.block_size(y.shape[-1]), _SEED).unrotate(y)
+    def rotation(self, head_dim: int) -> Rotation:
+        return Rotation(self.block_size(head_dim), _SEED)
 
     def _encode(self, x: Tensor) -> Tensor:
         rows, head_dim = x.shape
         block = self.block_size(head_dim)
         x = x.view(rows * self.blocks(head_dim), block)
-        norm = _sum_of_squares(x).sqrt()
+        norm = _sqrt(_sum_of_squares(x))
         y = Rotation(block, _SEED).exact(x / torch.where(norm > 0, norm, 1.0))
         integers, thresholds = _tables(block, self.bits, x.device)
         indices = torch.bucketize(y, thresholds, right=True, out_int32=True)
         # sums of squared integers are below 2^24: exact in any order
-        length = integers[indices].square().sum(-1, keepdim=True).clamp_min(1).sqrt() * codebook(block, self.bits).scale
+        length = _sqrt(integers[indices].square().sum(-1, keepdim=True).clamp_min(1)) * codebook(block, self.bits).scale
         parts = [pack_f16((norm / length)[:, 0], "norm")]
         shift = 0
         for width in _PLANE_WIDTHS[self.bits]:
@@ -107,6 +104,11 @@ def _sum_of_squares(x: Tensor) -> Tensor:
     for i in range(1, squares.shape[-1]):
         total = total + squares[:, i : i + 1]
     return total
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """The correctly rounded float32 root, as C's sqrtf: torch's own may differ in the last bit (MKL's vector library)."""
+    return x.to(torch.float64).sqrt().to(torch.float32)
 
 
 @lru_cache(maxsize=256)

@@ -15,6 +15,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from stratakv.kvtypes.hadamard import Rotation
+
 
 @dataclass(frozen=True)
 class Field:
@@ -104,10 +106,16 @@ class KVType(ABC):
         """uint8 [..., nbytes] -> float32 [..., head_dim], the vectors as they were given, up to quantization."""
         return self.unrotate(self.decode_stored(packed, head_dim))
 
+    def rotation(self, head_dim: int) -> Rotation | None:
+        """The rotation into the stored basis, on each run of its block; None for types that don't rotate."""
+        return None
+
     def rotate(self, x: Tensor) -> Tensor:
         """Floats [..., head_dim] -> float32 of the same shape in the stored basis. Orthogonal; differentiable."""
-        return x.to(torch.float32)
+        rotation = self.rotation(x.shape[-1])
+        return rotation.rotate(x) if rotation else x.to(torch.float32)
 
     def unrotate(self, y: Tensor) -> Tensor:
         """The inverse of `rotate`."""
-        return y.to(torch.float32)
+        rotation = self.rotation(y.shape[-1])
+        return rotation.unrotate(y) if rotation else y.to(torch.float32)

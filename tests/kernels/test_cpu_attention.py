@@ -11,9 +11,10 @@ from stratakv.cache.layout import PageLayout
 from stratakv.cache.pages import PageStore
 from stratakv.kernels import attention, cpu_attention
 from stratakv.kernels.attention import _torch_attention
+from stratakv.kernels.choice import kernel_name, kernel_names
 from stratakv.kvtypes import kv_type, type_names
 
-KERNELS = [name for name in cpu_attention.kernel_names() if name != "torch"]
+KERNELS = [name for name in kernel_names() if name != "torch"]
 pytestmark = pytest.mark.skipif(not KERNELS, reason="installed without a C++ compiler: there is no kernel to test")
 
 
@@ -134,13 +135,13 @@ def test_the_forced_kernel_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch)
     real = cpu_attention.attend
 
     def spy(*args, **kwargs):
-        ran.append(cpu_attention.kernel_name())
+        ran.append(kernel_name())
         return real(*args, **kwargs)
 
     monkeypatch.setattr(cpu_attention, "attend", spy)
     ids = torch.tensor([[0, 5, 6, 7]])
     logits = {}
-    for name in cpu_attention.kernel_names():
+    for name in kernel_names():
         monkeypatch.setenv("STRATAKV_KERNEL", name)
         cache = KVCache(loaded.model.config, "turbo4")
         ran.clear()
@@ -152,7 +153,7 @@ def test_the_forced_kernel_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(logits[name], logits["torch"], rtol=0, atol=0.05)
     monkeypatch.setenv("STRATAKV_KERNEL", "avx1024")
     with pytest.raises(UserError, match="avx1024: not a kernel of this machine"):
-        cpu_attention.kernel_name()
+        kernel_name()
 
 
 def test_a_forked_child_attends_too() -> None:

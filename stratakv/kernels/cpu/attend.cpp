@@ -2,6 +2,7 @@
 #include "attend.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -93,6 +94,19 @@ void attend(const Kernel &kernel, const Attention &a, int threads) {
         }
         i = end;
     }
+}
+
+Encoded encode(const Kernel &kernel, const EncodeTask &task, int threads) {
+    // 64 vectors are some microseconds: less is not worth a thread's waking
+    const int per_part = 64, parts = (task.tokens + per_part - 1) / per_part, heads = task.batch * task.heads;
+    std::atomic<int> state{0};
+    if (heads * task.tokens <= per_part) threads = 1;
+    parallel_for(threads, heads * parts, [&](int i) {
+        const int head = i / parts, begin = i % parts * per_part;
+        const Encoded one = kernel.encode(task, head / task.heads, head % task.heads, begin, std::min(begin + per_part, task.tokens));
+        if (one != Encoded::good) state = static_cast<int>(one);
+    });
+    return static_cast<Encoded>(state.load());
 }
 
 }  // namespace stratakv

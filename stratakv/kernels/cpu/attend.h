@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "encode.h"
+
 namespace stratakv {
 
 constexpr int kPageTokens = 128;
@@ -66,6 +68,8 @@ struct Kernel {
     const char *name;
     // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table.
     void (*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, const Partial &);
+    // Encodes tokens [begin, end) of one head into its pages.
+    Encoded (*encode)(const EncodeTask &, int sequence, int head, int begin, int end);
 };
 
 // Null where the library or the machine doesn't have it.

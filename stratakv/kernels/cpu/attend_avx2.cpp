@@ -4,10 +4,11 @@
 #include "simd_avx2.h"
 //
 #include "attend_body.h"
+#include "encode_body.h"
 
 namespace stratakv {
 const Kernel *avx2_kernel() {
-    static const Kernel kernel{simd::kName, run};
+    static const Kernel kernel{simd::kName, run, encode};
     return &kernel;
 }
 }  // namespace stratakv

@@ -11,4 +11,7 @@ std::vector<const Kernel *> kernels();
 // Fills a.out. threads: at most so many, the caller's among them.
 void attend(const Kernel &kernel, const Attention &a, int threads);
 
+// Encodes all of the task's vectors.
+Encoded encode(const Kernel &kernel, const EncodeTask &task, int threads);
+
 }  // namespace stratakv

@@ -2,10 +2,11 @@
 #include "simd_portable.h"
 //
 #include "attend_body.h"
+#include "encode_body.h"
 
 namespace stratakv {
 const Kernel *portable_kernel() {
-    static const Kernel kernel{simd::kName, run};
+    static const Kernel kernel{simd::kName, run, encode};
     return &kernel;
 }
 }  // namespace stratakv

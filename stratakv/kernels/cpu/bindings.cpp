@@ -89,6 +89,37 @@ void attend_pages(const std::string &kernel, const Side &k, const Side &v, std::
     attend(chosen, a, threads);
 }
 
+int encode_states(const std::string &kernel, const Encoder &encoder, Array<const float, 4> states, Array<const std::uint64_t, 2> pages,
+                  int start, std::int64_t tile_bytes, int threads) {
+    EncodeTask task{};
+    task.encoder = &encoder, task.states = states.data();
+    task.batch = static_cast<int>(states.shape(0)), task.heads = static_cast<int>(states.shape(1));
+    task.tokens = static_cast<int>(states.shape(2));
+    task.pages = pages.data(), task.page_count = static_cast<int>(pages.shape(1));
+    task.start = start, task.tile_bytes = tile_bytes;
+    if (static_cast<int>(states.shape(3)) != encoder.dim) throw std::invalid_argument("states and encoder differ in head_dim");
+    if (pages.shape(0) != states.shape(0) || start < 0 || start + task.tokens > task.page_count * kPageTokens)
+        throw std::invalid_argument("the pages don't hold all tokens");
+    const Kernel &chosen = find(kernel);
+    nb::gil_scoped_release release;
+    return static_cast<int>(encode(chosen, task, threads));
+}
+
+Encoder encoder(int form, int dim, int nbytes, int blocks, int bits, int rotation, int order, std::vector<float> first_signs,
+                std::vector<float> second_signs, std::vector<float> paley, float norm_of_rotation, std::vector<float> thresholds,
+                std::vector<float> integers, float unit, std::vector<std::int32_t> positions) {
+    if (dim > 1024) throw std::invalid_argument("head_dim above 1024 has no kernel");
+    Encoder e;
+    e.form = static_cast<Encoder::Form>(form);
+    e.dim = dim, e.nbytes = nbytes, e.blocks = blocks, e.bits = bits, e.rotation = rotation, e.order = order;
+    e.first_signs = std::move(first_signs), e.second_signs = std::move(second_signs), e.paley = std::move(paley);
+    e.norm_of_rotation = norm_of_rotation;
+    e.thresholds = std::move(thresholds), e.integers = std::move(integers), e.unit = unit;
+    e.positions = std::move(positions);
+    if (static_cast<int>(e.positions.size()) != kPageTokens * nbytes) throw std::invalid_argument("positions: one a byte and token");
+    return e;
+}
+
 }  // namespace
 
 void bind_attention(nb::module_ &m) {
@@ -101,6 +132,18 @@ void bind_attention(nb::module_ &m) {
         }, "codes"_a, "dim"_a, "nbytes"_a, "blocks"_a, "group"_a, "base_bytes"_a, "base_word"_a, "base"_a, "high_bytes"_a,
            "high_word"_a, "high"_a, "scale"_a, "minimum"_a, "signed_scale"_a, "unit"_a, "table"_a)
         .def_ro("vectors", &Side::vectors, "Whether integer vector code reads it; otherwise rows are decoded one by one.");
+    nb::class_<Encoder>(m, "Encoder", "How one side's vectors become bytes in a head's tile.")
+        .def("__init__", [](Encoder *self, int form, int dim, int nbytes, int blocks, int bits, int rotation, int order,
+                            std::vector<float> first_signs, std::vector<float> second_signs, std::vector<float> paley,
+                            float norm_of_rotation, std::vector<float> thresholds, std::vector<float> integers, float unit,
+                            std::vector<std::int32_t> positions) {
+            new (self) Encoder(encoder(form, dim, nbytes, blocks, bits, rotation, order, std::move(first_signs),
+                                       std::move(second_signs), std::move(paley), norm_of_rotation, std::move(thresholds),
+                                       std::move(integers), unit, std::move(positions)));
+        }, "form"_a, "dim"_a, "nbytes"_a, "blocks"_a, "bits"_a, "rotation"_a, "order"_a, "first_signs"_a, "second_signs"_a,
+           "paley"_a, "norm_of_rotation"_a, "thresholds"_a, "integers"_a, "unit"_a, "positions"_a);
+    m.def("encode", &encode_states, "kernel"_a, "encoder"_a, "states"_a, "pages"_a, "start"_a, "tile_bytes"_a, "threads"_a,
+          "Encode states [batch, heads, tokens, dim] into pages; 0 good, 1 inf or nan, 2 too large for an f16 scale.");
     m.def("kernels", [] {
         std::vector<std::string> names;
         for (const Kernel *kernel : kernels()) names.emplace_back(kernel->name);

@@ -149,7 +149,8 @@ inline float prepare_weights(const Side &side, const std::uint8_t *tile, const f
     constexpr int kTop = (1 << kWeightBits) - 1;
     const float range = rounding == Rounding::positive ? float((kTop << kWeightBits) + kTop) : 16256.0f;  // 127 * 128
     *step = top / range;
-    const F inverse = fset1(top > 0 ? range / top : 0.0f);
+    // so far below the maximum that range / top overflows: nothing
+    const F inverse = fset1(top > 1e-30f ? range / top : 0.0f);
     F total = fzero();
     for (int t = 0; t < kPageTokens; t += 16) {
         const I value = to_int(fmul(fload(scaled + t), inverse));

@@ -1,0 +1,26 @@
+"""Which kernel runs: the best that this machine has, or the one that STRATAKV_KERNEL names."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from stratakv.errors import UserError
+from stratakv.kernels.native import native
+
+
+@lru_cache(maxsize=1)
+def kernel_names() -> tuple[str, ...]:
+    """Kernels that run on this machine, best first, "torch" last."""
+    module = native()
+    return (*(module.kernels() if module else ()), "torch")
+
+
+def kernel_name() -> str:
+    """The kernel in use: STRATAKV_KERNEL if set, else the best. UserError for a name that doesn't run here."""
+    wanted = os.environ.get("STRATAKV_KERNEL", "")
+    if wanted and wanted not in kernel_names():
+        raise UserError(
+            f"STRATAKV_KERNEL={wanted}: not a kernel of this machine, these are: {', '.join(kernel_names())}"
+        )
+    return wanted or kernel_names()[0]
