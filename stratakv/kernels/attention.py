@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from stratakv.cache.handle import PackedView
-from stratakv.kernels import cpu_attention
+from stratakv.kernels import cpu_attention, prefill
 from stratakv.kernels.choice import kernel_name
 
 
@@ -34,21 +34,28 @@ def packed_attention(
     """
     layout = view.store.layout
     q = layout.k.rotate(query.float())
-    seen = _seen_tokens(query, view, mask, causal)
-    if seen is None:
+    if not _compiled(query, view):
         out = _torch_attention(q, view, scale, mask, causal, softcap, sinks)
-    else:
+    elif seen := _seen_tokens(query, view, mask, causal):
         out = cpu_attention.attend(q, view, *seen, scale=scale, softcap=softcap, sinks=sinks)
+    else:
+        q = q.to(torch.bfloat16) if query.dtype == torch.bfloat16 else q
+        out = prefill.attend(q, view, scale=scale, mask=mask, causal=causal, softcap=softcap, sinks=sinks)
     return layout.v.unrotate(out).to(query.dtype)
+
+
+def _compiled(query: torch.Tensor, view: PackedView) -> bool:
+    """Whether compiled kernels can run: on a CPU, without gradients, unless STRATAKV_KERNEL says torch."""
+    differentiable = torch.is_grad_enabled() and query.requires_grad
+    return view.store.device.type == "cpu" and not differentiable and kernel_name() != "torch"
 
 
 def _seen_tokens(
     query: torch.Tensor, view: PackedView, mask: torch.Tensor | None, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """First and one past the last token that each query sees, int32 [batch, q_tokens], where a compiled kernel can run."""
+    """First and one past the last token that each query sees, int32 [batch, q_tokens]; None for many queries or odd masks."""
     batch, _, q_tokens, _ = query.shape
-    few = q_tokens <= cpu_attention.MAX_QUERY_TOKENS and view.store.device.type == "cpu"
-    if not few or (torch.is_grad_enabled() and query.requires_grad) or kernel_name() == "torch":
+    if q_tokens > cpu_attention.MAX_QUERY_TOKENS:
         return None
     if mask is not None:
         intervals = _intervals(mask)

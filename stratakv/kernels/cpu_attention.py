@@ -62,7 +62,7 @@ def attend(
     out = torch.empty(*query.shape[:3], layout.v_dim)
     addresses = np.array([page.address for table in view.tables for page in table], dtype=np.uint64)
     starts = np.cumsum([0, *(len(table) for table in view.tables[:-1])], dtype=np.int64)
-    k, v = _sides(layout)
+    k, v = sides(layout)
     module: Any = native()
     module.attend(
         kernel or kernel_name(),
@@ -86,7 +86,8 @@ def attend(
 
 
 @lru_cache(maxsize=256)
-def _sides(layout: PageLayout) -> tuple[Any, Any]:
+def sides(layout: PageLayout) -> tuple[Any, Any]:
+    """The compiled module's descriptions of a layout's K and V."""
     places = regions(layout.k, layout.v, layout.k_dim, layout.v_dim)
     return (
         _side("k", layout.k, layout.k_dim, [r for r in places if r.side == "k"]),

@@ -96,6 +96,20 @@ void attend(const Kernel &kernel, const Attention &a, int threads) {
     }
 }
 
+void decode(const Kernel &kernel, const DecodeTask &task, int threads) {
+    const int first = task.start / kPageTokens, pages = (task.start + task.tokens - 1) / kPageTokens - first + 1;
+    parallel_for(threads, task.sequences * task.heads * pages, [&](int i) {
+        const int page = i % pages, head = i / pages % task.heads, sequence = i / pages / task.heads;
+        const int origin = (first + page) * kPageTokens;
+        const int begin = std::max(task.start - origin, 0), end = std::min(task.start + task.tokens - origin, kPageTokens);
+        const std::uint8_t *tile = reinterpret_cast<const std::uint8_t *>(task.pages[std::size_t(sequence) * task.page_count + first + page]) +
+                                   std::size_t(head) * task.tile_bytes;
+        const std::size_t row = (std::size_t(sequence) * task.heads + head) * task.tokens + (origin + begin - task.start);
+        const std::size_t at = row * task.side->dim;
+        kernel.decode(*task.side, tile, begin, end, task.floats ? task.floats + at : nullptr, task.bfloats ? task.bfloats + at : nullptr);
+    });
+}
+
 Encoded encode(const Kernel &kernel, const EncodeTask &task, int threads) {
     // 64 vectors are some microseconds: less is not worth a thread's waking
     const int per_part = 64, parts = (task.tokens + per_part - 1) / per_part, heads = task.batch * task.heads;

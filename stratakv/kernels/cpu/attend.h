@@ -68,6 +68,8 @@ struct Kernel {
     const char *name;
     // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table.
     void (*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, const Partial &);
+    // Tokens [begin, end) of a head's tile as rows [tokens, dim], into whichever of the two outputs isn't null.
+    void (*decode)(const Side &, const std::uint8_t *tile, int begin, int end, float *floats, std::uint16_t *bfloats);
     // Encodes tokens [begin, end) of one head into its pages.
     Encoded (*encode)(const EncodeTask &, int sequence, int head, int begin, int end);
 };

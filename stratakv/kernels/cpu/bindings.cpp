@@ -89,6 +89,25 @@ void attend_pages(const std::string &kernel, const Side &k, const Side &v, std::
     attend(chosen, a, threads);
 }
 
+void decode_pages(const std::string &kernel, const Side &side, Array<const std::uint64_t, 2> pages, int start, std::int64_t tile_bytes,
+                  std::optional<Array<float, 4>> floats, std::optional<Array<std::int16_t, 4>> bfloats, int threads) {
+    if (floats.has_value() == bfloats.has_value()) throw std::invalid_argument("one of floats and bfloats");
+    DecodeTask task{};
+    auto shape = [&](std::size_t i) { return static_cast<int>(floats ? floats->shape(i) : bfloats->shape(i)); };
+    task.side = &side, task.pages = pages.data(), task.page_count = static_cast<int>(pages.shape(1));
+    task.sequences = shape(0), task.heads = shape(1), task.tokens = shape(2);
+    task.start = start, task.tile_bytes = tile_bytes;
+    task.floats = floats ? floats->data() : nullptr;
+    task.bfloats = bfloats ? reinterpret_cast<std::uint16_t *>(bfloats->data()) : nullptr;
+    if (shape(3) != side.dim) throw std::invalid_argument("out and side differ in head_dim");
+    if (static_cast<int>(pages.shape(0)) != task.sequences || start < 0 || task.tokens < 1 ||
+        start + task.tokens > task.page_count * kPageTokens)
+        throw std::invalid_argument("the pages don't hold all tokens");
+    const Kernel &chosen = find(kernel);
+    nb::gil_scoped_release release;
+    decode(chosen, task, threads);
+}
+
 int encode_states(const std::string &kernel, const Encoder &encoder, Array<const float, 4> states, Array<const std::uint64_t, 2> pages,
                   int start, std::int64_t tile_bytes, int threads) {
     EncodeTask task{};
@@ -142,6 +161,8 @@ void bind_attention(nb::module_ &m) {
                                        std::move(integers), unit, std::move(positions)));
         }, "form"_a, "dim"_a, "nbytes"_a, "blocks"_a, "bits"_a, "rotation"_a, "order"_a, "first_signs"_a, "second_signs"_a,
            "paley"_a, "norm_of_rotation"_a, "thresholds"_a, "integers"_a, "unit"_a, "positions"_a);
+    m.def("decode", &decode_pages, "kernel"_a, "side"_a, "pages"_a, "start"_a, "tile_bytes"_a, "floats"_a.none(), "bfloats"_a.none(),
+          "threads"_a, "Decode tokens of pages to rows in the stored basis, float32 or bfloat16 (as int16), [sequences, heads, tokens, dim].");
     m.def("encode", &encode_states, "kernel"_a, "encoder"_a, "states"_a, "pages"_a, "start"_a, "tile_bytes"_a, "threads"_a,
           "Encode states [batch, heads, tokens, dim] into pages; 0 good, 1 inf or nan, 2 too large for an f16 scale.");
     m.def("kernels", [] {

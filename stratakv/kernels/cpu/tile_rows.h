@@ -24,46 +24,70 @@ inline float half_to_float(const std::uint8_t *p) {
     return sign ? -magnitude : magnitude;
 }
 
-inline std::size_t place(int token, int byte, int nbytes, int group, int word) {
-    return std::size_t(token / group) * group * nbytes + std::size_t(byte / word) * group * word + (token % group) * word + byte % word;
+// The canonical bytes of one plane of one token.
+inline void token_bytes(const std::uint8_t *region, int token, int nbytes, int group, int word, std::uint8_t *out) {
+    const std::uint8_t *at = region + std::size_t(token / group) * group * nbytes + (token % group) * word;
+    if (word == 4) {
+        for (int i = 0; i < nbytes / 4; ++i) std::memcpy(out + i * 4, at + std::size_t(i) * group * 4, 4);
+    } else if (word == 1) {
+        for (int i = 0; i < nbytes; ++i) out[i] = at[std::size_t(i) * group];
+    } else {
+        for (int i = 0; i < nbytes; ++i) out[i] = at[std::size_t(i / word) * group * word + i % word];
+    }
 }
 
-// Codes of one token, one a byte, by value.
+// Codes of one token, one a byte, in the order of its values. Loops that compilers turn into vector code.
 template <Codes C>
 void token_codes(const Side &side, const std::uint8_t *tile, int token, std::uint8_t *codes) {
     using P = Packing<C>;
     constexpr int kHighBits = P::kIndexBits - P::kBase;
-    const int half = side.dim / side.blocks / 2;
-    for (int byte = 0; byte < side.base_bytes; ++byte) {
-        const int bits = tile[side.base + place(token, byte, side.base_bytes, side.group, side.base_word)];
-        for (int sub = 0; sub < P::kSub; ++sub) {
-            const int d = dim_of<C>(byte, sub, half);
-            int code = bits >> (P::kBase * sub) & ((1 << P::kBase) - 1);
-            if constexpr (kHighBits > 0) {
-                constexpr int kPerByte = 8 / kHighBits;
-                const int high = tile[side.high + place(token, d / kPerByte, side.high_bytes, side.group, side.high_word)];
-                code |= (high >> (kHighBits * (d % kPerByte)) & ((1 << kHighBits) - 1)) << P::kBase;
+    alignas(64) std::uint8_t bytes[1024], high[512];
+    std::uint8_t *base = P::kBase == 8 ? codes : bytes;
+    token_bytes(tile + side.base, token, side.base_bytes, side.group, side.base_word, base);
+    if constexpr (C == Codes::halves || C == Codes::halves_1) {
+        const int half = side.dim / side.blocks / 2;
+        for (int block = 0; block < side.blocks; ++block)
+            for (int i = 0; i < half; ++i) {
+                codes[block * 2 * half + i] = bytes[block * half + i] & 15;
+                codes[block * 2 * half + half + i] = bytes[block * half + i] >> 4;
             }
-            codes[d] = static_cast<std::uint8_t>(code);
-        }
+    } else if constexpr (P::kBase == 4) {
+        for (int i = 0; i < side.base_bytes; ++i) codes[2 * i] = bytes[i] & 15, codes[2 * i + 1] = bytes[i] >> 4;
+    } else if constexpr (P::kBase == 2) {
+        for (int i = 0; i < side.base_bytes; ++i)
+            for (int s = 0; s < 4; ++s) codes[4 * i + s] = bytes[i] >> (2 * s) & 3;
+    }
+    if constexpr (kHighBits > 0) {
+        constexpr int kPerByte = 8 / kHighBits, kMask = (1 << kHighBits) - 1;
+        token_bytes(tile + side.high, token, side.high_bytes, side.group, side.high_word, high);
+        for (int i = 0; i < side.high_bytes; ++i)
+            for (int s = 0; s < kPerByte; ++s)
+                codes[kPerByte * i + s] |= static_cast<std::uint8_t>((high[i] >> (kHighBits * s) & kMask) << P::kBase);
     }
 }
 
 template <Codes C>
 void decode_codes(const Side &side, const std::uint8_t *tile, int token, float *row) {
-    std::uint8_t codes[1024];
+    alignas(64) std::uint8_t codes[1024 + 64];
+    alignas(64) std::int8_t values[1024 + 64];
     token_codes<C>(side, tile, token, codes);
+    if constexpr (Packing<C>::kBase == 8) {
+        for (int d = 0; d < side.dim; ++d) values[d] = static_cast<std::int8_t>(C == Codes::byte_index ? codes[d] ^ 128 : codes[d]);
+    } else {
+        const Table entries = table(side.table, 0);
+        for (int d = 0; d < side.dim; d += 64) {
+            const I found = lookup<6>(load(codes + d), entries);
+            std::memcpy(values + d, &found, 64);
+        }
+    }
     const int block_dim = side.dim / side.blocks;
     for (int block = 0; block < side.blocks; ++block) {
         const std::size_t at = (std::size_t(block) * kPageTokens + token) * 2;
         const float scale = half_to_float(tile + side.scale + at) * side.unit;
         const float minimum = side.has_minimum ? half_to_float(tile + side.minimum + at) : 0.0f;
-        for (int d = block * block_dim; d < (block + 1) * block_dim; ++d) {
-            const int value = C == Codes::byte         ? static_cast<std::int8_t>(codes[d])
-                              : C == Codes::byte_index ? codes[d] - 128
-                                                       : side.table[codes[d]];
-            row[d] = static_cast<float>(value) * scale + minimum;
-        }
+        float *out = row + block * block_dim;
+        const std::int8_t *in = values + block * block_dim;
+        for (int i = 0; i < block_dim; ++i) out[i] = static_cast<float>(in[i]) * scale + minimum;
     }
 }
 
@@ -134,6 +158,30 @@ inline void row_weigh(const Side &side, const std::uint8_t *tile, const float *w
             float *at = out + std::size_t(r) * stride;
             for (std::size_t d = 0; d < stride; d += 16) fstore(at + d, fma(fload(row + d), weight, fload(at + d)));
         }
+    }
+}
+
+// Tokens [begin, end) of one head's tile as rows, float32 or (upper halves, rounded to nearest even) bfloat16.
+void decode_rows(const Side &side, const std::uint8_t *tile, int begin, int end, float *floats, std::uint16_t *halves) {
+    alignas(64) float row[1024 + 16];
+    for (int token = begin; token < end; ++token) {
+        if (floats) {
+            if (side.dim % 16 == 0) {
+                decode_row(side, tile, token, floats);
+            } else {
+                decode_row(side, tile, token, row);
+                std::memcpy(floats, row, sizeof(float) * side.dim);
+            }
+            floats += side.dim;
+            continue;
+        }
+        decode_row(side, tile, token, row);
+        for (int d = 0; d < side.dim; ++d) {
+            std::uint32_t bits;
+            std::memcpy(&bits, row + d, 4);
+            halves[d] = static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+        }
+        halves += side.dim;
     }
 }
 

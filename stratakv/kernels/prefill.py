@@ -1,0 +1,162 @@
+"""Attention of many queries over packed pages: blocks of tokens are decoded into a small buffer, torch multiplies, the
+partial softmaxes are merged by their log-sum-exp. Working memory doesn't grow with the context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from stratakv.cache.handle import PackedView, Side
+from stratakv.kernels.choice import kernel_name
+from stratakv.kernels.cpu_attention import sides
+from stratakv.kernels.native import native
+
+BLOCK_TOKENS = 1024
+_MASKED = -1e30  # an additive mask whose rows stay finite where a block shows a query nothing
+
+
+def attend(
+    q: torch.Tensor,
+    view: PackedView,
+    *,
+    scale: float,
+    mask: torch.Tensor | None,
+    causal: bool,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """q: float32 or bfloat16 [batch, q_heads, q_tokens, k_dim] in K's stored basis; products are in its dtype, sums float32.
+
+    mask: boolean or additive, [batch or 1, 1 or q_heads, q_tokens, tokens]; causal: the last query sees the last token.
+    Returns float32 [batch, q_heads, q_tokens, v_dim] in V's stored basis.
+    """
+    batch, q_heads, q_tokens, _ = q.shape
+    state = _Softmax(batch, q_heads, q_tokens, view.store.layout.v_dim)
+    flash = softcap is None and view.store.layout.k_dim == view.store.layout.v_dim
+    product = _flash if flash else _explicit
+    own = view.tokens - q_tokens  # first token that belongs to the queries themselves
+    for begin, end in _blocks(view.tokens, own):
+        if mask is not None:
+            part = mask[..., begin:end]
+            if part.dtype == torch.bool:
+                if not bool(part.any()):
+                    continue
+                part = torch.zeros(part.shape, dtype=q.dtype).masked_fill(~part, _MASKED)
+            k, v = _decode(view, begin, end, q.dtype)
+            state.add(0, *product(q, k, v, scale, part.to(q.dtype), False, softcap))
+            continue
+        k, v = _decode(view, begin, end, q.dtype)
+        if not causal or begin < own:
+            state.add(0, *product(q, k, v, scale, None, False, softcap))
+            continue
+        first, last = begin - own, end - own
+        state.add(first, *product(q[:, :, first:last], k, v, scale, None, True, softcap))
+        if last < q_tokens:
+            state.add(last, *product(q[:, :, last:], k, v, scale, None, False, softcap))
+    return state.result(sinks)
+
+
+def _blocks(tokens: int, own: int) -> Iterator[tuple[int, int]]:
+    """Blocks that don't mix tokens before and after `own`, so that causality is a matter of whole blocks."""
+    for low, high in ((0, own), (own, tokens)):
+        for begin in range(low, high, BLOCK_TOKENS):
+            yield begin, min(begin + BLOCK_TOKENS, high)
+
+
+def _decode(view: PackedView, begin: int, end: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V of tokens begin .. end in the stored basis, [batch, kv_heads, tokens, dim]."""
+    pages = np.array([[page.address for page in table] for table in view.tables], dtype=np.uint64)
+    return _decode_side(view, pages, "k", begin, end, dtype), _decode_side(view, pages, "v", begin, end, dtype)
+
+
+def _decode_side(
+    view: PackedView, pages: np.ndarray[Any, Any], side: Side, begin: int, end: int, dtype: torch.dtype
+) -> torch.Tensor:
+    layout = view.store.layout
+    dim = layout.k_dim if side == "k" else layout.v_dim
+    out = torch.empty(len(view.tables), layout.kv_heads, end - begin, dim, dtype=dtype)
+    half = dtype == torch.bfloat16
+    module: Any = native()
+    module.decode(
+        kernel_name(),
+        sides(layout)[0 if side == "k" else 1],
+        pages,
+        view.start + begin,
+        layout.tile_bytes,
+        None if half else out,
+        out.view(torch.int16) if half else None,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+class _Softmax:
+    """A softmax over tokens that come in blocks: the output so far and its log-sum-exp (Milakov and Gimelshein, 2018)."""
+
+    def __init__(self, batch: int, heads: int, tokens: int, dim: int) -> None:
+        self.out = torch.zeros(batch, heads, tokens, dim)
+        self.lse = torch.full((batch, heads, tokens), -torch.inf)
+
+    def add(self, first: int, out: torch.Tensor, lse: torch.Tensor) -> None:
+        """Merge a block's output [.., tokens, dim] and log-sum-exp [.., tokens] for the queries from `first` on."""
+        here = slice(first, first + out.shape[2])
+        old, merged = self.lse[:, :, here], torch.logaddexp(self.lse[:, :, here], lse)
+        self.out[:, :, here].mul_((old - merged).exp_().unsqueeze(-1))
+        self.out[:, :, here].addcmul_(out, (lse - merged).exp_().unsqueeze(-1))
+        self.lse[:, :, here] = merged
+
+    def result(self, sinks: torch.Tensor | None) -> torch.Tensor:
+        """The output; sinks [heads] take weight and give nothing."""
+        if sinks is None:
+            return self.out
+        return self.out * torch.sigmoid(self.lse - sinks.float()[None, :, None]).unsqueeze(-1)
+
+
+def _flash(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    mask: torch.Tensor | None,
+    causal: bool,
+    softcap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """torch's flash attention for CPUs; query heads of a kv head are folded into rows where no mask tells rows apart."""
+    batch, q_heads, q_tokens, dim = q.shape
+    groups = q_heads // k.shape[1]
+    if mask is None and not causal:
+        q = q.reshape(batch, k.shape[1], groups * q_tokens, dim)
+    elif groups > 1:
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return out.reshape(batch, q_heads, q_tokens, dim).float(), lse.reshape(batch, q_heads, q_tokens)
+
+
+def _explicit(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    mask: torch.Tensor | None,
+    causal: bool,
+    softcap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits written out: for a softcap, and for V narrower than K."""
+    batch, q_heads, q_tokens, dim = q.shape
+    kv_heads, tokens = k.shape[1], k.shape[2]
+    folded = q.reshape(batch, kv_heads, -1, dim)
+    logits = (folded @ k.transpose(-1, -2)).float().view(batch, q_heads, q_tokens, tokens) * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if causal:
+        logits = logits.masked_fill(torch.ones(q_tokens, tokens, dtype=torch.bool).triu(1), _MASKED)
+    if mask is not None:
+        logits = logits + mask.float()
+    lse = torch.logsumexp(logits, dim=-1)
+    weights = (logits - lse.unsqueeze(-1)).exp_().to(v.dtype).view(batch, kv_heads, -1, tokens)
+    return (weights @ v).float().view(batch, q_heads, q_tokens, -1), lse
