@@ -1,0 +1,93 @@
+"""A process of its own for a measurement: JSON lines in and out, and the peak of its memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from stratakv.errors import UserError
+
+_ERROR_LINES = 3
+
+
+class Worker:
+    """A child process that answers each JSON line with one JSON line. Use it in `with`; it ends at the end of the block.
+
+    command: program and arguments. name: how errors call it. Raises UserError, with the process's last words, when the process
+    can't be started or ends before it has answered.
+    """
+
+    def __init__(self, command: Sequence[str], name: str, environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._words,
+                text=True,
+                env=None if environment is None else dict(environment),
+            )
+        except OSError as error:
+            self._words.close()
+            raise UserError(f"{name}: cannot run {command[0]}: {error.strerror or error}") from error
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request, wait for the answer. An answer with the field "error" raises UserError."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        line = ""
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            pass
+        if not line:
+            raise UserError(f"{self.name}: the process ended: {self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise UserError(f"{self.name}: {answer['error']}")
+        return answer
+
+    def reset_peak(self) -> None:
+        """Let the peak of the memory begin again at what is resident now (Linux; elsewhere it is not known)."""
+        path = Path(f"/proc/{self._process.pid}/clear_refs")
+        if path.exists():
+            path.write_text("5")
+
+    def peak_bytes(self) -> int | None:
+        """The most memory that was resident since reset_peak, shared libraries included; None outside Linux."""
+        path = Path(f"/proc/{self._process.pid}/status")
+        if not path.exists():
+            return None
+        fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        return int(fields["VmHWM"].split()[0]) * 1024
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        if kind is not None:
+            self._process.kill()
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+        self._process.wait()
+        self._process.stdout.close()
+        self._words.close()
+
+    def _last_words(self) -> str:
+        self._process.wait()
+        self._words.seek(0)
+        lines = [line for line in self._words.read().splitlines() if line.strip()]
+        return " / ".join(lines[-_ERROR_LINES:]) or f"exit code {self._process.returncode}"
