@@ -39,6 +39,8 @@ def packed_attention(
     elif seen := _seen_tokens(query, view, mask, causal):
         out = cpu_attention.attend(q, view, *seen, scale=scale, softcap=softcap, sinks=sinks)
     else:
+        if mask is not None and _is_causal(mask):
+            mask, causal = None, True
         q = q.to(torch.bfloat16) if query.dtype == torch.bfloat16 else q
         out = prefill.attend(q, view, scale=scale, mask=mask, causal=causal, softcap=softcap, sinks=sinks)
     return layout.v.unrotate(out).to(query.dtype)
@@ -65,6 +67,15 @@ def _seen_tokens(
     if causal:
         last -= torch.arange(q_tokens - 1, -1, -1, dtype=torch.int32)
     return first, last
+
+
+def _is_causal(mask: torch.Tensor) -> bool:
+    """Whether a mask only says that each query sees all tokens up to its own, the last query the last token."""
+    intervals = _intervals(mask)
+    if intervals is None or bool(intervals[0].any()):
+        return False
+    q_tokens, tokens = mask.shape[-2:]
+    return bool((intervals[1] == torch.arange(tokens - q_tokens + 1, tokens + 1)).all())
 
 
 def _intervals(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:

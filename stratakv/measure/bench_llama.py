@@ -24,7 +24,9 @@ def llama_python(given: str | None) -> str | None:
     if given is not None:
         path = Path(given)
         if not (path.is_file() and os.access(path, os.X_OK)):
-            raise UserError(f"--llama-python {given}: not a program; give the python of an environment with llama-cpp-python")
+            raise UserError(
+                f"--llama-python {given}: not a program; give the python of an environment with llama-cpp-python"
+            )
         return given
     return sys.executable if importlib.util.find_spec("llama_cpp") else None
 
@@ -76,7 +78,9 @@ def write_attention_model(path: Path, *, q_heads: int, kv_heads: int, head_dim: 
     random = np.random.default_rng(0)
 
     def add(name: str, *shape: int) -> None:
-        writer.add_tensor(f"{name}.weight", random.standard_normal(shape, dtype=np.float32) / np.float32(shape[-1] ** 0.5))
+        writer.add_tensor(
+            f"{name}.weight", random.standard_normal(shape, dtype=np.float32) / np.float32(shape[-1] ** 0.5)
+        )
 
     add("token_embd", _VOCABULARY, _WIDTH)
     add("output", _VOCABULARY, _WIDTH)

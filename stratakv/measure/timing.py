@@ -34,9 +34,7 @@ def timed(run: Callable[[int], object]) -> Case:
     return case
 
 
-def interleaved(
-    cases: Mapping[str, Case], *, seconds: float, least: int = 3, most: int = 40
-) -> dict[str, list[float]]:
+def interleaved(cases: Mapping[str, Case], *, seconds: float, least: int = 3, most: int = 40) -> dict[str, list[float]]:
     """Seconds of each case's calls. The cases take turns, A B C A B C ..., so that a clock that wanders meets all of them.
 
     A visit runs a case until 20 ms have passed, unmeasured, then measures 3 calls; of a call longer than half a second only
