@@ -19,6 +19,7 @@ COMMANDS = {
     "show": "what every layer gets with a profile: types, bytes a token, warnings",
     "perplexity": "perplexity and KL divergence of one profile on a text",
     "compare": "profiles side by side on a text: bytes, PPL, KL divergence, verdicts",
+    "bench": "speed on this machine: attention beside torch's and llama.cpp's, tokens per second, peak memory",
     "generate": "continue a prompt",
     "chat": "talk with a model",
     "demo": "the embedded model through every mode: table, plot and an answer in words",

@@ -13,9 +13,10 @@ import ctypes
 import json
 import sys
 import time
+from importlib import import_module
 from typing import Any
 
-import llama_cpp as llama
+llama: Any = import_module("llama_cpp")
 
 _PIECE = 512
 _ROOM = 256

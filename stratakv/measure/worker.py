@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,9 +23,9 @@ class Worker:
     can't be started or ends before it has answered.
     """
 
-    def __init__(self, command: Sequence[str], name: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], name: str) -> None:
         self.name = name
-        self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed in __exit__)
         try:
             self._process = subprocess.Popen(
                 list(command),
@@ -32,7 +33,6 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._words,
                 text=True,
-                env=None if environment is None else dict(environment),
             )
         except OSError as error:
             self._words.close()
@@ -42,12 +42,10 @@ class Worker:
         """Send a request, wait for the answer. An answer with the field "error" raises UserError."""
         assert self._process.stdin is not None and self._process.stdout is not None
         line = ""
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
-        except BrokenPipeError:
-            pass
         if not line:
             raise UserError(f"{self.name}: the process ended: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
@@ -78,10 +76,8 @@ class Worker:
         assert self._process.stdin is not None and self._process.stdout is not None
         if kind is not None:
             self._process.kill()
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         self._process.wait()
         self._process.stdout.close()
         self._words.close()

@@ -1,0 +1,219 @@
+"""`stratakv bench attention` and `stratakv bench generate`: the speed of packed caches on this machine, beside others'."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Any
+
+_ATTENTION = "decode attention, prefill and encoding beside torch's attention and llama.cpp's"
+_GENERATE = "tokens per second and peak memory of whole models, by cache"
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command and its two subcommands."""
+    parser = commands.add_parser(
+        "bench",
+        help="speed on this machine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
+    attention = kinds.add_parser("attention", help=_ATTENTION, description=_ATTENTION)
+    attention.add_argument(
+        "-c", "--contexts", metavar="N,...", default="1k,8k,32k,128k", help="tokens of context (1k,8k,32k,128k)"
+    )
+    attention.add_argument("--groups", metavar="N,...", default="4,1,8", help="query heads a kv head (4,1,8)")
+    attention.add_argument(
+        "--types",
+        metavar="TYPES,...",
+        default="f16,q8_0,turbo4,turbo3,turbo2,q8_0/turbo4",
+        help="TYPE or K/V (f16,q8_0,turbo4,turbo3,turbo2,q8_0/turbo4)",
+    )
+    attention.add_argument("--kv-heads", type=int, default=8, metavar="N", help="kv heads (8)")
+    attention.add_argument("--head-dim", type=int, default=128, metavar="N", help="values of a vector (128)")
+    attention.add_argument(
+        "--parts", metavar="PART,...", default="decode,prefill,encode", help="of decode, prefill, encode (all)"
+    )
+    attention.add_argument(
+        "--prefill",
+        metavar="N[+Q],...",
+        default="8k,32k+512",
+        help="prompts of N tokens, or Q tokens on top of N (8k,32k+512)",
+    )
+    attention.add_argument(
+        "--rotate-mib", type=int, default=256, metavar="N", help="MiB of caches that a case reads in turn (256)"
+    )
+    attention.add_argument("--plot", metavar="FILE", help="draw the decode steps, .png or .svg")
+    _add_common(attention, seconds=10.0, what="each context and group")
+    attention.set_defaults(func=run_attention)
+    generate = kinds.add_parser("generate", help=_GENERATE, description=_GENERATE)
+    generate.add_argument(
+        "-m",
+        "--models",
+        metavar="MODEL,...",
+        default="embedded,qwen3-0.6b-shape",
+        help="GGUF file, directory, hub name, 'embedded', or 'qwen3-0.6b-shape': random weights (embedded,qwen3-0.6b-shape)",
+    )
+    generate.add_argument(
+        "-c", "--contexts", metavar="N,...", default="1k,8k,32k", help="tokens of context (1k,8k,32k)"
+    )
+    generate.add_argument(
+        "--profile",
+        action="append",
+        metavar="PROFILE",
+        help="repeat it for several (f16, q8_0, turbo4, turbo3, mode1, mode5, mode7, edges3)",
+    )
+    generate.add_argument("--rounds", type=int, default=1, metavar="N", help="processes a row, in turns (1)")
+    _add_common(generate, seconds=5.0, what="the tokens of each process")
+    generate.set_defaults(func=run_generate)
+    parser.epilog = attention.format_usage() + generate.format_usage()
+
+
+def _add_common(parser: argparse.ArgumentParser, *, seconds: float, what: str) -> None:
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads of every side (torch's number)")
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, metavar="S", help=f"time for {what}, at least ({seconds:g})"
+    )
+    parser.add_argument(
+        "--llama-python", metavar="PATH", help="an interpreter that has llama-cpp-python (this one, if it has)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
+
+
+def run_attention(args: argparse.Namespace) -> int:
+    """Run `bench attention`."""
+    from stratakv.cli.measuring_options import emit, say
+    from stratakv.measure.bench_attention import Settings, bench_attention
+    from stratakv.measure.bench_caches import Shape
+    from stratakv.measure.bench_llama import llama_python
+    from stratakv.measure.bench_plot import plot_attention
+    from stratakv.measure.bench_table import format_attention
+    from stratakv.measure.plot import check_plot_path
+
+    _check_outputs(args.json, args.plot)
+    if args.plot:
+        check_plot_path(args.plot)
+    shape = Shape(_positive(args.kv_heads, "--kv-heads"), _positive(args.head_dim, "--head-dim"))
+    settings = Settings(
+        contexts=_sizes(args.contexts, "-c"),
+        groups=_sizes(args.groups, "--groups"),
+        pairs=_pairs(args.types, shape.head_dim),
+        threads=_threads(args.threads),
+        parts=_parts(args.parts),
+        shape=shape,
+        prefill=tuple(_prefill(word) for word in _words(args.prefill, "--prefill")),
+        seconds=args.seconds,
+        rotate_bytes=_positive(args.rotate_mib, "--rotate-mib") * 2**20,
+        llama_python=llama_python(args.llama_python),
+    )
+    words = ["stratakv", "bench", "attention", "-c", args.contexts, "--groups", args.groups, "--types", args.types]
+    words += ["--kv-heads", str(args.kv_heads), "--head-dim", str(args.head_dim), "--parts", args.parts]
+    words += ["--prefill", args.prefill, "--rotate-mib", str(args.rotate_mib)]
+    data = bench_attention(settings, command=_command(words, args, settings.threads), report=say)
+    emit(format_attention(data), data, args.json)
+    if args.plot:
+        plot_attention(data, args.plot)
+        say(f"wrote {args.plot}")
+    return 0
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Run `bench generate`."""
+    from stratakv.cli.measuring_options import emit, say
+    from stratakv.measure.bench_generate import PROFILES, Settings, bench_generate
+    from stratakv.measure.bench_llama import llama_python
+    from stratakv.measure.bench_table import format_generate
+
+    _check_outputs(args.json)
+    settings = Settings(
+        models=_words(args.models, "-m"),
+        contexts=_sizes(args.contexts, "-c"),
+        profiles=tuple(args.profile or PROFILES),
+        threads=_threads(args.threads),
+        seconds=args.seconds,
+        rounds=_positive(args.rounds, "--rounds"),
+        llama_python=llama_python(args.llama_python),
+    )
+    words = ["stratakv", "bench", "generate", "-m", args.models, "-c", args.contexts, "--rounds", str(args.rounds)]
+    words += [word for profile in settings.profiles for word in ("--profile", profile)]
+    data = bench_generate(settings, command=_command(words, args, settings.threads), report=say)
+    emit(format_generate(data), data, args.json)
+    return 0
+
+
+def _command(words: list[str], args: argparse.Namespace, threads: int) -> str:
+    words = [*words, "-t", str(threads), "--seconds", f"{args.seconds:g}"]
+    return shlex.join([*words, *(["--llama-python", "PYTHON"] if args.llama_python else [])])
+
+
+def _check_outputs(*paths: str | None) -> None:
+    from stratakv.measure.results import check_writable
+
+    for path in paths:
+        if path and path != "-":
+            check_writable(path)
+
+
+def _words(text: str, option: str) -> tuple[str, ...]:
+    from stratakv.errors import UserError
+
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not words:
+        raise UserError(f"{option} {text!r}: give at least one, several with commas between them")
+    return words
+
+
+def _sizes(text: str, option: str) -> tuple[int, ...]:
+    return tuple(_size(word, option) for word in _words(text, option))
+
+
+def _size(word: str, option: str) -> int:
+    """32768, or 32k for it."""
+    from stratakv.errors import UserError
+
+    digits = word[:-1] if word[-1:] in ("k", "K") else word
+    if not (digits.isascii() and digits.isdigit() and int(digits) > 0):
+        raise UserError(f"{option} {word!r}: a positive number, or one with k for 1,024 of it, such as 32k")
+    return int(digits) * (1 if digits == word else 1024)
+
+
+def _prefill(word: str) -> tuple[int, int]:
+    """(tokens, queries): 8k is a prompt, 32k+512 a chunk on top."""
+    before, plus, chunk = word.partition("+")
+    tokens = _size(before, "--prefill")
+    queries = _size(chunk, "--prefill") if plus else tokens
+    return (tokens + queries if plus else tokens), queries
+
+
+def _pairs(text: str, head_dim: int) -> tuple[tuple[str, str], ...]:
+    from stratakv.kvtypes import kv_type
+    from stratakv.profile.rules import parse_pair
+
+    pairs = tuple(parse_pair(word) for word in _words(text, "--types"))
+    for name in (name for pair in pairs for name in pair):
+        kv_type(name).check(head_dim)
+    return pairs
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    from stratakv.errors import UserError
+
+    parts = _words(text, "--parts")
+    if unknown := [part for part in parts if part not in ("decode", "prefill", "encode")]:
+        raise UserError(f"--parts {unknown[0]}: allowed are decode, prefill, encode")
+    return parts
+
+
+def _threads(given: int | None) -> int:
+    import torch
+
+    return torch.get_num_threads() if given is None else _positive(given, "-t")
+
+
+def _positive(number: int, option: str) -> int:
+    from stratakv.errors import UserError
+
+    if number < 1:
+        raise UserError(f"{option} {number}: at least 1")
+    return number

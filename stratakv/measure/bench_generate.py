@@ -1,0 +1,185 @@
+"""`stratakv bench generate`: tokens per second and peak memory of whole models by cache, each in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stratakv import __version__
+from stratakv.engine.describe import describe_model
+from stratakv.errors import UserError
+from stratakv.kernels.choice import kernel_name
+from stratakv.kernels.native import machine
+from stratakv.measure import bench_llama
+from stratakv.measure.generate_worker import DYNAMIC, quantized_caches
+from stratakv.measure.model_shapes import QWEN3_SHAPE, qwen3_config, write_random_gguf
+from stratakv.measure.timing import load_average, load_warnings, spread
+from stratakv.measure.worker import Worker
+from stratakv.profile import resolve
+from stratakv.profile.geometry import LayerGeometry, ModelGeometry
+
+SCHEMA = "stratakv/bench-generate/1"
+PROFILES = ("f16", "q8_0", "turbo4", "turbo3", "mode1", "mode5", "mode7", "edges3")
+_LLAMA = "llama.cpp "
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure. models: sources, or QWEN3_SHAPE; contexts: tokens; rounds: processes a row, taking turns; seconds: of
+    decoding in each; llama_python: an interpreter with llama-cpp-python, or None."""
+
+    models: tuple[str, ...] = ("embedded", QWEN3_SHAPE)
+    contexts: tuple[int, ...] = (1024, 8192, 32768)
+    profiles: tuple[str, ...] = PROFILES
+    threads: int = field(default_factory=torch.get_num_threads)
+    seconds: float = 5.0
+    rounds: int = 1
+    llama_python: str | None = None
+
+
+def bench_generate(settings: Settings, *, command: str = "", report: Report = lambda line: None) -> dict[str, Any]:
+    """Measure; returns the data of `--json`, schema "stratakv/bench-generate/1". report: called with a line for each process.
+
+    Raises UserError for a model or a profile that can't be, before anything runs.
+    """
+    files = {model: _check(model, settings.profiles) for model in settings.models}
+    load = load_average()
+    quantized = quantized_caches()
+    rows: list[dict[str, Any]] = []
+    warnings: list[str] = load_warnings(load)
+    with ExitStack() as stack:
+        for model, gguf in files.items():
+            if settings.llama_python and model == QWEN3_SHAPE:
+                gguf = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"{model}.gguf"
+                report(f"writing {model} for llama.cpp")
+                write_random_gguf(gguf, qwen3_config())
+            for context in settings.contexts:
+                caches = [DYNAMIC, *quantized, *settings.profiles]
+                if settings.llama_python and gguf is not None:
+                    caches += [_LLAMA + type_ for type_ in bench_llama.TYPES]
+                rows += _rows(settings, model, gguf, context, caches, report, warnings)
+    return {
+        "schema": SCHEMA,
+        "stratakv": __version__,
+        "kernel": kernel_name(),
+        "threads": settings.threads,
+        "rows": rows,
+        "command": command,
+        "machine": machine(),
+        "load_average": load,
+        "warnings": warnings,
+        "notes": list(_notes(settings, quantized)),
+    }
+
+
+def _check(model: str, profiles: tuple[str, ...]) -> Path | None:
+    """Refuse what can't be before anything runs; the model's GGUF file, if it has one."""
+    if model == QWEN3_SHAPE:
+        geometry, gguf = _qwen3_geometry(), None
+    else:
+        description = describe_model(model)
+        geometry, gguf = description.geometry, description.path if description.gguf else None
+    for profile in profiles:
+        resolve(profile, geometry)
+    return gguf
+
+
+def _qwen3_geometry() -> ModelGeometry:
+    config = qwen3_config()
+    dims, heads = (config["head_dim"], config["head_dim"]), config["num_key_value_heads"]
+    layers = tuple(
+        LayerGeometry(index, index, "full", dims, heads, config["num_attention_heads"], None, None)
+        for index in range(config["num_hidden_layers"])
+    )
+    return ModelGeometry(QWEN3_SHAPE, layers, config["max_position_embeddings"])
+
+
+def _rows(
+    settings: Settings,
+    model: str,
+    gguf: Path | None,
+    context: int,
+    caches: list[str],
+    report: Report,
+    warnings: list[str],
+) -> list[dict[str, Any]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(settings.rounds):
+        for cache in caches:
+            report(f"{model}, {context} tokens, {cache}")
+            try:
+                if cache.startswith(_LLAMA):
+                    run = _run_llama(settings, gguf, cache.removeprefix(_LLAMA), context)
+                else:
+                    run = _run(settings, model, cache, context)
+            except UserError as error:
+                warnings.append(f"{model}, {context} tokens, {cache}: not measured: {error}")
+                continue
+            found.setdefault(cache, []).append(run)
+    rows = []
+    for cache, runs in found.items():
+        times = spread([value for run in runs for value in run.pop("seconds")])
+        peaks = [run["peak_bytes"] for run in runs if run["peak_bytes"] is not None]
+        row = {"model": model, "cache": cache, "context": context, **runs[0], "peak_bytes": max(peaks, default=None)}
+        rows.append({**row, "tokens_per_second": 1e3 / times["ms"], **times, "peer": _peer(cache)})
+    return rows
+
+
+def _peer(cache: str) -> str | None:
+    if cache == DYNAMIC or cache.startswith("QuantizedCache"):
+        return "transformers"
+    return "llama.cpp" if cache.startswith(_LLAMA) else None
+
+
+def _run(settings: Settings, model: str, cache: str, context: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "stratakv.measure.generate_worker"]
+    with Worker(command, f"{model} with {cache}") as worker:
+        loaded = worker.ask(do="load", model=model, threads=settings.threads)
+        worker.reset_peak()
+        worker.ask(do="fill", cache=cache, context=context)
+        answer = worker.ask(do="decode", seconds=settings.seconds)
+        return {**loaded, **answer, "peak_bytes": worker.peak_bytes()}
+
+
+def _run_llama(settings: Settings, gguf: Path | None, type_: str, context: int) -> dict[str, Any]:
+    assert gguf is not None and settings.llama_python is not None
+    with bench_llama.llama_worker(settings.llama_python) as worker:
+        steps = bench_llama.steps(worker, gguf, (type_,), [context], settings.threads)
+        worker.reset_peak()
+        (step,) = steps.values()
+        for turn in range(3):
+            step(turn)
+        times: list[float] = []
+        while len(times) < 3 or (len(times) < 200 and sum(times) < settings.seconds):
+            times.append(step(len(times)))
+        return {
+            "weight_bytes": gguf.stat().st_size,
+            "dtype": "as in the file",
+            "seconds": times,
+            "cache_bytes": None,
+            "peak_bytes": worker.peak_bytes(),
+        }
+
+
+def _notes(settings: Settings, quantized: list[str]) -> Iterator[str]:
+    yield (
+        "the context is filled with random states (llama.cpp: the state of 512 tokens again and again) instead of a prompt; then "
+        "greedy tokens are decoded one by one; medians over tokens"
+    )
+    yield "peak: most resident memory while filling and decoding, weights and libraries included (Linux)"
+    yield "contexts may exceed what a model was trained for: times say nothing about quality"
+    if QWEN3_SHAPE in settings.models:
+        yield f"{QWEN3_SHAPE}: random weights in bf16, Qwen3-0.6B's config"
+    if len(quantized) < 2:
+        yield "transformers' QuantizedCache with integers was not measured: it needs optimum-quanto or hqq"
+    if settings.llama_python is None:
+        yield "llama.cpp was not measured: pip install llama-cpp-python, or give --llama-python"

@@ -1,0 +1,107 @@
+"""The speed that the kernels set out for, against what was measured: met, or missed by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+CONTEXT = 32768
+
+Row = dict[str, Any]
+Sense = Literal["at most", "at least"]
+
+
+def goals(rows: Sequence[Row], prefill: Sequence[Row], encode: Sequence[Row]) -> list[Row]:
+    """Each goal as {"goal", "sense", "limit", "measured", "unit", "met", "off_by"}; measured, met, off_by None without its rows.
+
+    off_by: how far a missed goal is from its limit, as a share of the limit; 0 when met.
+    """
+    decode = {(row["name"], row["q_heads"] // row["kv_heads"]): row for row in rows if row["context"] == CONTEXT}
+
+    def value(name: str, groups: int, field: str) -> float | None:
+        row = decode.get((name, groups))
+        return None if row is None else float(row[field])
+
+    def times(slow: float | None, fast: float | None) -> float | None:
+        return None if slow is None or fast is None else slow / fast
+
+    turbo4 = value("turbo4", 4, "ms")
+    torch_best = min(
+        (
+            row["ms"]
+            for (_, groups), row in decode.items()
+            if groups == 4 and row["k"] == "bf16" and row["peer"] == "torch"
+        ),
+        default=None,
+    )
+    found = [
+        _goal(
+            "turbo4, 4 query heads a kv head", "at most", 1.4, value("turbo4", 4, "ns_per_head_row"), "ns a head row"
+        ),
+        _goal("turbo4, 4 query heads a kv head", "at least", 0.75, _share(decode, "turbo4", 4), "of read bandwidth"),
+        _goal("turbo4 against the best dense bf16 of torch", "at least", 10, times(torch_best, turbo4), "times faster"),
+    ]
+    for type_ in ("f16", "q4_0"):
+        theirs = value(f"llama.cpp {type_}", 4, "ns_per_head_row")
+        faster = times(theirs, value("turbo4", 4, "ns_per_head_row"))
+        found.append(_goal(f"turbo4 against llama.cpp's {type_}", "at least", 8, faster, "times faster"))
+    found += [
+        _goal("turbo4, 1 query head a kv head", "at least", 0.85, _share(decode, "turbo4", 1), "of read bandwidth"),
+        _goal(
+            "turbo4, 8 query heads a kv head", "at most", 1.25, value("turbo4", 8, "ns_per_head_row"), "ns a head row"
+        ),
+    ]
+    for type_ in ("turbo3", "turbo2"):
+        found.append(
+            _goal(f"{type_} against turbo4", "at most", 1.15, times(value(type_, 4, "ms"), turbo4), "times the time")
+        )
+    for type_ in ("q8_0/turbo4", "q8_0"):
+        found.append(_goal(type_, "at least", 0.70, _share(decode, type_, 4), "of read bandwidth"))
+    f16 = times(torch_best, value("f16", 4, "ms"))
+    found.append(_goal("f16 against the best dense bf16 of torch", "at least", 1, f16, "times faster"))
+    for tokens, queries, words in ((8192, 8192, "prefill of 8k"), (CONTEXT + 512, 512, "a chunk of 512 on top of 32k")):
+        found.append(_prefill_goal(prefill, tokens, queries, words))
+    turbo4_encode = next(
+        (row["ns_per_vector"] for row in encode if row["name"] == "turbo4" and row["head_dim"] == 128), None
+    )
+    found.append(_goal("encode turbo4, one core", "at most", 150, turbo4_encode, "ns a 128-vector"))
+    return found
+
+
+def goal_in_words(goal: Row) -> str:
+    """'met      turbo4, ...: 1.24 ns a head row (at most 1.4)', or missed with by how much."""
+    limit = f"{goal['sense']} {goal['limit']:g}"
+    if goal["measured"] is None:
+        return f"unknown  {goal['goal']}: not measured ({limit} {goal['unit']})"
+    words = f"{goal['goal']}: {goal['measured']:.3g} {goal['unit']} ({limit})"
+    return f"met      {words}" if goal["met"] else f"MISSED   {words}, by {goal['off_by']:.0%}"
+
+
+def _goal(words: str, sense: Sense, limit: float, measured: float | None, unit: str) -> Row:
+    met = off_by = None
+    if measured is not None:
+        met = measured <= limit if sense == "at most" else measured >= limit
+        off_by = 0.0 if met else abs(measured - limit) / limit
+    return {
+        "goal": words,
+        "sense": sense,
+        "limit": limit,
+        "measured": measured,
+        "unit": unit,
+        "met": met,
+        "off_by": off_by,
+    }
+
+
+def _share(decode: dict[tuple[str, int], Row], name: str, groups: int) -> float | None:
+    row = decode.get((name, groups))
+    return None if row is None else float(row["share_of_read_bandwidth"])
+
+
+def _prefill_goal(prefill: Sequence[Row], tokens: int, queries: int, words: str) -> Row:
+    """turbo4's time over the fastest that torch has."""
+    there = [row for row in prefill if (row["context"], row["queries"]) == (tokens, queries)]
+    ours = next((row["ms"] for row in there if row["name"] == "turbo4"), None)
+    best = min((row["ms"] for row in there if row["peer"]), default=None)
+    ratio = None if ours is None or best is None else ours / best
+    return _goal(f"{words}, turbo4 against SDPA bf16 on dense tensors", "at most", 1.2, ratio, "times the time")

@@ -1,0 +1,113 @@
+"""One model with one cache behind a pipe, so that its peak memory is its own: JSON lines in, JSON lines out.
+
+Requests, in this order: {"do": "load", "model", "threads"}: {"weight_bytes", "dtype"}; {"do": "fill", "cache", "context"}: {};
+{"do": "decode", "seconds"}: {"seconds": [...], "cache_bytes"}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, QuantizedCache
+
+from stratakv.cache import KVCache
+from stratakv.cache.geometry import geometry_of
+from stratakv.engine.attention import use
+from stratakv.engine.load import load_model
+from stratakv.errors import UserError
+from stratakv.measure.model_shapes import QWEN3_SHAPE, qwen3_config, random_model
+
+DYNAMIC = "DynamicCache"
+# name -> arguments of transformers' QuantizedCache
+_QUANTIZED: dict[str, dict[str, Any]] = {
+    "QuantizedCache quanto 4 bit": {"backend": "quanto", "nbits": 4},
+    "QuantizedCache HQQ 4 bit": {"backend": "hqq", "nbits": 4, "axis_key": 1, "axis_value": 1},
+    "QuantizedCache fp8": {"backend": "fp8"},
+}
+_PIECE = 4096
+_WARM_UP = 3
+_LEAST, _MOST = 3, 200
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    session = _Session()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            with torch.inference_mode():
+                answer = getattr(session, request.pop("do"))(**request)
+        except UserError as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
+
+
+class _Session:
+    """The model and the cache of this process."""
+
+    model: PreTrainedModel
+    cache: Any
+
+    def load(self, model: str, threads: int) -> dict[str, Any]:
+        torch.set_num_threads(threads)
+        self.model = random_model(qwen3_config()) if model == QWEN3_SHAPE else load_model(model).model
+        size = sum(parameter.nbytes for parameter in self.model.parameters())
+        return {"weight_bytes": size, "dtype": str(self.model.dtype).removeprefix("torch.")}
+
+    def fill(self, cache: str, context: int) -> dict[str, Any]:
+        """Random states straight into the cache; the model doesn't run."""
+        config: Any = self.model.config
+        if cache == DYNAMIC:
+            self.model.set_attn_implementation("sdpa")
+            self.cache = DynamicCache(config=config)
+        elif cache in _QUANTIZED:
+            self.model.set_attn_implementation("sdpa")
+            self.cache = QuantizedCache(config=config, **_QUANTIZED[cache])
+        else:
+            use(self.model)
+            self.cache = KVCache(config, cache)
+        whole = cache == DYNAMIC or cache in _QUANTIZED  # their update copies all that is there: once, then
+        for layer in geometry_of(config).kv_layers:
+            for start in range(0, context, context if whole else _PIECE):
+                tokens = context if whole else min(_PIECE, context - start)
+                shape = (1, layer.kv_heads, tokens)
+                k, v = (torch.randn(*shape, dim, dtype=self.model.dtype) for dim in layer.head_dim)
+                self.cache.update(k, v, layer.layer)
+        return {}
+
+    def decode(self, seconds: float) -> dict[str, Any]:
+        """Greedy steps, one after another, so the context grows by one token each."""
+        token = torch.ones(1, 1, dtype=torch.int64)
+        times: list[float] = []
+        began = time.monotonic()
+        while len(times) < _WARM_UP + _LEAST or (len(times) < _MOST and time.monotonic() - began < seconds):
+            started = time.perf_counter()
+            out: Any = self.model(input_ids=token, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            token = out.logits[:, -1].argmax(-1, keepdim=True)
+            times.append(time.perf_counter() - started)
+        return {"seconds": times[_WARM_UP:], "cache_bytes": _cache_bytes(self.cache)}
+
+
+def quantized_caches() -> list[str]:
+    """The kinds of transformers' QuantizedCache that are installed here: quanto, HQQ, and fp8, which needs neither."""
+    from transformers.utils.import_utils import is_hqq_available, is_optimum_quanto_available
+
+    there = {"quanto": is_optimum_quanto_available(), "hqq": is_hqq_available(), "fp8": True}
+    return [name for name, arguments in _QUANTIZED.items() if there[arguments["backend"]]]
+
+
+def _cache_bytes(cache: Any) -> int | None:
+    """Bytes of K and V; None for a cache that doesn't tell."""
+    if isinstance(cache, KVCache):
+        return cache.nbytes()
+    if isinstance(cache, QuantizedCache):
+        return None
+    return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in cache.layers)
+
+
+if __name__ == "__main__":
+    main()
