@@ -1,6 +1,6 @@
 """Markdown tables from the JSON of `stratakv compare`: what docs/results.md shows.
 
-    python tools/results_tables.py docs/results/*.json
+python tools/results_tables.py docs/results/*.json
 """
 
 from __future__ import annotations

@@ -6,14 +6,16 @@ unknown models are right, known ones are fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils._pytree import tree_map_only
 
-from stratakv.cache.pages import Page, PageStore
+from stratakv.cache.pages import Page, PageStore, addresses_of
 from stratakv.kvtypes import KVType
 
 Side = Literal["k", "v"]
@@ -23,13 +25,15 @@ Side = Literal["k", "v"]
 class PackedView:
     """Tokens start .. start + tokens of equally long sequences in one layer's pages, as they were when the view was made.
 
-    tables: the block table of each sequence; start is relative to the tables' first page.
+    tables: the block table of each sequence; start is relative to the tables' first page. addresses: of the tables' pages,
+    uint64 [batch, pages], for kernels.
     """
 
     store: PageStore
     tables: tuple[tuple[Page, ...], ...]
     start: int
     tokens: int
+    addresses: NDArray[np.uint64]
 
     def type_of(self, side: Side) -> tuple[KVType, int]:
         """The side's type and head_dim."""
@@ -47,6 +51,11 @@ class PackedView:
         type_, dim = self.type_of(side)
         packed = self.packed()[0 if side == "k" else 1]
         return type_.decode(packed, dim)
+
+
+def view_of(store: PageStore, tables: Sequence[Sequence[Page]], start: int, tokens: int) -> PackedView:
+    """A view of tokens start .. start + tokens of the tables."""
+    return PackedView(store, tuple(map(tuple, tables)), start, tokens, addresses_of(tables))
 
 
 class PackedStates(torch.Tensor):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-from stratakv.cache.handle import PackedStates, PackedView
+from stratakv.cache.handle import PackedStates, PackedView, view_of
 from stratakv.cache.layout import PAGE_TOKENS, PageLayout
-from stratakv.cache.pages import BlockTable, PageStore
+from stratakv.cache.pages import BlockTable, PageStore, addresses_of
 from stratakv.errors import UserError
 from stratakv.kernels.choice import kernel_name
 from stratakv.kernels.cpu_encode import encode_into_pages
@@ -33,6 +33,8 @@ class PackedLayer(DynamicLayer):
         self.tables: list[BlockTable] = []
         self.length = 0
         self.dropped = 0  # tokens of whole pages before the tables' first page
+        self._last_view: PackedView | None = None
+        self._last_changes = 0
 
     @property
     def nbytes(self) -> int:
@@ -63,9 +65,7 @@ class PackedLayer(DynamicLayer):
         """
         store = self._append(key_states, value_states)
         start = self._visible_start(key_states.shape[-2])
-        view = PackedView(
-            store, tuple(tuple(table) for table in self.tables), start - self.dropped, self.length - start
-        )
+        view = self._view(store, start - self.dropped, self.length - start)
         handles = PackedStates(view, "k", self.dtype), PackedStates(view, "v", self.dtype)
         self._drop_unreachable()
         return handles
@@ -87,7 +87,7 @@ class PackedLayer(DynamicLayer):
     def reset(self) -> None:
         """Free all pages."""
         self._replace_tables([])
-        self.store, self.length, self.dropped = None, 0, 0
+        self.store, self.length, self.dropped, self._last_view = None, 0, 0, None
         self.is_initialized = False
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
@@ -113,6 +113,13 @@ class PackedLayer(DynamicLayer):
     def _store(self) -> PageStore:
         assert self.store is not None, f"{self.name} has not been initialized"
         return self.store
+
+    def _view(self, store: PageStore, start: int, tokens: int) -> PackedView:
+        if self._last_view is None or self._last_changes != store.changes:
+            self._last_view, self._last_changes = view_of(store, self.tables, start, tokens), store.changes
+        else:  # the same pages, as in 127 of 128 steps: thousands of addresses need not be collected again
+            self._last_view = replace(self._last_view, start=start, tokens=tokens)
+        return self._last_view
 
     def _visible_start(self, new_tokens: int) -> int:
         """Position of the first token that the new tokens' queries may see."""
@@ -140,8 +147,8 @@ class PackedLayer(DynamicLayer):
         return self._store
 
     def _encode_into_pages(self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, tokens: int) -> None:
-        pages = [[page.address for page in self._store.prepare(table, start, tokens)] for table in self.tables]
-        addresses, offset = np.array(pages, dtype=np.uint64).reshape(len(pages), -1), start % PAGE_TOKENS
+        addresses = addresses_of([self._store.prepare(table, start, tokens) for table in self.tables])
+        offset = start % PAGE_TOKENS
         with self._naming("K", self.k_type):
             encode_into_pages(key_states, self._store.layout, "k", addresses, offset)
         with self._naming("V", self.v_type):
@@ -198,6 +205,13 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
             )
         PackedLayer.crop(self, tokens_to_remove)
         self._free_before(self.length - self.sliding_window + 1)
+
+    def _view(self, store: PageStore, start: int, tokens: int) -> PackedView:
+        if self._last_view is None or self._last_changes != store.changes:
+            self._last_view, self._last_changes = view_of(store, self.tables, start, tokens), store.changes
+        else:  # the same pages, as in 127 of 128 steps: thousands of addresses need not be collected again
+            self._last_view = replace(self._last_view, start=start, tokens=tokens)
+        return self._last_view
 
     def _visible_start(self, new_tokens: int) -> int:
         return max(0, self.length - new_tokens - self.sliding_window + 1)

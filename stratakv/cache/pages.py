@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 
@@ -24,6 +26,11 @@ BlockTable = list[Page]
 """The pages of one sequence in one layer, by position."""
 
 
+def addresses_of(tables: Sequence[Sequence[Page]]) -> NDArray[np.uint64]:
+    """Where the pages of equally long block tables are, [tables, pages]."""
+    return np.array([[page.address for page in table] for table in tables], dtype=np.uint64).reshape(len(tables), -1)
+
+
 class PageStore:
     """Allocates, writes and reads the pages of one layer.
 
@@ -35,6 +42,9 @@ class PageStore:
         self.layout = layout
         self.device = device
         self.pages = 0
+        self.changes = (
+            0  # how often a page came, went or was shared: tables that were read before may differ from now on
+        )
         self._positions = torch.from_numpy(layout.positions.copy()).to(device)
         # int32 halves the index traffic of a gather
         self._gather = self._positions.reshape(-1).to(torch.int32)
@@ -47,16 +57,19 @@ class PageStore:
     def allocate(self) -> Page:
         """A new page with one reference; its bytes are undefined until written."""
         self.pages += 1
+        self.changes += 1
         return Page(torch.empty(self.layout.kv_heads, self.layout.tile_bytes, dtype=torch.uint8, device=self.device))
 
     def share(self, page: Page) -> Page:
         """One more reference to a page."""
         page.references += 1
+        self.changes += 1
         return page
 
     def release(self, page: Page) -> None:
         """One reference less; the last one frees the page."""
         page.references -= 1
+        self.changes += 1
         if page.references == 0:
             self.pages -= 1
 

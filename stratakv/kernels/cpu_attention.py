@@ -60,8 +60,7 @@ def attend(
     """
     layout = view.store.layout
     out = torch.empty(*query.shape[:3], layout.v_dim)
-    addresses = np.array([page.address for table in view.tables for page in table], dtype=np.uint64)
-    starts = np.cumsum([0, *(len(table) for table in view.tables[:-1])], dtype=np.int64)
+    batch, pages = view.addresses.shape
     k, v = sides(layout)
     module: Any = native()
     module.attend(
@@ -72,8 +71,8 @@ def attend(
         layout.kv_heads,
         query.contiguous(),
         out,
-        addresses,
-        starts,
+        view.addresses.reshape(-1),
+        np.arange(batch, dtype=np.int64) * pages,
         (first + view.start).contiguous(),
         (last + view.start).contiguous(),
         None if sinks is None else sinks.float().contiguous(),

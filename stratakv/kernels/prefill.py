@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from stratakv.cache.handle import PackedView, Side
@@ -68,13 +67,10 @@ def _blocks(tokens: int, own: int) -> Iterator[tuple[int, int]]:
 
 def _decode(view: PackedView, begin: int, end: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """K and V of tokens begin .. end in the stored basis, [batch, kv_heads, tokens, dim]."""
-    pages = np.array([[page.address for page in table] for table in view.tables], dtype=np.uint64)
-    return _decode_side(view, pages, "k", begin, end, dtype), _decode_side(view, pages, "v", begin, end, dtype)
+    return _decode_side(view, "k", begin, end, dtype), _decode_side(view, "v", begin, end, dtype)
 
 
-def _decode_side(
-    view: PackedView, pages: np.ndarray[Any, Any], side: Side, begin: int, end: int, dtype: torch.dtype
-) -> torch.Tensor:
+def _decode_side(view: PackedView, side: Side, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
     layout = view.store.layout
     dim = layout.k_dim if side == "k" else layout.v_dim
     out = torch.empty(len(view.tables), layout.kv_heads, end - begin, dim, dtype=dtype)
@@ -83,7 +79,7 @@ def _decode_side(
     module.decode(
         kernel_name(),
         sides(layout)[0 if side == "k" else 1],
-        pages,
+        view.addresses,
         view.start + begin,
         layout.tile_bytes,
         None if half else out,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stratakv.cache.handle import PackedView
+from stratakv.cache.handle import PackedView, view_of
 from stratakv.cache.layout import PageLayout
 from stratakv.cache.pages import PageStore
 from stratakv.kvtypes import kv_type
@@ -21,4 +21,4 @@ def pages(
         table = []
         store.write(table, 0, torch.cat([kv_type(k).encode(k_states), kv_type(v).encode(v_states)], -1))
         tables.append(tuple(table))
-    return PackedView(store, tuple(tables), 0, tokens)
+    return view_of(store, tables, 0, tokens)

@@ -49,6 +49,8 @@ void attend(const Kernel &kernel, const Attention &a, int threads) {
         pages[s] = std::max<std::int64_t>(0, (std::int64_t(high) + kPageTokens - 1) / kPageTokens - begin[s]);
         total += pages[s] * a.kv_heads;
     }
+    // waking a thread takes as long as some dozens of tiles
+    if (total * rows < 64) threads = 1;
     // Parts of at least 4 pages, several a thread so that the last one isn't waited for long.
     const std::int64_t per_part = std::max<std::int64_t>(4, total / (std::int64_t(threads) * 8) + 1);
     struct Part {

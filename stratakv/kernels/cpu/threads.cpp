@@ -45,12 +45,12 @@ public:
             count_ = count;
             next_ = 0;
             helpers_ = threads - 1;
-            busy_ = threads - 1;
             ++round_;
         }
         wake_.notify_all();
         work(task, count);
         std::unique_lock<std::mutex> lock(mutex_);
+        task_ = nullptr;  // who wakes up only now is not waited for
         done_.wait(lock, [this] { return busy_ == 0; });
     }
 
@@ -66,7 +66,8 @@ private:
             wake_.wait(lock, [&] { return stop_ || round_ != seen; });
             if (stop_) return;
             seen = round_;
-            if (number >= helpers_) continue;
+            if (number >= helpers_ || !task_) continue;
+            ++busy_;
             const std::function<void(int)> &task = *task_;
             const int count = count_;
             lock.unlock();
