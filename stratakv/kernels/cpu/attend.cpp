@@ -24,7 +24,9 @@ bool has(const std::vector<std::string> &features, std::initializer_list<const c
 
 }  // namespace
 
-std::vector<const Kernel *> kernels() {
+namespace {
+
+std::vector<const Kernel *> find_kernels() {
     const std::vector<std::string> features = cpu_features();
     std::vector<const Kernel *> found;
     if (avx512_kernel() && has(features, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vbmi", "avx512_vnni"}))
@@ -32,6 +34,14 @@ std::vector<const Kernel *> kernels() {
     if (avx2_kernel() && has(features, {"avx2", "fma", "f16c"})) found.push_back(avx2_kernel());
     if (neon_kernel() && has(features, {"neon", "dotprod"})) found.push_back(neon_kernel());
     if (portable_kernel()) found.push_back(portable_kernel());
+    return found;
+}
+
+}  // namespace
+
+const std::vector<const Kernel *> &kernels() {
+    // cpuid leaves a virtual machine each time it is asked: some 50 microseconds
+    static const std::vector<const Kernel *> found = find_kernels();
     return found;
 }
 

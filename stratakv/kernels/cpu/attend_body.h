@@ -204,8 +204,20 @@ inline bool soften(const Attention &a, Work &w, int r, int first, int last) {
     return true;
 }
 
-inline void prefetch(const std::uint8_t *from, std::size_t bytes) {
-    for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+// What the loops over codes don't ask for: scales and high bits of V; for floats, which are read row by row, everything.
+inline void prefetch_rest(const Attention &a, const std::uint8_t *next) {
+    auto region = [&](std::int64_t offset, std::int64_t bytes) {
+        for (std::int64_t i = 0; i < bytes; i += 64) prefetch(next + offset + i);
+    };
+    for (const Side *side : {&a.k, &a.v}) {
+        if (!integer_side(a, *side)) {
+            region(side->base, std::int64_t(side->base_bytes) * kPageTokens);
+            continue;
+        }
+        region(side->scale, std::int64_t(side->blocks) * kPageTokens * 2);
+        if (side->has_minimum) region(side->minimum, std::int64_t(side->blocks) * kPageTokens * 2);
+    }
+    if (integer_side(a, a.v)) region(a.v.high, std::int64_t(a.v.high_bytes) * kPageTokens);
 }
 
 inline void finish(const Attention &a, const Work &w, const Partial &partial) {
@@ -244,16 +256,18 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
     const std::int64_t end = std::min<std::int64_t>(page_end, (std::int64_t(highest) + kPageTokens - 1) / kPageTokens);
     for (std::int64_t page = begin; page < end; ++page) {
         const std::uint8_t *tile = reinterpret_cast<const std::uint8_t *>(pages[page]) + std::size_t(head) * a.tile_bytes;
-        // without this the next tile is waited for: 1.6 times slower on one thread
-        const std::uint8_t *next = page + 1 < end ? reinterpret_cast<const std::uint8_t *>(pages[page + 1]) + std::size_t(head) * a.tile_bytes : nullptr;
+        const std::uint8_t *next = tile;
+        if (page + 1 < end) {
+            next = reinterpret_cast<const std::uint8_t *>(pages[page + 1]) + std::size_t(head) * a.tile_bytes;
+            prefetch_rest(a, next);
+        }
+        const std::ptrdiff_t ahead = next - tile;
         const int origin = static_cast<int>(page * kPageTokens);
         const int first = std::max(lowest - origin, 0), last = std::min(highest - origin, kPageTokens);
-        if (next) prefetch(next, a.tile_bytes / 2);
         if (k_integer)
-            with_codes(a.k.codes, [&](auto c) { all_scores<decltype(c)::value>(a.k, tile, w.integer, w.rows, w.scores); });
+            with_codes(a.k.codes, [&](auto c) { all_scores<decltype(c)::value>(a.k, tile, w.integer, w.rows, w.scores, ahead); });
         else
             row_scores(a.k, tile, w.q, w.k_stride, w.rows, first, last, w.scores, w.row);
-        if (next) prefetch(next + a.tile_bytes / 2, a.tile_bytes - a.tile_bytes / 2);
         bool seen = false;
         for (int r = 0; r < w.rows; ++r) {
             const int t = r % a.q_tokens;
@@ -274,9 +288,9 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
             constexpr Codes kCodes = decltype(c)::value;
             if constexpr (kCodes == Codes::halves || kCodes == Codes::halves_1) {
                 if (rounding == Rounding::negative_too)
-                    return all_weighed<kCodes, Rounding::negative_too>(a.v, tile, w.weights, w.rows, w.out, w.lanes);
+                    return all_weighed<kCodes, Rounding::negative_too>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
             }
-            all_weighed<kCodes, Rounding::positive>(a.v, tile, w.weights, w.rows, w.out, w.lanes);
+            all_weighed<kCodes, Rounding::positive>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
         });
     }
     finish(a, w, partial);

@@ -6,7 +6,7 @@
 
 namespace stratakv {
 
-std::vector<const Kernel *> kernels();
+const std::vector<const Kernel *> &kernels();
 
 // Fills a.out. threads: at most so many, the caller's among them.
 void attend(const Kernel &kernel, const Attention &a, int threads);

@@ -27,7 +27,7 @@ template <Codes C>
 void prepare_query(const Side &side, const float *q, int row, const IntegerQuery &out) {
     constexpr int kSub = Packing<C>::kSub;
     float largest = 0;
-    for (int d = 0; d < side.dim; ++d) largest = std::fmax(largest, std::fabs(q[d]));
+    for (int d = 0; d < side.dim; ++d) largest = std::fabs(q[d]) > largest ? std::fabs(q[d]) : largest;
     // 16256 = 127 * 128; a query so small that 1 / step overflows scores 0 anyway
     const float step = largest > 1e-30f ? largest / 16256.0f : 1.0f;
     out.scale[row] = step;
@@ -48,9 +48,13 @@ void prepare_query(const Side &side, const float *q, int row, const IntegerQuery
         }
 }
 
+// Each vector that is read asks for the one at the same place in the next tile, `ahead` bytes on: memory works while we do,
+// and never gets more requests at once than it can queue (all of a tile's at its start took 1.5 times as long).
+inline void prefetch(const std::uint8_t *p) { __builtin_prefetch(p, 0, 2); }
+
 // Scores of R rows for the tile's 128 tokens, out[r * kPageTokens + token] = q . k.
 template <Codes C, int R>
-void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int row, float *out) {
+void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int row, float *out, std::ptrdiff_t ahead) {
     constexpr int kSub = Packing<C>::kSub;
     // A single row has too few sums to keep the multipliers busy: its products go to several.
     constexpr int kSplit = R == 1 ? 4 : R == 2 ? 2 : 1;
@@ -62,6 +66,7 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
     for (int group = 0; group < kPageTokens / 16; ++group) {
         const std::uint8_t *base = tile + side.base + std::size_t(group) * side.base_bytes * 16;
         const std::uint8_t *high = tile + side.high + std::size_t(group) * side.high_bytes * 16;
+        for (int i = 0; i < side.high_bytes * 16; i += 64) prefetch(high + i + ahead);
         F score[R];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) score[r] = fzero();
@@ -77,6 +82,7 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
                     const int w = w0 + step;
                     if (w >= (block + 1) * per_block) break;
                     const I unit = load(base + std::size_t(w) * 64);
+                    prefetch(base + std::size_t(w) * 64 + ahead);
 #pragma GCC unroll 4
                     for (int sub = 0; sub < kSub; ++sub) {
                         I codes;
@@ -174,7 +180,7 @@ inline float prepare_weights(const Side &side, const std::uint8_t *tile, const f
 // Adds weights . V of R rows for U units from `unit` on: out[r][(unit * kSub + sub) * 16 + lane], lanes in unit order.
 template <Codes C, int R, int U, Rounding W>
 void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, int unit, int block,
-                 float *out, std::size_t out_stride) {
+                 float *out, std::size_t out_stride, std::ptrdiff_t ahead) {
     constexpr int kSub = Packing<C>::kSub;
     constexpr bool kSigned = W == Rounding::negative_too;
     const Table entries = table(side.table, kSigned ? kCodeOffset : 0);
@@ -197,6 +203,7 @@ void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeight
 #pragma GCC unroll 4
         for (int u = 0; u < U; ++u) {
             const I bytes = load(base + u * 64);
+            prefetch(base + u * 64 + ahead);
 #pragma GCC unroll 4
             for (int s = 0; s < kSub; ++s) {
                 if constexpr (Packing<C>::kBase == 8) {
@@ -248,7 +255,7 @@ constexpr int kWeighRows = 16 / (Packing<C>::kSub * kPlanes);
 // The same for all units of the vector, as many at once as registers hold.
 template <Codes C, int R, Rounding W>
 void weigh(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, float *out,
-           std::size_t out_stride) {
+           std::size_t out_stride, std::ptrdiff_t ahead) {
     constexpr int kFit = 16 / (R * Packing<C>::kSub * kPlanes);
     constexpr int U = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
     const int per_block = (side.base_bytes / side.blocks + 15) / 16;
@@ -256,32 +263,32 @@ void weigh(const Side &side, const std::uint8_t *tile, const IntegerWeights &wei
         int unit = block * per_block;
         const int end = unit + per_block;
         for (; unit + U <= end; unit += U)
-            weigh_units<C, R, U, W>(side, tile, weights, row, unit, block, out, out_stride);
-        for (; unit < end; ++unit) weigh_units<C, R, 1, W>(side, tile, weights, row, unit, block, out, out_stride);
+            weigh_units<C, R, U, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
+        for (; unit < end; ++unit) weigh_units<C, R, 1, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
     }
 }
 
 // All rows, in runs of 8, 4, 2 and 1.
 template <Codes C>
-void all_scores(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int rows, float *out) {
+void all_scores(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int rows, float *out, std::ptrdiff_t ahead) {
     int row = 0;
-    for (; row + 8 <= rows; row += 8) scores_of<C, 8>(side, tile, query, row, out + row * kPageTokens);
-    if (row + 4 <= rows) scores_of<C, 4>(side, tile, query, row, out + row * kPageTokens), row += 4;
-    if (row + 2 <= rows) scores_of<C, 2>(side, tile, query, row, out + row * kPageTokens), row += 2;
-    if (row < rows) scores_of<C, 1>(side, tile, query, row, out + row * kPageTokens);
+    for (; row + 8 <= rows; row += 8) scores_of<C, 8>(side, tile, query, row, out + row * kPageTokens, ahead);
+    if (row + 4 <= rows) scores_of<C, 4>(side, tile, query, row, out + row * kPageTokens, ahead), row += 4;
+    if (row + 2 <= rows) scores_of<C, 2>(side, tile, query, row, out + row * kPageTokens, ahead), row += 2;
+    if (row < rows) scores_of<C, 1>(side, tile, query, row, out + row * kPageTokens, ahead);
 }
 
 template <Codes C, Rounding W>
 void all_weighed(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int rows, float *out,
-                 std::size_t out_stride) {
+                 std::size_t out_stride, std::ptrdiff_t ahead) {
     int row = 0;
     if constexpr (kWeighRows<C> >= 8)
-        for (; row + 8 <= rows; row += 8) weigh<C, 8, W>(side, tile, weights, row, out + row * out_stride, out_stride);
+        for (; row + 8 <= rows; row += 8) weigh<C, 8, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
     if constexpr (kWeighRows<C> >= 4)
-        for (; row + 4 <= rows; row += 4) weigh<C, 4, W>(side, tile, weights, row, out + row * out_stride, out_stride);
+        for (; row + 4 <= rows; row += 4) weigh<C, 4, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
     if constexpr (kWeighRows<C> >= 2)
-        for (; row + 2 <= rows; row += 2) weigh<C, 2, W>(side, tile, weights, row, out + row * out_stride, out_stride);
-    for (; row < rows; ++row) weigh<C, 1, W>(side, tile, weights, row, out + row * out_stride, out_stride);
+        for (; row + 2 <= rows; row += 2) weigh<C, 2, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
+    for (; row < rows; ++row) weigh<C, 1, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
 }
 
 }  // namespace
