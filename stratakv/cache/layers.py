@@ -80,6 +80,7 @@ class PackedLayer(DynamicLayer):
             raise ValueError(f"crop takes a negative number of tokens to remove, {tokens_to_remove} was given")
         self.length = max(0, self.length + tokens_to_remove)
         keep = -(-(self.length - self.dropped) // PAGE_TOKENS)
+        self._last_view = None
         for table in self.tables:
             while len(table) > keep:
                 self._store.release(table.pop())
@@ -171,6 +172,7 @@ class PackedLayer(DynamicLayer):
             self._replace_tables([[store.share(page) for page in self.tables[index]] for index in indices])
 
     def _replace_tables(self, tables: list[BlockTable]) -> None:
+        self._last_view = None
         for page in (page for table in self.tables for page in table):
             self._store.release(page)
         self.tables = tables
@@ -223,6 +225,7 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
     def _free_before(self, position: int) -> None:
         pages = (position - self.dropped) // PAGE_TOKENS
         if pages > 0:
+            self._last_view = None
             for table in self.tables:
                 for page in table[:pages]:
                     self._store.release(page)

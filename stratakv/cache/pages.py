@@ -9,17 +9,27 @@ import torch
 from numpy.typing import NDArray
 
 from stratakv.cache.layout import PAGE_TOKENS, PageLayout
+from stratakv.cache.slabs import Slot, take
 
 
 class Page:
-    """One page: its bytes, where they are, and how many block tables point at it."""
+    """One page: its bytes, where they are, and how many block tables point at it.
 
-    __slots__ = ("address", "data", "references")
+    place: what holds the bytes as long as anything refers to the page, a view of an earlier step for example: a slot of a slab,
+    or a tensor on other devices. shape: kv_heads, tile_bytes.
+    """
 
-    def __init__(self, data: torch.Tensor) -> None:
-        self.data = data
-        self.address = data.data_ptr()
+    __slots__ = ("address", "place", "references", "shape")
+
+    def __init__(self, place: Slot | torch.Tensor, shape: tuple[int, int]) -> None:
+        self.place, self.shape = place, shape
+        self.address = place.address if isinstance(place, Slot) else place.data_ptr()
         self.references = 1
+
+    @property
+    def data(self) -> torch.Tensor:
+        """The bytes, uint8 [kv_heads, tile_bytes]."""
+        return (self.place.data if isinstance(self.place, Slot) else self.place).view(self.shape)
 
 
 BlockTable = list[Page]
@@ -34,8 +44,8 @@ def addresses_of(tables: Sequence[Sequence[Page]]) -> NDArray[np.uint64]:
 class PageStore:
     """Allocates, writes and reads the pages of one layer.
 
-    Each page is an allocation of its own, so that growth copies nothing and a freed page goes back at once. `nbytes` is the
-    sum of all that is allocated.
+    Pages are taken one by one, so that growth copies nothing and a freed page goes back at once. `nbytes` is the sum of all
+    that are taken.
     """
 
     def __init__(self, layout: PageLayout, device: torch.device) -> None:
@@ -58,7 +68,10 @@ class PageStore:
         """A new page with one reference; its bytes are undefined until written."""
         self.pages += 1
         self.changes += 1
-        return Page(torch.empty(self.layout.kv_heads, self.layout.tile_bytes, dtype=torch.uint8, device=self.device))
+        shape = self.layout.kv_heads, self.layout.tile_bytes
+        if self.device.type == "cpu":
+            return Page(take(self.layout.page_bytes), shape)
+        return Page(torch.empty(self.layout.page_bytes, dtype=torch.uint8, device=self.device), shape)
 
     def share(self, page: Page) -> Page:
         """One more reference to a page."""

@@ -27,11 +27,17 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.cli.profile_options import profile_from_args
     from stratakv.engine.describe import describe_model
+    from stratakv.engine.paths import attention_line, attention_paths
     from stratakv.profile.table import format_table, show_table
 
     model = describe_model(args.model)
     profile = profile_from_args(args, model.geometry, model.fingerprint)
     contexts = () if args.ctx_size is None else (args.ctx_size,)
     data = show_table(profile, contexts, warnings=model.warnings)
-    print(json.dumps(data, indent=1) if args.json else format_table(data))
+    data["attention"] = attention_paths(model.config, model.geometry)
+    if args.json:
+        print(json.dumps(data, indent=1))
+    else:
+        print(format_table(data))
+        print(attention_line(data["attention"], len(model.geometry.kv_layers)))
     return 0

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from stratakv.cache.handle import PackedView
 from stratakv.kernels import cpu_attention, prefill
-from stratakv.kernels.choice import kernel_name
+from stratakv.kernels.choice import kernel_name, precise
 
 
 def packed_attention(
@@ -37,7 +37,7 @@ def packed_attention(
     if not _compiled(query, view):
         out = _torch_attention(q, view, scale, mask, causal, softcap, sinks)
     elif seen := _seen_tokens(query, view, mask, causal):
-        out = cpu_attention.attend(q, view, *seen, scale=scale, softcap=softcap, sinks=sinks)
+        out = cpu_attention.attend(q, view, *seen, scale=scale, softcap=softcap, sinks=sinks, precise=precise())
     else:
         if mask is not None and _is_causal(mask):
             mask, causal = None, True
@@ -49,7 +49,9 @@ def packed_attention(
 def _compiled(query: torch.Tensor, view: PackedView) -> bool:
     """Whether compiled kernels can run: on a CPU, without gradients, unless STRATAKV_KERNEL says torch."""
     differentiable = torch.is_grad_enabled() and query.requires_grad
-    return view.store.device.type == "cpu" and not differentiable and kernel_name() != "torch"
+    dims = view.store.layout.k_dim, view.store.layout.v_dim
+    fits = view.store.device.type == "cpu" and max(dims) <= cpu_attention.MAX_HEAD_DIM
+    return fits and not differentiable and kernel_name() != "torch"
 
 
 def _seen_tokens(

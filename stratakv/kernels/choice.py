@@ -16,6 +16,17 @@ def kernel_names() -> tuple[str, ...]:
     return (*(module.kernels() if module else ()), "torch")
 
 
+def precise() -> bool:
+    """Whether decode attention multiplies in float32 instead of integers: STRATAKV_PRECISE=1 (slower, error below 1e-3).
+
+    UserError for other values than 0 and 1.
+    """
+    wanted = os.environ.get("STRATAKV_PRECISE", "0")
+    if wanted not in ("", "0", "1"):
+        raise UserError(f"STRATAKV_PRECISE={wanted}: allowed are 0 and 1")
+    return wanted == "1"
+
+
 def kernel_name() -> str:
     """The kernel in use: STRATAKV_KERNEL if set, else the best. UserError for a name that doesn't run here."""
     wanted = os.environ.get("STRATAKV_KERNEL", "")

@@ -38,6 +38,7 @@ _PACKING = {
 }
 _FIRST_CODE = {"q4_0": -8, "q5_0": -16, "q4_1": 0, "q5_1": 0}
 MAX_QUERY_TOKENS = 8
+MAX_HEAD_DIM = 1024
 
 
 def attend(

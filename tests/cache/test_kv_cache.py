@@ -159,7 +159,10 @@ def feed(chunks):
     gc.collect()
     return psutil.Process().memory_info().rss
 
-before, packed_before = feed(1), cache.nbytes()  # the allocator keeps the first chunk's temporaries
+feed(16)  # the heap has grown to what it keeps of the temporaries
+cache.reset()
+before = feed(1)
+packed_before = cache.nbytes()
 print(feed(15) - before, cache.nbytes() - packed_before, cache.nbytes())
 """
 
@@ -168,13 +171,11 @@ def test_no_dense_copy_lives_on() -> None:
     """8k tokens of 32 heads x 128 in one layer: f32 states are 256 MiB, packed turbo4 33 MiB; the process keeps the latter."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    # freed chunks go back to the system at once: holes that they leave between pages are no copies
-    environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
     command = [sys.executable, "-c", _MEMORY_SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     grown, packed, whole = map(int, done.stdout.split())
     assert whole == 8192 * 32 * 132
-    assert 0.9 * packed <= grown < packed + 48 * 2**20
+    assert grown < packed + 32 * 2**20
 
 
 @torch.no_grad()

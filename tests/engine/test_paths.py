@@ -1,0 +1,45 @@
+"""What `show` says about kernels is what runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from stratakv import KVCache, UserError, use
+from stratakv.cache.geometry import geometry_of
+from stratakv.cache.handle import PackedStates
+from stratakv.engine.paths import attention_line, attention_paths
+from stratakv.kernels import choice
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt_oss", "qwen3_next", "falcon", "deepseek_v3", "gpt2"])
+def test_decoded_layers_are_those_whose_handles_are_decoded(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = use(tiny_model(model_type))
+    geometry = geometry_of(model.config)
+    decoded: set[str] = set()
+    real = PackedStates.decoded
+
+    def spy(handle: PackedStates) -> torch.Tensor:
+        decoded.add(str(id(handle.view_of.store)))
+        return real(handle)
+
+    monkeypatch.setattr(PackedStates, "decoded", spy)
+    cache = KVCache(model.config, "f32")
+    with torch.no_grad():
+        model(torch.tensor([[5, 6, 7, 8]]), past_key_values=cache)
+        model(torch.tensor([[9]]), past_key_values=cache)
+    really = [layer.layer for layer in geometry.kv_layers if str(id(cache.layers[layer.layer].store)) in decoded]
+    paths = attention_paths(model.config, geometry)
+    assert paths["decoded_layers"] == really
+    line = attention_line(paths, len(geometry.kv_layers))
+    assert ("decoded tensors" in line) is bool(really) and paths["kernel"] in line
+
+
+def test_the_precise_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not choice.precise()
+    monkeypatch.setenv("STRATAKV_PRECISE", "1")
+    assert choice.precise()
+    monkeypatch.setenv("STRATAKV_PRECISE", "yes")
+    with pytest.raises(UserError, match="STRATAKV_PRECISE=yes: allowed are 0 and 1"):
+        choice.precise()
