@@ -11,8 +11,8 @@ import mmap
 
 import torch
 
-# Address space only: what no page has used takes no memory. Few large slabs, since the few hundred bytes on the heap that belong to
-# each would pin a hole of a temporary's size there.
+# Address space only: what no page has used takes no memory. Few large slabs: the few hundred bytes on the heap that belong to
+# each pin a hole of a temporary's size there.
 SLAB_BYTES = 64 * 2**20
 
 
