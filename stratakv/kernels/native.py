@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +20,9 @@ def native() -> ModuleType | None:
     The lack of it is said once a process, as a `RuntimeWarning`: everything runs in plain torch then, slower.
     """
     try:
-        return importlib.import_module("stratakv._native")
+        module = importlib.import_module("stratakv._native")
+        _share_torch_s_threads(module)
+        return module
     except ImportError as error:
         warnings.warn(
             f"stratakv runs in plain torch, slower: no compiled module ({error}). "
@@ -28,6 +31,16 @@ def native() -> ModuleType | None:
             stacklevel=2,
         )
         return None
+
+
+def _share_torch_s_threads(module: Any) -> None:
+    """Let kernels run on the OpenMP threads that torch brings along; where it brings none, on a pool of their own."""
+    import torch
+
+    packages = Path(torch.__file__).parent
+    for library in (*packages.glob("lib/libgomp*"), *packages.parent.glob("torch.libs/libgomp*")):
+        if module.share_openmp(str(library)):
+            return
 
 
 def machine() -> dict[str, Any]:

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "attend_dispatch.h"
+#include "threads.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -165,6 +166,8 @@ void bind_attention(nb::module_ &m) {
           "threads"_a, "Decode tokens of pages to rows in the stored basis, float32 or bfloat16 (as int16), [sequences, heads, tokens, dim].");
     m.def("encode", &encode_states, "kernel"_a, "encoder"_a, "states"_a, "pages"_a, "start"_a, "tile_bytes"_a, "threads"_a,
           "Encode states [batch, heads, tokens, dim] into pages; 0 good, 1 inf or nan, 2 too large for an f16 scale.");
+    m.def("share_openmp", [](const std::string &path) { return share_openmp(path.c_str()); }, "path"_a,
+          "Run on the threads of the OpenMP library that is loaded from this path; False where that can't be.");
     m.def("kernels", [] {
         std::vector<std::string> names;
         for (const Kernel *kernel : kernels()) names.emplace_back(kernel->name);

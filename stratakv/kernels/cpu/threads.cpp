@@ -8,6 +8,7 @@
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
+#include <dlfcn.h>
 #include <unistd.h>
 #endif
 
@@ -102,12 +103,50 @@ Pool &pool() {
 
 }  // namespace
 
+namespace {
+
+// GOMP_parallel(function, argument, threads, flags): what gcc makes of "#pragma omp parallel"; part of libgomp's stable interface.
+using Region = void (*)(void (*)(void *), void *, unsigned, unsigned);
+Region openmp_region = nullptr;
+int openmp_owner = 0;  // libgomp's threads don't survive a fork
+
+struct Loop {
+    std::atomic<int> next{0};
+    int count;
+    const std::function<void(int)> *task;
+};
+
+void run_loop(void *argument) {
+    Loop &loop = *static_cast<Loop *>(argument);
+    for (int i = loop.next.fetch_add(1); i < loop.count; i = loop.next.fetch_add(1)) (*loop.task)(i);
+}
+
+}  // namespace
+
+bool share_openmp(const char *path) {
+#if defined(__unix__) || defined(__APPLE__)
+    if (void *library = dlopen(path, RTLD_NOW | RTLD_NOLOAD)) {
+        openmp_region = reinterpret_cast<Region>(dlsym(library, "GOMP_parallel"));
+        openmp_owner = process();
+    }
+#endif
+    return openmp_region != nullptr;
+}
+
 void parallel_for(int threads, int count, const std::function<void(int)> &task) {
     if (threads <= 1 || count <= 1) {
         for (int i = 0; i < count; ++i) task(i);
         return;
     }
-    pool().run(threads < count ? threads : count, count, task);
+    threads = threads < count ? threads : count;
+    if (openmp_region && openmp_owner == process()) {
+        Loop loop;
+        loop.count = count;
+        loop.task = &task;
+        openmp_region(run_loop, &loop, static_cast<unsigned>(threads), 0);
+        return;
+    }
+    pool().run(threads, count, task);
 }
 
 }  // namespace stratakv
