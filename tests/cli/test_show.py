@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from geometries import plain
+from transformers import LlamaConfig
 
 from stratakv.cli.main import main
 
@@ -21,7 +22,9 @@ def _no_modes_from_outside(monkeypatch):
 
 @pytest.fixture
 def described(monkeypatch):
-    model = SimpleNamespace(geometry=plain(12), fingerprint="abc", name="plain-12", warnings=("pad id ignored",))
+    model = SimpleNamespace(
+        geometry=plain(12), fingerprint="abc", name="plain-12", warnings=("pad id ignored",), config=LlamaConfig()
+    )
     monkeypatch.setattr("stratakv.engine.describe.describe_model", lambda source: model)
 
 
@@ -31,6 +34,7 @@ def test_text(capsys):
     out = capsys.readouterr().out
     assert "3-8    3-8       full  turbo4  turbo4  264 each" in out
     assert "warning: pad id ignored" in out
+    assert "attention reads the pages with kernel" in out
 
 
 @pytest.mark.usefixtures("described")
