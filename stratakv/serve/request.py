@@ -1,0 +1,237 @@
+"""What goes into the engine and what comes out: plain values, no tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stratakv.errors import UserError
+
+GrammarKind = Literal["json_object", "json_schema", "regex", "lark", "gbnf"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+SlotStatus = Literal["idle", "prompt", "decode"]
+
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is drawn; llama.cpp's meanings, defaults and order. temperature 0: the most likely token.
+
+    repeat_last_n: tokens that the three penalties look at, -1: all, 0: none. seed None: another draw each time. logit_bias:
+    added to a token's logit; -inf bans it. logprobs None: none wanted; 0 to 20: that many alternatives beside each token.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UserError for what can't be meant."""
+        checks = [
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more, and finite"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 (all) or more"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
+            ("repeat_penalty", self.repeat_penalty, 0 < self.repeat_penalty < math.inf, "above 0, and finite"),
+            ("repeat_last_n", self.repeat_last_n, self.repeat_last_n >= -1, "-1 (all), 0 (none) or more"),
+            ("presence_penalty", self.presence_penalty, math.isfinite(self.presence_penalty), "finite"),
+            ("frequency_penalty", self.frequency_penalty, math.isfinite(self.frequency_penalty), "finite"),
+            ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**64, "0 or more, below 2^64, or none"),
+            (
+                "logprobs",
+                self.logprobs,
+                self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
+                "0 to 20, or none",
+            ),
+        ]
+        for name, value, good, allowed in checks:
+            if not good:
+                raise UserError(f"{name} {value}: it must be {allowed}")
+        for token, bias in self.logit_bias.items():
+            if token < 0 or math.isnan(bias) or bias == math.inf:
+                raise UserError(f"logit_bias {token}: {bias}: token ids are 0 or more, biases finite or -inf")
+
+
+@dataclass(frozen=True)
+class GrammarSpec:
+    """What an answer must look like. text: the JSON schema, the regular expression, or the grammar; not used by json_object."""
+
+    kind: GrammarKind
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt to continue.
+
+    prompt: token ids, at least one. max_tokens: at most that many new ones. stop: texts before which the answer ends, found
+    across token borders. ignore_eos: go on past the model's end-of-text token. slot: wait for this slot instead of any.
+    cache_prompt: whether pages of earlier prompts may be used, and these be kept.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    grammar: GrammarSpec | None = None
+    slot: int | None = None
+    cache_prompt: bool = True
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """A token that was generated. logprob: natural logarithm of the model's own probability (before penalties, temperature
+    and the like), None unless asked for; top: the most likely tokens at its place as (id, text, logprob), best first."""
+
+    id: int
+    text: str
+    logprob: float | None = None
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that can't change any more, and the tokens that it came from (a token may bring no text yet)."""
+
+    text: str
+    tokens: tuple[TokenInfo, ...]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The end of an answer. cached_tokens: of the prompt, found in pages that were there. prompt_ms: from the moment the
+    request got a slot to its first token; decode_ms: from there to its end; error: in words, when reason is "error"."""
+
+    reason: FinishReason
+    stop_string: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_ms: float = 0.0
+    decode_ms: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine may use.
+
+    slots: requests that run at once. context: tokens of one request, prompt and answer. cache_bytes: for pages of all
+    layers. prefill_chunk: tokens of prompts in one step when no request is waiting for its next token. queue: requests that
+    wait. prefix_cache: whether finished prompts' pages are kept for later ones while there is room.
+    """
+
+    slots: int = 4
+    context: int = 4096
+    cache_bytes: int = 2**30
+    prefill_chunk: int = 512
+    queue: int = 256
+    prefix_cache: bool = True
+
+
+class QueueFull(Exception):  # noqa: N818
+    """As many requests wait as may. retry_after: seconds, estimated from what runs."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"the queue is full, try again in {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+class NotRunning(Exception):  # noqa: N818
+    """The engine is stopping, or its loop has failed: nothing is accepted any more."""
+
+
+class PromptTooLong(UserError):
+    """The prompt leaves no room for an answer. tokens: of the prompt; allowed: at most."""
+
+    def __init__(self, tokens: int, allowed: int) -> None:
+        super().__init__(
+            f"the prompt has {tokens:,} tokens, this server takes at most {allowed:,} (start it with a larger -c)"
+        )
+        self.tokens, self.allowed = tokens, allowed
+
+
+@dataclass(frozen=True)
+class SlotSnapshot:
+    """A slot: what it does, and for whom. prompt_done: tokens of the prompt that are in pages; tokens: all in pages."""
+
+    id: int
+    state: SlotStatus
+    request: int | None = None
+    prompt_tokens: int = 0
+    prompt_done: int = 0
+    cached_tokens: int = 0
+    decoded: int = 0
+    tokens: int = 0
+    pages: int = 0
+
+
+@dataclass(frozen=True)
+class LayerSnapshot:
+    """What a layer stores. layer: the model's index; window: tokens it keeps, None: all; nbytes: of one token."""
+
+    layer: int
+    role: str
+    k: str
+    v: str
+    window: int | None
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Since the start. Times in seconds."""
+
+    requests: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    refused: int = 0
+    preempted: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class EngineSnapshot:
+    """How the engine stands.
+
+    healthy: its loop runs; why: it doesn't, in words. running: requests in slots; queued: those that wait. pages: of all
+    window groups; used by running requests, free, and cached (kept for prefixes, given up when room is needed). A page is
+    page_tokens tokens of all layers of a group. bytes_per_token: of all layers. tokens_per_second: generated, over the last
+    seconds. batching: how sequences share a step, in words.
+    """
+
+    healthy: bool
+    why: str | None
+    running: int
+    queued: int
+    slots: tuple[SlotSnapshot, ...]
+    pages_used: int
+    pages_free: int
+    pages_cached: int
+    page_tokens: int
+    cache_bytes: int
+    used_bytes: int
+    bytes_per_token: int
+    tokens_per_second: float
+    counters: Counters
+    layers: tuple[LayerSnapshot, ...]
+    profile: str
+    batching: str
