@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from train_reference_model import make_model
 from training.loop import new_model, optimizers, train
 from training.recipes import RECIPES, Phase, Recipe
@@ -12,6 +13,7 @@ from training.text import documents, token_row, train_tokenizer, windows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stratakv.assets import tuning_text
+from stratakv.cache.geometry import geometry_of
 
 CPU = torch.device("cpu")
 TINY = Recipe(
@@ -27,6 +29,9 @@ TINY = Recipe(
     warmup=4,
     decay=6,
 )
+
+
+SLIDING = replace(TINY, family="gemma3", window=16)
 
 
 @pytest.fixture(scope="module")
@@ -88,25 +93,42 @@ def test_rates_warm_up_stay_and_fall_to_nothing() -> None:
     assert [recipe.phase(step).tokens for step in (0, 1199, 1200, 1499)] == [512, 512, 2048, 2048]
 
 
-@pytest.mark.parametrize(("name", "millions"), [("strata-8m", 7.87), ("strata-33m", 33.0)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("strata-8m", 7.87), ("strata-33m", 33.0), ("strata-slide-3m", 3.48), ("strata-mha-3m", 3.08)],
+)
 def test_recipes_have_the_sizes_that_are_published(name: str, millions: float) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(RECIPES[name].config())
     assert model.num_parameters() / 1e6 == pytest.approx(millions, rel=0.005)
 
 
-def test_every_weight_has_one_optimizer() -> None:
-    model = new_model(TINY, CPU)
-    muon, adamw = ([*group["params"]] for optimizer in optimizers(model, TINY) for group in optimizer.param_groups)
-    assert len(muon) == 7 * TINY.layers
+def test_a_recipe_with_a_window_slides_in_every_other_layer() -> None:
+    geometry = geometry_of(RECIPES["strata-slide-3m"].config())
+    assert [layer.window for layer in geometry.kv_layers] == [128, None] * 6
+    assert {(layer.head_dim, layer.kv_heads, layer.q_heads) for layer in geometry.kv_layers} == {((128, 128), 1, 2)}
+
+
+def test_a_recipe_without_grouped_queries_has_as_many_kv_heads() -> None:
+    geometry = geometry_of(RECIPES["strata-mha-3m"].config())
+    assert [layer.role for layer in geometry.kv_layers] == ["full"] * 12
+    assert {(layer.head_dim, layer.kv_heads, layer.q_heads) for layer in geometry.kv_layers} == {((64, 64), 2, 2)}
+
+
+@pytest.mark.parametrize("recipe", [TINY, SLIDING], ids=["llama", "gemma3"])
+def test_every_weight_has_one_optimizer(recipe: Recipe) -> None:
+    model = new_model(recipe, CPU)
+    muon, adamw = ([*group["params"]] for optimizer in optimizers(model, recipe) for group in optimizer.param_groups)
+    assert len(muon) == 7 * recipe.layers
     assert {id(p) for p in muon} | {id(p) for p in adamw} == {id(p) for p in model.parameters()}
     assert len(muon) + len(adamw) == len(list(model.parameters()))
 
 
-def test_training_learns_and_its_result_loads(corpus: Path, tmp_path: Path) -> None:
-    make_model(TINY, corpus, tmp_path, CPU)
+@pytest.mark.parametrize("recipe", [TINY, SLIDING], ids=["llama", "gemma3"])
+def test_training_learns_and_its_result_loads(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
+    make_model(recipe, corpus, tmp_path, CPU)
     losses = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["losses"]
-    assert len(losses) == TINY.steps
+    assert len(losses) == recipe.steps
     assert sum(losses[-4:]) / 4 < sum(losses[:4]) / 4 - 0.5
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -115,6 +137,17 @@ def test_training_learns_and_its_result_loads(corpus: Path, tmp_path: Path) -> N
     ids = tokenizer("The castle stood", return_tensors="pt").input_ids
     assert tokenizer.decode(ids[0]) == "The castle stood"
     assert model(ids).logits.isfinite().all()
+
+
+def test_a_tokenizer_can_be_given(corpus: Path, tmp_path: Path) -> None:
+    train_tokenizer(["given " * 50], TINY.vocabulary).save(str(tmp_path / "given.json"))
+    with pytest.raises(ValueError, match=r"given\.json has 2\d\d entries, the recipe 400"):
+        make_model(TINY, corpus, tmp_path / "model", CPU, tokenizer=tmp_path / "given.json")
+    train_tokenizer([tuning_text().read_text(encoding="utf-8")], TINY.vocabulary).save(str(tmp_path / "given.json"))
+    make_model(TINY, corpus, tmp_path / "model", CPU, tokenizer=tmp_path / "given.json", stop_after=1)
+    given = AutoTokenizer.from_pretrained(tmp_path / "model")
+    text = "The castle stood"
+    assert given(text).input_ids == Tokenizer.from_file(str(tmp_path / "given.json")).encode(text).ids
 
 
 def test_a_resumed_run_ends_with_the_same_weights(row: torch.Tensor, tmp_path: Path) -> None:

@@ -14,18 +14,18 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Muon, Optimizer
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from training.recipes import Recipe
 from training.text import windows
 
 
-def new_model(recipe: Recipe, device: torch.device) -> LlamaForCausalLM:
+def new_model(recipe: Recipe, device: torch.device) -> PreTrainedModel:
     """A model from the recipe's seed; projections into the residual stream start at 1/sqrt(2 layers) of the default."""
     torch.manual_seed(recipe.seed)
     config = recipe.config()
     config._attn_implementation = "sdpa" if device.type == "cuda" else "eager"  # eager trains faster on a CPU
-    model = LlamaForCausalLM(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -54,7 +54,7 @@ def train(
     stop_after: int | None = None,
     checkpoint_every: int = 100,
     report: Callable[[str], None] = print,
-) -> tuple[LlamaForCausalLM, list[float]]:
+) -> tuple[PreTrainedModel, list[float]]:
     """Trains on the token ids `row` [tokens] and returns the model and the loss of every step, in nats a token.
 
     Goes on from `folder`/checkpoint.pt where there is one (ValueError when it is another recipe's), writes it every

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from transformers import LlamaConfig
+from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A Llama model's shape and its training. The learning rates are constant after the warm-up, then fall to 0."""
+    """A model's shape and its training. The learning rates are constant after the warm-up, then fall to 0."""
 
     layers: int
     hidden: int
@@ -29,6 +30,8 @@ class Recipe:
     vocabulary: int
     context: int
     phases: tuple[Phase, ...]
+    family: Literal["llama", "gemma3"] = "llama"
+    window: int = 0  # tokens that every other layer of a gemma3 sees, beginning with the first
     warmup: int = 60
     decay: int = 300  # last steps, over which the rates fall linearly to 0
     muon_lr: float = 0.02
@@ -55,21 +58,31 @@ class Recipe:
         """The factor on both learning rates at `step` (from 0): linear warm-up, 1, linear to 0 after the last step."""
         return min((step + 1) / max(self.warmup, 1), 1.0, (self.steps - step) / max(self.decay, 1))
 
-    def config(self) -> LlamaConfig:
-        return LlamaConfig(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.mlp,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            max_position_embeddings=self.context,
-            rms_norm_eps=1e-5,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=1,
+    def config(self) -> PretrainedConfig:
+        rope = {"rope_type": "default", "rope_theta": 10000.0}
+        shape: dict[str, Any] = {
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.mlp,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "max_position_embeddings": self.context,
+            "tie_word_embeddings": True,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+        }
+        if self.family == "llama":
+            return LlamaConfig(**shape, rms_norm_eps=1e-5, rope_parameters=rope)
+        kinds = ["sliding_attention", "full_attention"]
+        return Gemma3TextConfig(
+            **shape,
+            pad_token_id=None,  # the default 0 is BOS here, and a padding row of the embedding is never trained
+            query_pre_attn_scalar=self.head_dim,
+            sliding_window=self.window,
+            layer_types=[kinds[layer % 2] for layer in range(self.layers)],
+            rope_parameters=dict.fromkeys(kinds, rope),
         )
 
 
@@ -96,5 +109,32 @@ RECIPES = {
         vocabulary=4096,
         context=4096,
         phases=(Phase(1200, 32, 1024), Phase(300, 8, 4096)),
+    ),
+    # Two small ones of other kinds: every other layer with a sliding window, and as many kv heads as query heads.
+    "strata-slide-3m": Recipe(
+        family="gemma3",
+        window=128,
+        layers=12,
+        hidden=128,
+        mlp=384,
+        heads=2,
+        kv_heads=1,
+        head_dim=128,
+        vocabulary=4096,
+        context=2048,
+        phases=(Phase(1800, 4, 512), Phase(200, 1, 2048)),
+        decay=400,
+    ),
+    "strata-mha-3m": Recipe(
+        layers=12,
+        hidden=128,
+        mlp=384,
+        heads=2,
+        kv_heads=2,
+        head_dim=64,
+        vocabulary=4096,
+        context=2048,
+        phases=(Phase(1800, 4, 512), Phase(200, 1, 2048)),
+        decay=400,
     ),
 }
