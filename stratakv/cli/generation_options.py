@@ -16,7 +16,7 @@ from stratakv.engine.load import LoadedModel, load_model
 from stratakv.errors import UserError
 from stratakv.profile import Profile
 
-_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-b", "--batch-size", type=int, default=512, help="tokens of the prompt in one forward call (512)"
     )
-    parser.add_argument("--dtype", choices=sorted(_DTYPES), default="f32", help="of weights and activations (f32)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="f32", help="of weights and activations (f32)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print the table of every layer's types first")
 
 
@@ -58,7 +58,7 @@ def load_for_generation(args: argparse.Namespace) -> tuple[LoadedModel, Profile]
     """The model and its profile; warnings and what every layer got go to stderr before anything runs."""
     from stratakv.profile.table import format_table, show_table
 
-    loaded = load_model(args.model, dtype=_DTYPES[args.dtype])
+    loaded = load_model(args.model, dtype=DTYPES[args.dtype])
     profile = profile_from_args(args, loaded.geometry, loaded.fingerprint)
     if args.verbose:
         print(format_table(show_table(profile)), file=sys.stderr)

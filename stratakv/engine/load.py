@@ -23,7 +23,7 @@ from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
 
 # Beside the weights there must be room for activations, the cache and the largest tensor while it is unpacked
-_HEADROOM = 1.1
+WEIGHTS_HEADROOM = 1.1
 
 
 @dataclass
@@ -72,15 +72,15 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Loa
 
 def check_memory(name: str, needed: int) -> None:
     """Refuse what can't fit: needed bytes of weights against the memory that is free, a container's limit included."""
-    free = _free_memory()
-    if needed * _HEADROOM > free:
+    free = free_memory()
+    if needed * WEIGHTS_HEADROOM > free:
         raise UserError(
             f"{name} needs {needed / 2**30:.2f} GiB for its weights and some for running, {free / 2**30:.2f} GiB are free: "
             "close other programs, or take a smaller model"
         )
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     free = int(psutil.virtual_memory().available)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():

@@ -109,6 +109,6 @@ def test_directory_with_truncated_weights(tmp_path: Path) -> None:
 
 
 def test_too_large_a_model_is_refused_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_free_memory", lambda: 20 * 2**20)
+    monkeypatch.setattr(load, "free_memory", lambda: 20 * 2**20)
     with pytest.raises(UserError, match=r"needs 0\.03 GiB for its weights.* 0\.02 GiB are free"):
         load_model("embedded")
