@@ -1,0 +1,1 @@
+"""Finding a profile: sensitivity, headroom, allocation, verification, judgement, the danger probe."""

@@ -1,0 +1,47 @@
+"""Sizes and constraints of the allocator's input."""
+
+from __future__ import annotations
+
+import pytest
+
+from stratakv.errors import UserError
+from stratakv.profile import LayerGeometry, ModelGeometry
+from stratakv.tune.options import options_for
+
+LAYERS = (
+    LayerGeometry(0, 0, "full", (128, 128), 2, 4),
+    LayerGeometry(1, None, "linear", (128, 128), 2, 4, why="none"),
+    LayerGeometry(2, 1, "sliding", (128, 64), 2, 4, window=1024),
+)
+GEOMETRY = ModelGeometry("made-up", LAYERS)
+DAMAGES = [{("turbo4", "turbo4"): 1.0, ("q8_0", "turbo4"): 0.5, ("q8_0", "q8_0"): 0.1}] * 2
+
+
+def test_sizes_are_those_of_the_types() -> None:
+    first, second = options_for(GEOMETRY, DAMAGES)
+    assert first.pairs == (("turbo4", "turbo4"), ("q8_0", "turbo4"), ("q8_0", "q8_0"))
+    assert first.sizes == (2 * (66 + 66), 2 * (136 + 66), 2 * (136 + 136))
+    assert second.sizes == (2 * (66 + 34), 2 * (136 + 34), 2 * (136 + 68)), "V of 64 values"
+    assert first.costs == (1.0, 0.5, 0.1)
+
+
+def test_a_window_bounds_what_a_sliding_layer_takes() -> None:
+    first, second = options_for(GEOMETRY, DAMAGES, context=4096)
+    assert first.sizes[0] == 4096 * 264
+    assert second.sizes[0] == 1024 * 200
+
+
+def test_constraints() -> None:
+    assert [each.pairs for each in options_for(GEOMETRY, DAMAGES, types={"q8_0"})] == [(("q8_0", "q8_0"),)] * 2
+    allowed = {("turbo4", "turbo4"), ("f16", "f16")}
+    assert [each.pairs for each in options_for(GEOMETRY, DAMAGES, pairs=allowed)] == [(("turbo4", "turbo4"),)] * 2
+    first, second = options_for(GEOMETRY, DAMAGES, floors={1: ("q8_0", "turbo4")})
+    assert len(first.pairs) == 3
+    assert second.pairs == (("q8_0", "turbo4"), ("q8_0", "q8_0"))
+
+
+def test_constraints_that_leave_nothing_are_refused() -> None:
+    with pytest.raises(UserError, match="KV layer 0: no measured pair"):
+        options_for(GEOMETRY, DAMAGES, types={"turbo2"})
+    with pytest.raises(UserError, match="KV layer 5: the model has KV layers 0 to 1"):
+        options_for(GEOMETRY, DAMAGES, floors={5: ("q8_0", "q8_0")})
