@@ -26,14 +26,14 @@ class PackedView:
     """Tokens start .. start + tokens of equally long sequences in one layer's pages, as they were when the view was made.
 
     tables: the block table of each sequence; start is relative to the tables' first page. addresses: of the tables' pages,
-    uint64 [batch, pages], for kernels.
+    int64 [batch, pages], for kernels.
     """
 
     store: PageStore
     tables: tuple[tuple[Page, ...], ...]
     start: int
     tokens: int
-    addresses: NDArray[np.uint64]
+    addresses: NDArray[np.int64]
 
     def type_of(self, side: Side) -> tuple[KVType, int]:
         """The side's type and head_dim."""

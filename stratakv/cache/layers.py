@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -14,8 +15,8 @@ from stratakv.cache.handle import PackedStates, PackedView, view_of
 from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.cache.pages import BlockTable, PageStore, addresses_of
 from stratakv.errors import UserError
+from stratakv.kernels import cpu_encode
 from stratakv.kernels.choice import kernel_name
-from stratakv.kernels.cpu_encode import encode_into_pages
 from stratakv.kvtypes import KVType
 
 
@@ -138,9 +139,9 @@ class PackedLayer(DynamicLayer):
         if self.device.type == "cpu" and kernel_name() != "torch":
             self._encode_into_pages(key_states, value_states, start, tokens)
         else:
-            with self._naming("K", self.k_type):
+            with self._naming("K"):
                 k_packed = self.k_type.encode(key_states.detach())
-            with self._naming("V", self.v_type):
+            with self._naming("V"):
                 v_packed = self.v_type.encode(value_states.detach())
             for table, rows in zip(self.tables, torch.cat([k_packed, v_packed], dim=-1), strict=True):
                 self._store.write(table, start, rows)
@@ -148,23 +149,29 @@ class PackedLayer(DynamicLayer):
         return self._store
 
     def _encode_into_pages(self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, tokens: int) -> None:
-        addresses = addresses_of([self._store.prepare(table, start, tokens) for table in self.tables])
-        offset = start % PAGE_TOKENS
-        with self._naming("K", self.k_type):
-            encode_into_pages(key_states, self._store.layout, "k", addresses, offset)
-        with self._naming("V", self.v_type):
-            encode_into_pages(value_states, self._store.layout, "v", addresses, offset)
+        pages = addresses_of([self._store.prepare(table, start, tokens) for table in self.tables])
+        position = start % PAGE_TOKENS + np.arange(tokens)
+        slots = pages[:, position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
+        k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (key_states, value_states))
+        try:
+            cpu_encode.append(k, v, self._store.layout, slots.reshape(-1))
+        except cpu_encode.CannotStoreError as error:
+            raise self._refusal(error.side, error) from error
 
     @contextmanager
-    def _naming(self, side: str, type_: KVType) -> Iterator[None]:
+    def _naming(self, side: str) -> Iterator[None]:
         """Say where states came from that can't be stored."""
         try:
             yield
         except ValueError as error:
-            raise UserError(
-                f"{self.name}, {side}: {error}; the model's own states can't be stored as {type_.name} "
-                "(broken weights, an overflow in half precision, or a type with too small a range: try f32 or bf16)"
-            ) from error
+            raise self._refusal(side, error) from error
+
+    def _refusal(self, side: str, error: ValueError) -> UserError:
+        type_ = self.k_type if side == "K" else self.v_type
+        return UserError(
+            f"{self.name}, {side}: {error}; the model's own states can't be stored as {type_.name} "
+            "(broken weights, an overflow in half precision, or a type with too small a range: try f32 or bf16)"
+        )
 
     def _take(self, indices: list[int]) -> None:
         if self.store is not None:
@@ -207,13 +214,6 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
             )
         PackedLayer.crop(self, tokens_to_remove)
         self._free_before(self.length - self.sliding_window + 1)
-
-    def _view(self, store: PageStore, start: int, tokens: int) -> PackedView:
-        if self._last_view is None or self._last_changes != store.changes:
-            self._last_view, self._last_changes = view_of(store, self.tables, start, tokens), store.changes
-        else:  # the same pages, as in 127 of 128 steps: thousands of addresses need not be collected again
-            self._last_view = replace(self._last_view, start=start, tokens=tokens)
-        return self._last_view
 
     def _visible_start(self, new_tokens: int) -> int:
         return max(0, self.length - new_tokens - self.sliding_window + 1)

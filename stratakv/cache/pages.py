@@ -36,9 +36,9 @@ BlockTable = list[Page]
 """The pages of one sequence in one layer, by position."""
 
 
-def addresses_of(tables: Sequence[Sequence[Page]]) -> NDArray[np.uint64]:
+def addresses_of(tables: Sequence[Sequence[Page]]) -> NDArray[np.int64]:
     """Where the pages of equally long block tables are, [tables, pages]."""
-    return np.array([[page.address for page in table] for table in tables], dtype=np.uint64).reshape(len(tables), -1)
+    return np.array([[page.address for page in table] for table in tables], dtype=np.int64).reshape(len(tables), -1)
 
 
 class PageStore:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from stratakv.kernels.choice import kernel_name
-from stratakv.kernels.cpu_attention import MAX_HEAD_DIM
+from stratakv.kernels.cpu_layout import MAX_HEAD_DIM
 from stratakv.profile.geometry import ModelGeometry
 
 

@@ -5,12 +5,18 @@ The torch body is the default and the reference for every faster one.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from stratakv.cache.handle import PackedView
 from stratakv.kernels import cpu_attention, prefill
 from stratakv.kernels.choice import kernel_name, precise
+from stratakv.kernels.cpu_layout import MAX_HEAD_DIM
+from stratakv.kernels.sequences import FEW_QUERY_TOKENS, Sequences
 
 
 def packed_attention(
@@ -33,16 +39,22 @@ def packed_attention(
     Stored vectors are never un-rotated: q is rotated into K's stored basis once, the output out of V's once.
     """
     layout = view.store.layout
-    q = layout.k.rotate(query.float())
     if not _compiled(query, view):
-        out = _torch_attention(q, view, scale, mask, causal, softcap, sinks)
-    elif seen := _seen_tokens(query, view, mask, causal):
-        out = cpu_attention.attend(q, view, *seen, scale=scale, softcap=softcap, sinks=sinks, precise=precise())
-    else:
-        if mask is not None and _is_causal(mask):
-            mask, causal = None, True
-        q = q.to(torch.bfloat16) if query.dtype == torch.bfloat16 else q
-        out = prefill.attend(q, view, scale=scale, mask=mask, causal=causal, softcap=softcap, sinks=sinks)
+        q = layout.k.rotate(query.float())
+        return layout.v.unrotate(_torch_attention(q, view, scale, mask, causal, softcap, sinks)).to(query.dtype)
+    batch, q_heads, q_tokens, _ = query.shape
+    if sequences := _sequences(query, view, mask, causal):
+        rows = query.transpose(1, 2).reshape(batch * q_tokens, q_heads, -1)
+        out = cpu_attention.attend(
+            rows, layout, sequences, scale=scale, softcap=softcap, sinks=sinks, precise=precise()
+        )
+        return out.view(batch, q_tokens, q_heads, -1).transpose(1, 2)
+    if mask is not None and _is_causal(mask):
+        mask, causal = None, True
+    q = layout.k.rotate(query.float())
+    q = q.to(torch.bfloat16) if query.dtype == torch.bfloat16 else q
+    tokens = prefill.Tokens(layout, view.addresses, view.start, view.tokens)
+    out = prefill.attend(q, tokens, scale=scale, mask=mask, causal=causal, softcap=softcap, sinks=sinks)
     return layout.v.unrotate(out).to(query.dtype)
 
 
@@ -50,25 +62,32 @@ def _compiled(query: torch.Tensor, view: PackedView) -> bool:
     """Whether compiled kernels can run: on a CPU, without gradients, unless STRATAKV_KERNEL says torch."""
     differentiable = torch.is_grad_enabled() and query.requires_grad
     dims = view.store.layout.k_dim, view.store.layout.v_dim
-    fits = view.store.device.type == "cpu" and max(dims) <= cpu_attention.MAX_HEAD_DIM
+    fits = view.store.device.type == "cpu" and max(dims) <= MAX_HEAD_DIM
     return fits and not differentiable and kernel_name() != "torch"
 
 
-def _seen_tokens(
-    query: torch.Tensor, view: PackedView, mask: torch.Tensor | None, causal: bool
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """First and one past the last token that each query sees, int32 [batch, q_tokens]; None for many queries or odd masks."""
+def _sequences(query: torch.Tensor, view: PackedView, mask: torch.Tensor | None, causal: bool) -> Sequences | None:
+    """What the queries see of the view's pages; None for many queries and for masks with holes."""
     batch, _, q_tokens, _ = query.shape
-    if q_tokens > cpu_attention.MAX_QUERY_TOKENS:
+    if q_tokens > FEW_QUERY_TOKENS:
         return None
-    if mask is not None:
-        intervals = _intervals(mask)
-        return None if intervals is None else (intervals[0].expand(batch, -1), intervals[1].expand(batch, -1))
-    first = torch.zeros(batch, q_tokens, dtype=torch.int32)
-    last = torch.full((batch, q_tokens), view.tokens, dtype=torch.int32)
-    if causal:
-        last -= torch.arange(q_tokens - 1, -1, -1, dtype=torch.int32)
-    return first, last
+    intervals = (0, view.tokens) if mask is None else _intervals(mask)
+    if intervals is None:
+        return None
+    page_start, query_start = _starts(batch, view.addresses.shape[1], q_tokens)
+    first = np.empty((batch, q_tokens), dtype=np.int32)
+    last = np.empty((batch, q_tokens), dtype=np.int32)
+    np.add(intervals[0], view.start, out=first)
+    np.add(intervals[1], view.start, out=last)
+    if causal and mask is None and q_tokens > 1:
+        last -= np.arange(q_tokens - 1, -1, -1, dtype=np.int32)
+    return Sequences(view.addresses.reshape(-1), page_start, query_start, first.reshape(-1), last.reshape(-1))
+
+
+@lru_cache(maxsize=64)
+def _starts(batch: int, pages: int, q_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """page_start and query_start of equally long sequences."""
+    return np.arange(batch + 1, dtype=np.int64) * pages, np.arange(batch + 1, dtype=np.int32) * q_tokens
 
 
 def _is_causal(mask: torch.Tensor) -> bool:
@@ -77,15 +96,15 @@ def _is_causal(mask: torch.Tensor) -> bool:
     if intervals is None or bool(intervals[0].any()):
         return False
     q_tokens, tokens = mask.shape[-2:]
-    return bool((intervals[1] == torch.arange(tokens - q_tokens + 1, tokens + 1)).all())
+    return bool((intervals[1] == np.arange(tokens - q_tokens + 1, tokens + 1)).all())
 
 
-def _intervals(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """A boolean mask [batch, 1, q_tokens, tokens] as int32 [batch, q_tokens] first and last, None if it has holes.
+def _intervals(mask: torch.Tensor) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+    """A boolean mask [batch or 1, 1, q_tokens, tokens] as int32 [batch or 1, q_tokens] first and last, None if it has holes.
 
     Found once a mask, which all layers of a step share: kept on the tensor itself.
     """
-    found: tuple[torch.Tensor, torch.Tensor] | bool | None = getattr(mask, "_stratakv_intervals", None)
+    found: tuple[NDArray[np.int32], NDArray[np.int32]] | bool | None = getattr(mask, "_stratakv_intervals", None)
     if found is None:
         found = False
         if mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1:
@@ -95,7 +114,7 @@ def _intervals(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
             last = (mask.shape[-1] - seen.flip(-1).argmax(-1)).to(torch.int32)
             last = torch.where(count > 0, last, first)
             if bool((last - first == count).all()):
-                found = (first, last)
+                found = (first.numpy(), last.numpy())
         mask._stratakv_intervals = found  # type: ignore[attr-defined]
     return found if isinstance(found, tuple) else None
 
@@ -113,7 +132,21 @@ def _torch_attention(
     k_packed, v_packed = view.packed()
     k = layout.k.decode_stored(k_packed, layout.k_dim)
     v = layout.v.decode_stored(v_packed, layout.v_dim)
-    if softcap is None and sinks is None and q.shape[2] > 1 and layout.k_dim == layout.v_dim:
+    return dense_attention(q, k, v, scale, mask, causal, softcap, sinks)
+
+
+def dense_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    mask: torch.Tensor | None,
+    causal: bool,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention over decoded K and V [batch, kv_heads, tokens, k_dim or v_dim], all in one basis: the reference."""
+    if softcap is None and sinks is None and q.shape[2] > 1 and q.shape[-1] == v.shape[-1]:
         return _sdpa(q, k, v, scale, mask, causal)
     return _grouped(q, k, v, scale, mask, causal, softcap, sinks)
 

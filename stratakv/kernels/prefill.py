@@ -4,58 +4,89 @@ partial softmaxes are merged by their log-sum-exp. Working memory doesn't grow w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from stratakv.cache.handle import PackedView, Side
+from stratakv.cache.layout import PageLayout
 from stratakv.kernels.choice import kernel_name
-from stratakv.kernels.cpu_attention import sides
+from stratakv.kernels.cpu_layout import Side, native_layout
 from stratakv.kernels.native import native
 
 BLOCK_TOKENS = 1024
 _MASKED = -1e30  # an additive mask whose rows stay finite where a block shows a query nothing
 
 
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Tokens start .. start + tokens of equally long block tables.
+
+    pages: int64 [batch, pages]; page p begins at the address base + p * stride. start is relative to the tables' first page.
+    """
+
+    layout: PageLayout
+    pages: NDArray[np.int64]
+    start: int
+    tokens: int
+    base: int = 0
+    stride: int = 1
+
+
 def attend(
     q: torch.Tensor,
-    view: PackedView,
+    source: Tokens,
     *,
     scale: float,
-    mask: torch.Tensor | None,
-    causal: bool,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    mask: torch.Tensor | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """q: float32 or bfloat16 [batch, q_heads, q_tokens, k_dim] in K's stored basis; products are in its dtype, sums float32.
 
-    mask: boolean or additive, [batch or 1, 1 or q_heads, q_tokens, tokens]; causal: the last query sees the last token.
+    mask: boolean or additive, [batch or 1, 1 or q_heads, q_tokens, tokens]. Without one, causal: the last query sees the last
+    token; window (if causal): a query sees itself and the window - 1 tokens before it.
     Returns float32 [batch, q_heads, q_tokens, v_dim] in V's stored basis.
     """
     batch, q_heads, q_tokens, _ = q.shape
-    state = _Softmax(batch, q_heads, q_tokens, view.store.layout.v_dim)
-    flash = softcap is None and view.store.layout.k_dim == view.store.layout.v_dim
+    state = _Softmax(batch, q_heads, q_tokens, source.layout.v_dim)
+    flash = softcap is None and source.layout.k_dim == source.layout.v_dim
     product = _flash if flash else _explicit
-    own = view.tokens - q_tokens  # first token that belongs to the queries themselves
-    for begin, end in _blocks(view.tokens, own):
+    own = source.tokens - q_tokens  # first token that belongs to the queries themselves
+    for begin, end in _blocks(source.tokens, own):
+        # queries low ... high - 1 see something of the block
+        low, high, part = 0, q_tokens, None
         if mask is not None:
             part = mask[..., begin:end]
             if part.dtype == torch.bool:
                 if not bool(part.any()):
                     continue
-                part = torch.zeros(part.shape, dtype=q.dtype).masked_fill(~part, _MASKED)
-            k, v = _decode(view, begin, end, q.dtype)
-            state.add(0, *product(q, k, v, scale, part.to(q.dtype), False, softcap))
+                part = _additive(part, q.dtype)
+        elif causal and window is not None:
+            low, high = max(0, begin - own), min(q_tokens, end + window - 1 - own)
+            if low >= high:
+                continue
+            distance = torch.arange(low + own, high + own)[:, None] - torch.arange(begin, end)
+            seen = (distance >= 0) & (distance < window)
+            part = None if bool(seen.all()) else _additive(seen[None, None], q.dtype)
+        k, v = _decode(source, begin, end, q.dtype)
+        if part is not None or not causal or window is not None or begin < own:
+            part = part if part is None else part.to(q.dtype)
+            state.add(low, *product(q[:, :, low:high], k, v, scale, part, False, softcap))
             continue
-        k, v = _decode(view, begin, end, q.dtype)
-        if not causal or begin < own:
-            state.add(0, *product(q, k, v, scale, None, False, softcap))
-            continue
-        first, last = begin - own, end - own
-        state.add(first, *product(q[:, :, first:last], k, v, scale, None, True, softcap))
-        if last < q_tokens:
-            state.add(last, *product(q[:, :, last:], k, v, scale, None, False, softcap))
+        low, high = begin - own, end - own
+        state.add(low, *product(q[:, :, low:high], k, v, scale, None, True, softcap))
+        if high < q_tokens:
+            state.add(high, *product(q[:, :, high:], k, v, scale, None, False, softcap))
     return state.result(sinks)
+
+
+def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, _MASKED)
 
 
 def _blocks(tokens: int, own: int) -> Iterator[tuple[int, int]]:
@@ -65,23 +96,25 @@ def _blocks(tokens: int, own: int) -> Iterator[tuple[int, int]]:
             yield begin, min(begin + BLOCK_TOKENS, high)
 
 
-def _decode(view: PackedView, begin: int, end: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _decode(source: Tokens, begin: int, end: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """K and V of tokens begin .. end in the stored basis, [batch, kv_heads, tokens, dim]."""
-    return _decode_side(view, "k", begin, end, dtype), _decode_side(view, "v", begin, end, dtype)
+    return _decode_side(source, "k", begin, end, dtype), _decode_side(source, "v", begin, end, dtype)
 
 
-def _decode_side(view: PackedView, side: Side, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
-    layout = view.store.layout
+def _decode_side(source: Tokens, side: Side, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+    layout = source.layout
     dim = layout.k_dim if side == "k" else layout.v_dim
-    out = torch.empty(len(view.tables), layout.kv_heads, end - begin, dim, dtype=dtype)
+    out = torch.empty(len(source.pages), layout.kv_heads, end - begin, dim, dtype=dtype)
     half = dtype == torch.bfloat16
     module: Any = native()
     module.decode(
         kernel_name(),
-        sides(layout)[0 if side == "k" else 1],
-        view.addresses,
-        view.start + begin,
-        layout.tile_bytes,
+        native_layout(layout),
+        side == "k",
+        source.base,
+        source.stride,
+        source.pages,
+        source.start + begin,
         None if half else out,
         out.view(torch.int16) if half else None,
         torch.get_num_threads(),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from packed_views import pages
@@ -9,8 +12,9 @@ from packed_views import pages
 from stratakv import KVCache, UserError, load_model
 from stratakv.cache.handle import PackedView
 from stratakv.kernels import attention, cpu_attention
-from stratakv.kernels.attention import _torch_attention
+from stratakv.kernels.attention import _sequences, _torch_attention
 from stratakv.kernels.choice import kernel_name, kernel_names
+from stratakv.kernels.sequences import Sequences
 from stratakv.kvtypes import type_names
 
 KERNELS = [name for name in kernel_names() if name != "torch"]
@@ -20,17 +24,25 @@ pytestmark = pytest.mark.skipif(not KERNELS, reason="installed without a C++ com
 def both(
     view: PackedView, q: torch.Tensor, kernel: str, *, precise: bool = False, scale: float | None = None, **options
 ):
-    """(the kernel's output, the torch body's), both in V's stored basis."""
-    layout = view.store.layout
+    """(the kernel's output, the torch body's)."""
     options = {"softcap": None, "sinks": None, **options}
     scale = scale or q.shape[-1] ** -0.5
-    batch, _, q_tokens, _ = q.shape
-    last = torch.arange(view.tokens - q_tokens + 1, view.tokens + 1, dtype=torch.int32).expand(batch, -1)
-    rotated = layout.k.rotate(q)
-    out = cpu_attention.attend(
-        rotated, view, torch.zeros_like(last), last, scale=scale, precise=precise, kernel=kernel, **options
-    )
-    return out, _torch_attention(rotated, view, scale, None, q_tokens > 1, **options)
+    q_tokens = q.shape[2]
+    out = attend(view, q, _sequences(q, view, None, True), kernel, scale=scale, precise=precise, **options)
+    return out, torch_body(view, q, scale, None, q_tokens > 1, **options)
+
+
+def attend(view: PackedView, q: torch.Tensor, sequences: Sequences | None, kernel: str, **options) -> torch.Tensor:
+    assert sequences is not None
+    batch, q_heads, q_tokens, dim = q.shape
+    rows = q.transpose(1, 2).reshape(-1, q_heads, dim)
+    out = cpu_attention.attend(rows, view.store.layout, sequences, kernel=kernel, **options)
+    return out.view(batch, q_tokens, q_heads, -1).transpose(1, 2)
+
+
+def torch_body(view: PackedView, q: torch.Tensor, *args, **options) -> torch.Tensor:
+    layout = view.store.layout
+    return layout.v.unrotate(_torch_attention(layout.k.rotate(q), view, *args, **options))
 
 
 def error(out: torch.Tensor, expected: torch.Tensor) -> float:
@@ -91,14 +103,13 @@ def test_a_dominant_key_equal_keys_and_huge_logits(kernel: str) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_windows_paddings_and_an_empty_one(kernel: str) -> None:
     view, q = pages("turbo4", "q8_0", (64, 64), 400), torch.randn(2, 4, 1, 64)
-    first, last = torch.tensor([[130], [300]], dtype=torch.int32), torch.tensor([[390], [300]], dtype=torch.int32)
-    layout = view.store.layout
-    out = cpu_attention.attend(
-        layout.k.rotate(q), view, first, last, scale=0.1, softcap=None, sinks=None, kernel=kernel, precise=True
-    )
+    every = _sequences(q, view, None, False)
+    assert every is not None
+    sequences = replace(every, first=np.array([130, 300], np.int32), last=np.array([390, 300], np.int32))
+    out = attend(view, q, sequences, kernel, scale=0.1, precise=True)
     mask = torch.zeros(2, 1, 1, 400, dtype=torch.bool)
     mask[0, ..., 130:390] = True
-    expected = _torch_attention(layout.k.rotate(q), view, 0.1, mask, False, None, None)
+    expected = torch_body(view, q, 0.1, mask, False, None, None)
     assert error(out[:1], expected[:1]) <= 1e-3
     assert torch.equal(out[1], torch.zeros_like(out[1]))
     found = attention._intervals(mask)
@@ -109,9 +120,10 @@ def test_windows_paddings_and_an_empty_one(kernel: str) -> None:
 
 def test_a_query_beyond_the_table_is_refused() -> None:
     view, q = pages("turbo4", "turbo4", (64, 64), 100), torch.randn(2, 4, 1, 64)
-    first, last = torch.zeros(2, 1, dtype=torch.int32), torch.full((2, 1), 129, dtype=torch.int32)
+    sequences = _sequences(q, view, None, False)
+    assert sequences is not None
     with pytest.raises(ValueError, match="doesn't hold"):
-        cpu_attention.attend(q, view, first, last, scale=1.0, softcap=None, sinks=None)
+        attend(view, q, replace(sequences, last=np.full(2, 129, np.int32)), KERNELS[0], scale=1.0)
 
 
 def test_the_forced_kernel_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:

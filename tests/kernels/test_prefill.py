@@ -10,6 +10,7 @@ from packed_views import pages
 
 from stratakv import KVCache, load_model
 from stratakv.assets import judging_text
+from stratakv.cache.handle import PackedView
 from stratakv.kernels import prefill
 from stratakv.kernels.attention import _torch_attention
 from stratakv.kernels.choice import kernel_names
@@ -23,7 +24,11 @@ def both(view, q, **options):
     options = {"scale": q.shape[-1] ** -0.5, "mask": None, "causal": True, "softcap": None, "sinks": None, **options}
     q = view.store.layout.k.rotate(q)
     names = ("scale", "mask", "causal", "softcap", "sinks")
-    return prefill.attend(q, view, **options), _torch_attention(q, view, *(options[name] for name in names))
+    return prefill.attend(q, tokens_of(view), **options), _torch_attention(q, view, *(options[name] for name in names))
+
+
+def tokens_of(view: PackedView) -> prefill.Tokens:
+    return prefill.Tokens(view.store.layout, view.addresses, view.start, view.tokens)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -61,18 +66,20 @@ def test_masks_windows_and_paddings(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(*both(view, q, mask=bias), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [1, 40, 99, 250, 1000])
+def test_windows_without_a_mask(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill, "BLOCK_TOKENS", 100)
+    view, q = pages("turbo4", "turbo4", (64, 64), 350, batch=1), torch.randn(1, 4, 170, 64)
+    out = prefill.attend(view.store.layout.k.rotate(q), tokens_of(view), scale=0.1, window=window)
+    mask = torch.ones(170, 350, dtype=torch.bool).tril(180).triu(181 - window)
+    expected = _torch_attention(view.store.layout.k.rotate(q), view, 0.1, mask, False, None, None)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_bfloat16_queries() -> None:
     view, q = pages("turbo4", "turbo4", (128, 128), 600, batch=1), torch.randn(1, 8, 100, 128)
     out, expected = both(view, q)
-    half = prefill.attend(
-        view.store.layout.k.rotate(q).bfloat16(),
-        view,
-        scale=128**-0.5,
-        mask=None,
-        causal=True,
-        softcap=None,
-        sinks=None,
-    )
+    half = prefill.attend(view.store.layout.k.rotate(q).bfloat16(), tokens_of(view), scale=128**-0.5)
     assert float((half - expected).norm() / expected.norm()) < 1e-2
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 

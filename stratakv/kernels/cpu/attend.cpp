@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -46,66 +45,70 @@ const std::vector<const Kernel *> &kernels() {
 }
 
 void attend(const Kernel &kernel, const Attention &a, int threads) {
-    const int rows = a.groups * a.q_tokens;
-    std::vector<std::int64_t> pages(a.sequences), begin(a.sequences);
-    std::int64_t total = 0;
-    for (int s = 0; s < a.sequences; ++s) {
-        int low = a.first[s * a.q_tokens], high = a.last[s * a.q_tokens];
-        for (int t = 1; t < a.q_tokens; ++t) {
-            low = std::min(low, a.first[s * a.q_tokens + t]);
-            high = std::max(high, a.last[s * a.q_tokens + t]);
-        }
-        begin[s] = low / kPageTokens;
-        pages[s] = std::max<std::int64_t>(0, (std::int64_t(high) + kPageTokens - 1) / kPageTokens - begin[s]);
-        total += pages[s] * a.kv_heads;
-    }
-    // waking a thread takes as long as some dozens of tiles
-    if (total * rows < 64) threads = 1;
-    // Parts of at least 4 pages, several a thread so that the last one isn't waited for long.
-    const std::int64_t per_part = std::max<std::int64_t>(4, total / (std::int64_t(threads) * 8) + 1);
     struct Part {
         int sequence, head;
         std::int64_t begin, end;
+        std::size_t state;  // where its partial softmax lies
+        int group;
     };
-    std::vector<Part> parts;
-    for (int s = 0; s < a.sequences; ++s)
-        for (int h = 0; h < a.kv_heads; ++h) {
-            const std::int64_t count = std::max<std::int64_t>(1, (pages[s] + per_part - 1) / per_part);
-            for (std::int64_t i = 0; i < count; ++i)
-                parts.push_back({s, h, begin[s] + pages[s] * i / count, begin[s] + pages[s] * (i + 1) / count});
-        }
-    const std::size_t row_floats = std::size_t(a.v.dim) + 2;
-    std::vector<float> states(parts.size() * rows * row_floats);
-    auto partial = [&](std::size_t i) {
-        float *at = states.data() + i * rows * row_floats;
-        return Partial{at, at + rows, at + 2 * rows};
+    // A sequence and kv head: its parts [begin, end), and how many of them aren't done.
+    struct Group {
+        int begin = 0, end = 0;
+        std::atomic<int> left{0};
     };
-    parallel_for(threads, static_cast<int>(parts.size()), [&](int i) {
-        kernel.run(a, parts[i].sequence, parts[i].head, parts[i].begin, parts[i].end, partial(i));
-    });
-    for (std::size_t i = 0; i < parts.size();) {
-        std::size_t end = i + 1;
-        while (end < parts.size() && parts[end].sequence == parts[i].sequence && parts[end].head == parts[i].head) ++end;
-        for (int r = 0; r < rows; ++r) {
-            const int q_head = parts[i].head * a.groups + r / a.q_tokens;
-            float maximum = a.sinks ? a.sinks[q_head] : -std::numeric_limits<float>::infinity();
-            for (std::size_t p = i; p < end; ++p) maximum = std::max(maximum, partial(p).maximum[r]);
-            float *out = a.out + ((std::size_t(parts[i].sequence) * a.kv_heads + parts[i].head) * rows + r) * a.v.dim;
-            std::fill(out, out + a.v.dim, 0.0f);
-            float sum = a.sinks ? std::exp(a.sinks[q_head] - maximum) : 0.0f;
-            for (std::size_t p = i; p < end; ++p) {
-                const Partial state = partial(p);
-                if (!(state.sum[r] > 0)) continue;  // saw no token
-                const float weight = std::exp(state.maximum[r] - maximum);
-                sum += weight * state.sum[r];
-                const float *from = state.out + std::size_t(r) * a.v.dim;
-                for (int d = 0; d < a.v.dim; ++d) out[d] += weight * from[d];
-            }
-            const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
-            for (int d = 0; d < a.v.dim; ++d) out[d] *= inverse;
+    // kept between calls
+    thread_local std::vector<std::int64_t> begins, pages;
+    thread_local std::vector<Part> parts;
+    thread_local std::vector<Partial> partials;
+    thread_local std::vector<float> states;
+    begins.resize(a.sequences), pages.resize(a.sequences);
+    std::int64_t total = 0, work = 0;
+    for (int s = 0; s < a.sequences; ++s) {
+        std::int32_t low = 0, high = 0;
+        for (int t = a.query_start[s]; t < a.query_start[s + 1]; ++t) {
+            const bool one = t == a.query_start[s];
+            low = one ? a.first[t] : std::min(low, a.first[t]);
+            high = one ? a.last[t] : std::max(high, a.last[t]);
         }
-        i = end;
+        begins[s] = low / kPageTokens;
+        pages[s] = std::max<std::int64_t>(0, (std::int64_t(high) + kPageTokens - 1) / kPageTokens - begins[s]);
+        total += pages[s] * a.kv_heads;
+        work += pages[s] * a.kv_heads * a.groups * a.q_tokens(s);
     }
+    // waking a thread takes as long as some dozens of tiles
+    if (work < 64) threads = 1;
+    // Parts of at least 4 pages, several a thread so that the last one isn't waited for long.
+    const std::int64_t per_part = std::max<std::int64_t>(4, total / (std::int64_t(threads) * 8) + 1);
+    parts.clear(), partials.clear();
+    std::size_t floats = 0;
+    int count = 0;
+    for (int s = 0; s < a.sequences; ++s) {
+        const std::size_t size = std::size_t(a.groups) * a.q_tokens(s) * (a.v.dim + 2);
+        if (!size) continue;
+        for (int h = 0; h < a.kv_heads; ++h, ++count) {
+            const std::int64_t cuts = std::max<std::int64_t>(1, (pages[s] + per_part - 1) / per_part);
+            for (std::int64_t i = 0; i < cuts; ++i, floats += size)
+                parts.push_back({s, h, begins[s] + pages[s] * i / cuts, begins[s] + pages[s] * (i + 1) / cuts, floats, count});
+        }
+    }
+    states.resize(floats);
+    std::vector<Group> groups(count);
+    for (int i = 0; i < static_cast<int>(parts.size()); ++i) {
+        const std::size_t rows = std::size_t(a.groups) * a.q_tokens(parts[i].sequence);
+        float *at = states.data() + parts[i].state;
+        partials.push_back({at, at + rows, at + 2 * rows});
+        Group &group = groups[parts[i].group];
+        if (!group.end) group.begin = i;
+        group.end = i + 1, ++group.left;
+    }
+    const Part *all = parts.data();
+    const Partial *of = partials.data();
+    parallel_for(threads, static_cast<int>(parts.size()), [&](int i) {
+        kernel.run(a, all[i].sequence, all[i].head, all[i].begin, all[i].end, of[i]);
+        Group &group = groups[all[i].group];
+        // who finishes last merges
+        if (--group.left == 0) kernel.merge(a, all[i].sequence, all[i].head, of + group.begin, group.end - group.begin);
+    });
 }
 
 void decode(const Kernel &kernel, const DecodeTask &task, int threads) {
@@ -114,25 +117,27 @@ void decode(const Kernel &kernel, const DecodeTask &task, int threads) {
         const int page = i % pages, head = i / pages % task.heads, sequence = i / pages / task.heads;
         const int origin = (first + page) * kPageTokens;
         const int begin = std::max(task.start - origin, 0), end = std::min(task.start + task.tokens - origin, kPageTokens);
-        const std::uint8_t *tile = reinterpret_cast<const std::uint8_t *>(task.pages[std::size_t(sequence) * task.page_count + first + page]) +
-                                   std::size_t(head) * task.tile_bytes;
+        const std::uint8_t *tile = task.where.at(task.pages[std::size_t(sequence) * task.page_count + first + page]) + head * task.tile_bytes;
         const std::size_t row = (std::size_t(sequence) * task.heads + head) * task.tokens + (origin + begin - task.start);
         const std::size_t at = row * task.side->dim;
         kernel.decode(*task.side, tile, begin, end, task.floats ? task.floats + at : nullptr, task.bfloats ? task.bfloats + at : nullptr);
     });
 }
 
-Encoded encode(const Kernel &kernel, const EncodeTask &task, int threads) {
+Failure encode(const Kernel &kernel, const EncodeTask *tasks, int count, int threads) {
     // 64 vectors are some microseconds: less is not worth a thread's waking
-    const int per_part = 64, parts = (task.tokens + per_part - 1) / per_part, heads = task.batch * task.heads;
-    std::atomic<int> state{0};
-    if (heads * task.tokens <= per_part) threads = 1;
-    parallel_for(threads, heads * parts, [&](int i) {
-        const int head = i / parts, begin = i % parts * per_part;
-        const Encoded one = kernel.encode(task, head / task.heads, head % task.heads, begin, std::min(begin + per_part, task.tokens));
-        if (one != Encoded::good) state = static_cast<int>(one);
+    const int per_part = 64, heads = tasks->heads, parts = (tasks->tokens + per_part - 1) / per_part;
+    std::atomic<int> states[2] = {{0}, {0}};
+    if (heads * tasks->tokens <= per_part) threads = 1;
+    parallel_for(threads, count * heads * parts, [&](int i) {
+        const EncodeTask &task = tasks[i / (heads * parts)];
+        const int head = i / parts % heads, begin = i % parts * per_part;
+        const Encoded one = kernel.encode(task, head, begin, std::min(begin + per_part, task.tokens));
+        if (one != Encoded::good) states[i / (heads * parts)] = static_cast<int>(one);
     });
-    return static_cast<Encoded>(state.load());
+    for (int i = 0; i < count; ++i)
+        if (states[i]) return {i, static_cast<Encoded>(states[i].load())};
+    return {-1, Encoded::good};
 }
 
 }  // namespace stratakv

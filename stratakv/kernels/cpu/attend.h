@@ -3,10 +3,9 @@
 #include <cstdint>
 
 #include "encode.h"
+#include "matrices.h"
 
 namespace stratakv {
-
-constexpr int kPageTokens = 128;
 
 // How a side's codes are packed. The order is known to Python (stratakv/kernels/cpu_attention.py).
 enum class Codes : int {
@@ -41,23 +40,31 @@ struct Side {
     alignas(64) std::int8_t table[64];
 };
 
-// One layer's attention for all sequences of a step. Each query token of a sequence sees tokens [first, last) of it.
+// One layer's attention for all sequences of a step, ragged: sequence s has query tokens [query_start[s], query_start[s + 1])
+// and a block table of pages [page_start[s], page_start[s + 1]). A query token sees tokens [first, last) of its sequence,
+// counted from the table's first page.
 struct Attention {
     Side k, v;
-    int sequences, kv_heads, groups, q_tokens;  // groups: query heads a kv head
+    int sequences, kv_heads, groups;  // groups: query heads a kv head
     std::int64_t tile_bytes;
-    const float *query;            // [sequences, kv_heads * groups, q_tokens, k.dim], in K's stored basis
-    float *out;                    // [sequences, kv_heads * groups, q_tokens, v.dim], in V's stored basis
-    const std::uint64_t *pages;    // addresses of pages, all sequences' block tables one after another
-    const std::int64_t *page_start;  // [sequences]: first entry of each sequence's table
-    const std::int32_t *first;     // [sequences, q_tokens]
-    const std::int32_t *last;      // [sequences, q_tokens]
+    Input query;                   // [query tokens, kv_heads * groups, k.dim]
+    Output out;                    // [query tokens, kv_heads * groups, v.dim]
+    const Rotation *query_rotation;  // into K's stored basis, null: none
+    const Rotation *out_rotation;    // out of V's, null: none
+    Pages where;
+    const std::int64_t *pages;     // all sequences' block tables one after another
+    const std::int64_t *page_start;   // [sequences + 1]
+    const std::int32_t *query_start;  // [sequences + 1]
+    const std::int32_t *first;     // [query tokens]
+    const std::int32_t *last;      // [query tokens]
     const float *sinks;            // [kv_heads * groups] or null
     float scale, softcap;          // softcap 0: none
     bool precise;                  // float arithmetic on decoded rows instead of integers
+
+    int q_tokens(int sequence) const { return query_start[sequence + 1] - query_start[sequence]; }
 };
 
-// The state of a softmax over some of the tokens: for `rows` queries of one kv head.
+// The state of a softmax over some of the tokens: for `rows` queries of one kv head, rows being groups * q_tokens.
 struct Partial {
     float *maximum;   // [rows]
     float *sum;       // [rows]
@@ -68,10 +75,12 @@ struct Kernel {
     const char *name;
     // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table.
     void (*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, const Partial &);
+    // Merges the softmaxes of all ranges of pages of a sequence and kv head, sinks included, into the output.
+    void (*merge)(const Attention &, int sequence, int head, const Partial *parts, int count);
     // Tokens [begin, end) of a head's tile as rows [tokens, dim], into whichever of the two outputs isn't null.
     void (*decode)(const Side &, const std::uint8_t *tile, int begin, int end, float *floats, std::uint16_t *bfloats);
-    // Encodes tokens [begin, end) of one head into its pages.
-    Encoded (*encode)(const EncodeTask &, int sequence, int head, int begin, int end);
+    // Encodes tokens [begin, end) of one head into their pages.
+    Encoded (*encode)(const EncodeTask &, int head, int begin, int end);
 };
 
 // Null where the library or the machine doesn't have it.

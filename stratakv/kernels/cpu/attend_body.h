@@ -60,7 +60,7 @@ private:
 };
 
 struct Work {
-    int rows, k_stride, units, lanes;  // lanes: floats of one output row in unit order
+    int q_tokens, rows, k_stride, units, lanes;  // lanes: floats of one output row in unit order
     float *q;                // [rows][k_stride], row path
     IntegerQuery integer;    // integer path
     float *scores;           // [rows][kPageTokens], then the weights
@@ -120,7 +120,8 @@ void with_codes(Codes codes, Function f) {
 inline Work prepare(const Attention &a, int sequence, int head, Arena &arena) {
     Work w{};
     const Side &k = a.k, &v = a.v;
-    w.rows = a.groups * a.q_tokens;
+    w.q_tokens = a.q_tokens(sequence);
+    w.rows = a.groups * w.q_tokens;
     w.k_stride = (k.dim + 15) / 16 * 16;
     const bool k_integer = integer_side(a, k), v_integer = integer_side(a, v);
     w.units = v_integer ? v.blocks * ((v.base_bytes / v.blocks + 15) / 16) : 0;
@@ -147,11 +148,10 @@ inline Work prepare(const Attention &a, int sequence, int head, Arena &arena) {
     w.row = arena.take<float>(std::max(w.k_stride, (v.dim + 15) / 16 * 16));
     std::memset(w.q, 0, rows * w.k_stride * sizeof(float));
     for (int r = 0; r < w.rows; ++r) {
-        const float *q = a.query + ((std::size_t(sequence) * a.kv_heads + head) * w.rows + r) * k.dim;
-        if (k_integer)
-            with_codes(k.codes, [&](auto c) { prepare_query<decltype(c)::value>(k, q, r, w.integer); });
-        else
-            std::memcpy(w.q + std::size_t(r) * w.k_stride, q, sizeof(float) * k.dim);
+        float *q = w.q + std::size_t(r) * w.k_stride;
+        read_row(a.query, a.query_start[sequence] + r % w.q_tokens, head * a.groups + r / w.q_tokens, k.dim, q);
+        rotate(a.query_rotation, q, k.dim);
+        if (k_integer) with_codes(k.codes, [&](auto c) { prepare_query<decltype(c)::value>(k, q, r, w.integer); });
     }
     std::fill(w.maximum, w.maximum + rows, kMinusInfinity);
     std::fill(w.sum, w.sum + rows, 0.0f);
@@ -249,16 +249,16 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
     Work w = prepare(a, sequence, head, arena);
     const bool k_integer = integer_side(a, a.k), v_integer = integer_side(a, a.v);
     const Rounding rounding = a.v.signed_scale ? Rounding::negative_too : Rounding::positive;
-    const std::uint64_t *pages = a.pages + a.page_start[sequence];
-    const std::int32_t *firsts = a.first + std::size_t(sequence) * a.q_tokens, *lasts = a.last + std::size_t(sequence) * a.q_tokens;
-    const int lowest = *std::min_element(firsts, firsts + a.q_tokens), highest = *std::max_element(lasts, lasts + a.q_tokens);
+    const std::int64_t *pages = a.pages + a.page_start[sequence];
+    const std::int32_t *firsts = a.first + a.query_start[sequence], *lasts = a.last + a.query_start[sequence];
+    const int lowest = *std::min_element(firsts, firsts + w.q_tokens), highest = *std::max_element(lasts, lasts + w.q_tokens);
     const std::int64_t begin = std::max<std::int64_t>(page_begin, lowest / kPageTokens);
     const std::int64_t end = std::min<std::int64_t>(page_end, (std::int64_t(highest) + kPageTokens - 1) / kPageTokens);
     for (std::int64_t page = begin; page < end; ++page) {
-        const std::uint8_t *tile = reinterpret_cast<const std::uint8_t *>(pages[page]) + std::size_t(head) * a.tile_bytes;
+        const std::uint8_t *tile = a.where.at(pages[page]) + head * a.tile_bytes;
         const std::uint8_t *next = tile;
         if (page + 1 < end) {
-            next = reinterpret_cast<const std::uint8_t *>(pages[page + 1]) + std::size_t(head) * a.tile_bytes;
+            next = a.where.at(pages[page + 1]) + head * a.tile_bytes;
             prefetch_rest(a, next);
         }
         const std::ptrdiff_t ahead = next - tile;
@@ -270,7 +270,7 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
             row_scores(a.k, tile, w.q, w.k_stride, w.rows, first, last, w.scores, w.row);
         bool seen = false;
         for (int r = 0; r < w.rows; ++r) {
-            const int t = r % a.q_tokens;
+            const int t = r % w.q_tokens;
             seen |= soften(a, w, r, firsts[t] - origin, lasts[t] - origin);
         }
         if (!seen) continue;
@@ -294,6 +294,29 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
         });
     }
     finish(a, w, partial);
+}
+
+void merge(const Attention &a, int sequence, int head, const Partial *parts, int count) {
+    const int q_tokens = a.q_tokens(sequence), rows = a.groups * q_tokens, dim = a.v.dim;
+    alignas(64) float out[kMaxDim + 16];
+    for (int r = 0; r < rows; ++r) {
+        const int q_head = head * a.groups + r / q_tokens;
+        float maximum = a.sinks ? a.sinks[q_head] : kMinusInfinity;
+        for (int p = 0; p < count; ++p) maximum = std::max(maximum, parts[p].maximum[r]);
+        float sum = a.sinks ? std::exp(a.sinks[q_head] - maximum) : 0.0f;
+        std::memset(out, 0, sizeof(float) * dim);
+        for (int p = 0; p < count; ++p) {
+            if (!(parts[p].sum[r] > 0)) continue;  // saw no token
+            const float weight = std::exp(parts[p].maximum[r] - maximum);
+            sum += weight * parts[p].sum[r];
+            const float *from = parts[p].out + std::size_t(r) * dim;
+            for (int d = 0; d < dim; ++d) out[d] += weight * from[d];
+        }
+        const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
+        for (int d = 0; d < dim; ++d) out[d] *= inverse;
+        rotate(a.out_rotation, out, dim);
+        write_row(a.out, a.query_start[sequence] + r % q_tokens, q_head, dim, out);
+    }
 }
 
 }  // namespace

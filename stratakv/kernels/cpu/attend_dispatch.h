@@ -14,7 +14,8 @@ void attend(const Kernel &kernel, const Attention &a, int threads);
 // Decodes tokens [start, start + tokens) of every sequence and head to rows: out is [sequences, heads, tokens, dim].
 struct DecodeTask {
     const Side *side;
-    const std::uint64_t *pages;  // [sequences, page_count]
+    Pages where;
+    const std::int64_t *pages;  // [sequences, page_count]
     int sequences, page_count, heads, start, tokens;
     std::int64_t tile_bytes;
     float *floats;
@@ -22,7 +23,13 @@ struct DecodeTask {
 };
 void decode(const Kernel &kernel, const DecodeTask &task, int threads);
 
-// Encodes all of the task's vectors.
-Encoded encode(const Kernel &kernel, const EncodeTask &task, int threads);
+// What went wrong, and in which of the tasks; task -1: nothing.
+struct Failure {
+    int task;
+    Encoded what;
+};
+
+// Encodes all vectors of some tasks with equally many tokens and heads.
+Failure encode(const Kernel &kernel, const EncodeTask *tasks, int count, int threads);
 
 }  // namespace stratakv

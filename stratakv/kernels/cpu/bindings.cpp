@@ -3,6 +3,7 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -22,6 +23,35 @@ namespace {
 
 template <typename T, std::size_t N>
 using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+// [tokens, heads, dim] in float32, float16 or bfloat16, strided
+using States = nb::ndarray<nb::ro, nb::ndim<3>, nb::device::cpu>;
+using Result = nb::ndarray<nb::ndim<3>, nb::device::cpu>;
+
+void wants(bool good, const char *what) {
+    if (!good) throw std::invalid_argument(what);
+}
+
+// Everything that kernels know of a layer's pages: cache/layout.py's PageLayout, compiled.
+struct Layout {
+    Side k, v;
+    Encoder k_encoder, v_encoder;
+    Rotation from_v;  // out of V's stored basis
+    int kv_heads;
+    std::int64_t tile_bytes;
+};
+
+template <typename Out, typename Given>
+Out matrix(const Given &given, int heads, int dim) {
+    const nb::dlpack::dtype type = given.dtype();
+    Precision precision = Precision::f32;
+    if (type == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat), 16, 1}) precision = Precision::bf16;
+    else if (type == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1}) precision = Precision::f16;
+    else wants(type == nb::dtype<float>(), "states are float32, float16 or bfloat16");
+    wants(static_cast<int>(given.shape(1)) == heads, "wrong number of heads");
+    wants(static_cast<int>(given.shape(2)) == dim, "wrong head_dim");
+    wants(given.stride(2) == 1 || dim == 1, "values of a vector must lie side by side");
+    return {given.data(), precision, given.stride(0), given.stride(1)};
+}
 
 Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes, int base_word, std::int64_t base, int high_bytes,
           int high_word, std::int64_t high, std::int64_t scale, std::int64_t minimum, bool signed_scale, float unit,
@@ -52,37 +82,32 @@ const Kernel &find(const std::string &name) {
     throw std::invalid_argument("no kernel named " + name + " on this machine");
 }
 
-void attend_pages(const std::string &kernel, const Side &k, const Side &v, std::int64_t tile_bytes, int kv_heads,
-                  Array<const float, 4> query, Array<float, 4> out, Array<const std::uint64_t, 1> pages,
-                  Array<const std::int64_t, 1> page_start, Array<const std::int32_t, 2> first, Array<const std::int32_t, 2> last,
+void attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride, const States &query,
+                  const Result &out, Array<const std::int64_t, 1> pages, Array<const std::int64_t, 1> page_start,
+                  Array<const std::int32_t, 1> query_start, Array<const std::int32_t, 1> first, Array<const std::int32_t, 1> last,
                   std::optional<Array<const float, 1>> sinks, float scale, float softcap, bool precise, int threads) {
     Attention a{};
-    a.k = k, a.v = v, a.tile_bytes = tile_bytes, a.kv_heads = kv_heads;
-    a.sequences = static_cast<int>(query.shape(0)), a.q_tokens = static_cast<int>(query.shape(2));
+    a.k = layout.k, a.v = layout.v, a.tile_bytes = layout.tile_bytes, a.kv_heads = layout.kv_heads;
     const int q_heads = static_cast<int>(query.shape(1));
-    auto wants = [](bool good, const char *what) {
-        if (!good) throw std::invalid_argument(what);
-    };
-    wants(kv_heads > 0 && q_heads % kv_heads == 0, "query heads must be a multiple of kv heads");
-    wants(static_cast<int>(query.shape(3)) == k.dim, "query and K differ in head_dim");
-    wants(out.shape(0) == query.shape(0) && out.shape(1) == query.shape(1) && out.shape(2) == query.shape(2) &&
-              static_cast<int>(out.shape(3)) == v.dim,
-          "out must be [sequences, q_heads, q_tokens, v_dim]");
-    wants(page_start.shape(0) == query.shape(0), "page_start: one entry a sequence");
-    wants(first.shape(0) == query.shape(0) && first.shape(1) == query.shape(2) && last.shape(0) == first.shape(0) &&
-              last.shape(1) == first.shape(1),
-          "first and last must be [sequences, q_tokens]");
+    wants(q_heads % layout.kv_heads == 0, "query heads must be a multiple of kv heads");
+    wants(query_start.shape(0) > 0 && page_start.shape(0) == query_start.shape(0), "page_start and query_start: one entry a sequence, and an end");
+    a.sequences = static_cast<int>(query_start.shape(0)) - 1;
+    a.query = matrix<Input>(query, q_heads, a.k.dim);
+    a.out = matrix<Output>(out, q_heads, a.v.dim);
+    const std::size_t tokens = query.shape(0);
+    wants(out.shape(0) == tokens && first.shape(0) == tokens && last.shape(0) == tokens, "query, out, first and last: one entry a query token");
+    wants(query_start.data()[0] == 0 && static_cast<std::size_t>(query_start.data()[a.sequences]) == tokens, "query_start ends where the queries do");
+    wants(page_start.data()[0] >= 0 && page_start.data()[a.sequences] <= static_cast<std::int64_t>(pages.shape(0)), "page_start ends beyond the pages");
     wants(!sinks || static_cast<int>(sinks->shape(0)) == q_heads, "sinks: one a query head");
-    for (std::size_t s = 0; s < query.shape(0); ++s) {
-        const std::int64_t end = s + 1 < query.shape(0) ? page_start.data()[s + 1] : static_cast<std::int64_t>(pages.shape(0));
-        const std::int64_t held = (end - page_start.data()[s]) * kPageTokens;
-        for (std::size_t t = 0; t < query.shape(2); ++t) {
-            const std::size_t i = s * query.shape(2) + t;
-            wants(first.data()[i] >= 0 && last.data()[i] <= held, "a query sees tokens that its block table doesn't hold");
-        }
+    for (int s = 0; s < a.sequences; ++s) {
+        const std::int64_t held = (page_start.data()[s + 1] - page_start.data()[s]) * kPageTokens;
+        wants(held >= 0 && query_start.data()[s] <= query_start.data()[s + 1], "page_start and query_start must ascend");
+        for (int t = query_start.data()[s]; t < query_start.data()[s + 1]; ++t)
+            wants(first.data()[t] >= 0 && last.data()[t] <= held, "a query sees tokens that its block table doesn't hold");
     }
-    a.groups = q_heads / kv_heads;
-    a.query = query.data(), a.out = out.data(), a.pages = pages.data(), a.page_start = page_start.data();
+    a.groups = q_heads / layout.kv_heads;
+    a.query_rotation = &layout.k_encoder.rotation, a.out_rotation = &layout.from_v;
+    a.where = {base, stride}, a.pages = pages.data(), a.page_start = page_start.data(), a.query_start = query_start.data();
     a.first = first.data(), a.last = last.data(), a.sinks = sinks ? sinks->data() : nullptr;
     a.scale = scale, a.softcap = softcap, a.precise = precise;
     const Kernel &chosen = find(kernel);
@@ -90,53 +115,52 @@ void attend_pages(const std::string &kernel, const Side &k, const Side &v, std::
     attend(chosen, a, threads);
 }
 
-void decode_pages(const std::string &kernel, const Side &side, Array<const std::uint64_t, 2> pages, int start, std::int64_t tile_bytes,
-                  std::optional<Array<float, 4>> floats, std::optional<Array<std::int16_t, 4>> bfloats, int threads) {
-    if (floats.has_value() == bfloats.has_value()) throw std::invalid_argument("one of floats and bfloats");
+void decode_pages(const std::string &kernel, const Layout &layout, bool of_k, std::uint64_t base, std::uint64_t stride,
+                  Array<const std::int64_t, 2> pages, int start, std::optional<Array<float, 4>> floats,
+                  std::optional<Array<std::int16_t, 4>> bfloats, int threads) {
+    wants(floats.has_value() != bfloats.has_value(), "one of floats and bfloats");
     DecodeTask task{};
     auto shape = [&](std::size_t i) { return static_cast<int>(floats ? floats->shape(i) : bfloats->shape(i)); };
-    task.side = &side, task.pages = pages.data(), task.page_count = static_cast<int>(pages.shape(1));
+    task.side = of_k ? &layout.k : &layout.v;
+    task.where = {base, stride}, task.pages = pages.data(), task.page_count = static_cast<int>(pages.shape(1));
     task.sequences = shape(0), task.heads = shape(1), task.tokens = shape(2);
-    task.start = start, task.tile_bytes = tile_bytes;
+    task.start = start, task.tile_bytes = layout.tile_bytes;
     task.floats = floats ? floats->data() : nullptr;
     task.bfloats = bfloats ? reinterpret_cast<std::uint16_t *>(bfloats->data()) : nullptr;
-    if (shape(3) != side.dim) throw std::invalid_argument("out and side differ in head_dim");
-    if (static_cast<int>(pages.shape(0)) != task.sequences || start < 0 || task.tokens < 1 ||
-        start + task.tokens > task.page_count * kPageTokens)
-        throw std::invalid_argument("the pages don't hold all tokens");
+    wants(shape(1) == layout.kv_heads && shape(3) == task.side->dim, "out must be [sequences, kv_heads, tokens, head_dim]");
+    wants(static_cast<int>(pages.shape(0)) == task.sequences && start >= 0 && task.tokens > 0 &&
+              start + task.tokens <= task.page_count * kPageTokens,
+          "the pages don't hold all tokens");
     const Kernel &chosen = find(kernel);
     nb::gil_scoped_release release;
     decode(chosen, task, threads);
 }
 
-int encode_states(const std::string &kernel, const Encoder &encoder, Array<const float, 4> states, Array<const std::uint64_t, 2> pages,
-                  int start, std::int64_t tile_bytes, int threads) {
-    EncodeTask task{};
-    task.encoder = &encoder, task.states = states.data();
-    task.batch = static_cast<int>(states.shape(0)), task.heads = static_cast<int>(states.shape(1));
-    task.tokens = static_cast<int>(states.shape(2));
-    task.pages = pages.data(), task.page_count = static_cast<int>(pages.shape(1));
-    task.start = start, task.tile_bytes = tile_bytes;
-    if (static_cast<int>(states.shape(3)) != encoder.dim) throw std::invalid_argument("states and encoder differ in head_dim");
-    if (pages.shape(0) != states.shape(0) || start < 0 || start + task.tokens > task.page_count * kPageTokens)
-        throw std::invalid_argument("the pages don't hold all tokens");
+std::pair<int, int> append_states(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride, const States &k,
+                                  const States &v, Array<const std::int64_t, 1> slots, int threads) {
+    EncodeTask tasks[2] = {};
+    tasks[0].encoder = &layout.k_encoder, tasks[0].states = matrix<Input>(k, layout.kv_heads, layout.k.dim);
+    tasks[1].encoder = &layout.v_encoder, tasks[1].states = matrix<Input>(v, layout.kv_heads, layout.v.dim);
+    wants(k.shape(0) == slots.shape(0) && v.shape(0) == slots.shape(0), "k, v and slots: one entry a token");
+    for (EncodeTask &task : tasks) {
+        task.heads = layout.kv_heads, task.tokens = static_cast<int>(slots.shape(0));
+        task.where = {base, stride}, task.slots = slots.data(), task.tile_bytes = layout.tile_bytes;
+    }
     const Kernel &chosen = find(kernel);
     nb::gil_scoped_release release;
-    return static_cast<int>(encode(chosen, task, threads));
+    const Failure failure = encode(chosen, tasks, 2, threads);
+    return {failure.task, static_cast<int>(failure.what)};
 }
 
-Encoder encoder(int form, int dim, int nbytes, int blocks, int bits, int rotation, int order, std::vector<float> first_signs,
-                std::vector<float> second_signs, std::vector<float> paley, float norm_of_rotation, std::vector<float> thresholds,
+Encoder encoder(int form, int dim, int nbytes, int blocks, int bits, Rotation rotation, std::vector<float> thresholds,
                 std::vector<float> integers, float unit, std::vector<std::int32_t> positions) {
-    if (dim > 1024) throw std::invalid_argument("head_dim above 1024 has no kernel");
+    wants(dim <= 1024, "head_dim above 1024 has no kernel");
+    wants(static_cast<int>(positions.size()) == kPageTokens * nbytes, "positions: one a byte and token");
     Encoder e;
     e.form = static_cast<Encoder::Form>(form);
-    e.dim = dim, e.nbytes = nbytes, e.blocks = blocks, e.bits = bits, e.rotation = rotation, e.order = order;
-    e.first_signs = std::move(first_signs), e.second_signs = std::move(second_signs), e.paley = std::move(paley);
-    e.norm_of_rotation = norm_of_rotation;
+    e.dim = dim, e.nbytes = nbytes, e.blocks = blocks, e.bits = bits, e.rotation = std::move(rotation);
     e.thresholds = std::move(thresholds), e.integers = std::move(integers), e.unit = unit;
     e.positions = std::move(positions);
-    if (static_cast<int>(e.positions.size()) != kPageTokens * nbytes) throw std::invalid_argument("positions: one a byte and token");
     return e;
 }
 
@@ -150,22 +174,31 @@ void bind_attention(nb::module_ &m) {
             new (self) Side(side(codes, dim, nbytes, blocks, group, base_bytes, base_word, base, high_bytes, high_word, high, scale,
                                  minimum, signed_scale, unit, table));
         }, "codes"_a, "dim"_a, "nbytes"_a, "blocks"_a, "group"_a, "base_bytes"_a, "base_word"_a, "base"_a, "high_bytes"_a,
-           "high_word"_a, "high"_a, "scale"_a, "minimum"_a, "signed_scale"_a, "unit"_a, "table"_a)
-        .def_ro("vectors", &Side::vectors, "Whether integer vector code reads it; otherwise rows are decoded one by one.");
+           "high_word"_a, "high"_a, "scale"_a, "minimum"_a, "signed_scale"_a, "unit"_a, "table"_a);
+    nb::class_<Rotation>(m, "Rotation", "y = second * (H (first * x)) * norm on runs of `block` values.")
+        .def("__init__", [](Rotation *self, int block, int order, std::vector<float> first, std::vector<float> second,
+                            std::vector<float> paley, float norm) {
+            new (self) Rotation{block, order, std::move(first), std::move(second), std::move(paley), norm};
+        }, "block"_a, "order"_a, "first"_a, "second"_a, "paley"_a, "norm"_a);
     nb::class_<Encoder>(m, "Encoder", "How one side's vectors become bytes in a head's tile.")
-        .def("__init__", [](Encoder *self, int form, int dim, int nbytes, int blocks, int bits, int rotation, int order,
-                            std::vector<float> first_signs, std::vector<float> second_signs, std::vector<float> paley,
-                            float norm_of_rotation, std::vector<float> thresholds, std::vector<float> integers, float unit,
-                            std::vector<std::int32_t> positions) {
-            new (self) Encoder(encoder(form, dim, nbytes, blocks, bits, rotation, order, std::move(first_signs),
-                                       std::move(second_signs), std::move(paley), norm_of_rotation, std::move(thresholds),
-                                       std::move(integers), unit, std::move(positions)));
-        }, "form"_a, "dim"_a, "nbytes"_a, "blocks"_a, "bits"_a, "rotation"_a, "order"_a, "first_signs"_a, "second_signs"_a,
-           "paley"_a, "norm_of_rotation"_a, "thresholds"_a, "integers"_a, "unit"_a, "positions"_a);
-    m.def("decode", &decode_pages, "kernel"_a, "side"_a, "pages"_a, "start"_a, "tile_bytes"_a, "floats"_a.none(), "bfloats"_a.none(),
-          "threads"_a, "Decode tokens of pages to rows in the stored basis, float32 or bfloat16 (as int16), [sequences, heads, tokens, dim].");
-    m.def("encode", &encode_states, "kernel"_a, "encoder"_a, "states"_a, "pages"_a, "start"_a, "tile_bytes"_a, "threads"_a,
-          "Encode states [batch, heads, tokens, dim] into pages; 0 good, 1 inf or nan, 2 too large for an f16 scale.");
+        .def("__init__", [](Encoder *self, int form, int dim, int nbytes, int blocks, int bits, const Rotation &rotation,
+                            std::vector<float> thresholds, std::vector<float> integers, float unit, std::vector<std::int32_t> positions) {
+            new (self) Encoder(encoder(form, dim, nbytes, blocks, bits, rotation, std::move(thresholds), std::move(integers), unit,
+                                       std::move(positions)));
+        }, "form"_a, "dim"_a, "nbytes"_a, "blocks"_a, "bits"_a, "rotation"_a, "thresholds"_a, "integers"_a, "unit"_a, "positions"_a);
+    nb::class_<Layout>(m, "Layout", "A layer's page layout: both sides, and a head's tile.")
+        .def("__init__", [](Layout *self, const Side &k, const Side &v, const Encoder &k_encoder, const Encoder &v_encoder, int kv_heads,
+                            std::int64_t tile_bytes) {
+            wants(kv_heads > 0, "a layer has one kv head or more");
+            new (self) Layout{k, v, k_encoder, v_encoder, v_encoder.rotation.inverse(), kv_heads, tile_bytes};
+        }, "k"_a, "v"_a, "k_encoder"_a, "v_encoder"_a, "kv_heads"_a, "tile_bytes"_a)
+        .def_prop_ro("vectors", [](const Layout &l) { return std::make_pair(l.k.vectors, l.v.vectors); },
+                     "Whether integer vector code reads K, V; otherwise rows are decoded one by one.");
+    m.def("decode", &decode_pages, "kernel"_a, "layout"_a, "of_k"_a, "base"_a, "stride"_a, "pages"_a, "start"_a, "floats"_a.none(),
+          "bfloats"_a.none(), "threads"_a,
+          "Decode tokens of pages to rows in the stored basis, float32 or bfloat16 (as int16), [sequences, kv_heads, tokens, dim].");
+    m.def("append", &append_states, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "k"_a, "v"_a, "slots"_a, "threads"_a,
+          "Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf or nan, 2 too large.");
     m.def("share_openmp", [](const std::string &path) { return share_openmp(path.c_str()); }, "path"_a,
           "Run on the threads of the OpenMP library that is loaded from this path; False where that can't be.");
     m.def("kernels", [] {
@@ -173,9 +206,9 @@ void bind_attention(nb::module_ &m) {
         for (const Kernel *kernel : kernels()) names.emplace_back(kernel->name);
         return names;
     }, "Names of the attention kernels that run on this machine, best first.");
-    m.def("attend", &attend_pages, "kernel"_a, "k"_a, "v"_a, "tile_bytes"_a, "kv_heads"_a, "query"_a, "out"_a, "pages"_a,
-          "page_start"_a, "first"_a, "last"_a, "sinks"_a.none(), "scale"_a, "softcap"_a, "precise"_a, "threads"_a,
-          "Decode attention of some query tokens a sequence over packed pages, into out.");
+    m.def("attend", &attend_pages, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "query"_a, "out"_a, "pages"_a, "page_start"_a,
+          "query_start"_a, "first"_a, "last"_a, "sinks"_a.none(), "scale"_a, "softcap"_a, "precise"_a, "threads"_a,
+          "Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis.");
 }
 
 }  // namespace stratakv

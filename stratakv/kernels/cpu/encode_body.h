@@ -5,64 +5,19 @@
 #include <cstring>
 
 #include "encode.h"
+#include "vectors.h"
 
 namespace {
 
 using stratakv::Encoded;
 using stratakv::Encoder;
 using stratakv::EncodeTask;
-
-constexpr int kMaxDim = 1024;
-
-// Rounds to nearest even; inf where the value is beyond 65504.
-inline std::uint16_t to_half(float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    const std::uint16_t sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000);
-    bits &= 0x7fffffff;
-    if (bits >= 0x47800000) return sign | (bits > 0x7f800000 ? 0x7e00 : 0x7c00);
-    if (bits < 0x38800000) {  // subnormal: let the float adder round at the right place
-        float magnitude, shifted;
-        std::memcpy(&magnitude, &bits, 4);
-        shifted = magnitude + 0.5f;
-        std::memcpy(&bits, &shifted, 4);
-        return sign | static_cast<std::uint16_t>(bits - 0x3f000000);
-    }
-    bits += 0xc8000fff + (bits >> 13 & 1);
-    return sign | static_cast<std::uint16_t>(bits >> 13);
-}
+using stratakv::kPageTokens;
 
 inline Encoded put_half(float value, std::uint8_t *out) {
     const std::uint16_t half = to_half(value);
     std::memcpy(out, &half, 2);
     return (half & 0x7c00) == 0x7c00 ? Encoded::too_large : Encoded::good;
-}
-
-// y = s2 * (H (s1 * x)) * norm on one run of e.rotation values, in place; see Rotation.exact in kvtypes/hadamard.py.
-inline void rotate(const Encoder &e, float *y) {
-    const int block = e.rotation, m = e.order;
-    for (int i = 0; i < block; ++i) y[i] = e.first_signs[i] * y[i];
-    if (m > 1) {
-        float in[32];
-        for (int run = 0; run < block; run += m) {
-            std::memcpy(in, y + run, sizeof(float) * m);
-            for (int r = 0; r < m; ++r) {
-                float total = e.paley[r * m] * in[0];
-                for (int c = 1; c < m; ++c) total = total + e.paley[r * m + c] * in[c];
-                y[run + r] = total;
-            }
-        }
-    }
-    for (int step = m; step < block; step *= 2)
-        for (int pair = 0; pair < block; pair += 2 * step) {
-            float *a = y + pair, *b = y + pair + step;
-            for (int i = 0; i < step; ++i) {
-                const float sum = a[i] + b[i], difference = a[i] - b[i];
-                a[i] = sum;
-                b[i] = difference;
-            }
-        }
-    for (int i = 0; i < block; ++i) y[i] = e.second_signs[i] * y[i] * e.norm_of_rotation;
 }
 
 // Bits [shift, shift + width) of indices, the first in the low bits. Returns the end of the plane.
@@ -91,7 +46,7 @@ inline Encoded encode_turbo(const Encoder &e, const float *x, std::uint8_t *out)
     for (int i = 1; i < half; ++i) squares = squares + y[i];
     const float norm = std::sqrt(squares), divisor = norm > 0 ? norm : 1.0f;
     for (int i = 0; i < block; ++i) y[i] = x[i] / divisor;
-    rotate(e, y);
+    rotate_run(e.rotation, y);
     const int count = static_cast<int>(e.thresholds.size());
     const float *thresholds = e.thresholds.data();
     if (count < 64) {
@@ -190,9 +145,7 @@ inline Encoded encode_floats(const Encoder &e, const float *x, std::uint8_t *out
         } else if (e.form == Encoder::Form::f16) {
             if (put_half(x[i], out + i * 2) != Encoded::good) state = Encoded::too_large;
         } else {
-            std::uint32_t bits;
-            std::memcpy(&bits, x + i, 4);
-            const std::uint16_t upper = static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+            const std::uint16_t upper = to_bfloat(x[i]);
             std::memcpy(out + i * 2, &upper, 2);
             if ((upper & 0x7f80) == 0x7f80) state = Encoded::too_large;
         }
@@ -200,20 +153,15 @@ inline Encoded encode_floats(const Encoder &e, const float *x, std::uint8_t *out
     return state;
 }
 
-// One vector [dim] -> its canonical bytes.
-inline Encoded encode_vector(const Encoder &e, const float *x, std::uint8_t *out) {
+// One vector [dim], which is overwritten -> its canonical bytes.
+inline Encoded encode_vector(const Encoder &e, float *x, std::uint8_t *out) {
     float zeros = 0;  // stays 0 unless a value is inf or nan
     for (int i = 0; i < e.dim; ++i) zeros += x[i] * 0.0f;
     if (!(zeros == 0.0f)) return Encoded::not_finite;
     const int size = e.dim / e.blocks, bytes = e.nbytes / e.blocks;
     if (e.form <= Encoder::Form::bf16) return encode_floats(e, x, out);
     Encoded state = Encoded::good;
-    alignas(64) float rotated[kMaxDim];
-    if (e.rotation && e.form != Encoder::Form::turbo) {
-        std::memcpy(rotated, x, sizeof(float) * e.dim);
-        for (int run = 0; run < e.dim; run += e.rotation) rotate(e, rotated + run);
-        x = rotated;
-    }
+    if (e.form != Encoder::Form::turbo) rotate(&e.rotation, x, e.dim);
     for (int block = 0; block < e.blocks; ++block, x += size, out += bytes) {
         const Encoded one = e.form == Encoder::Form::turbo ? encode_turbo(e, x, out)
                           : e.form == Encoder::Form::q8    ? encode_q8(x, size, out)
@@ -223,20 +171,20 @@ inline Encoded encode_vector(const Encoder &e, const float *x, std::uint8_t *out
     return state;
 }
 
-// Tokens [begin, end) of one head of one sequence, into their pages.
-Encoded encode(const EncodeTask &task, int sequence, int head, int begin, int end) {
+// Tokens [begin, end) of one head, into their pages.
+Encoded encode(const EncodeTask &task, int head, int begin, int end) {
     const Encoder &e = *task.encoder;
     const std::int32_t *positions = e.positions.data();
-    const int page_tokens = static_cast<int>(e.positions.size()) / e.nbytes;
+    alignas(64) float x[kMaxDim];
     std::uint8_t bytes[4 * kMaxDim];
     for (int token = begin; token < end; ++token) {
-        const float *x = task.states + ((std::size_t(sequence) * task.heads + head) * task.tokens + token) * e.dim;
+        const std::int64_t slot = task.slots[token];
+        if (slot < 0) continue;
+        read_row(task.states, token, head, e.dim, x);
         const Encoded state = encode_vector(e, x, bytes);
         if (state != Encoded::good) return state;
-        const int place = task.start + token;
-        std::uint8_t *tile = reinterpret_cast<std::uint8_t *>(task.pages[std::size_t(sequence) * task.page_count + place / page_tokens]) +
-                             std::size_t(head) * task.tile_bytes;
-        const std::int32_t *at = positions + std::size_t(place % page_tokens) * e.nbytes;
+        std::uint8_t *tile = task.where.at(slot / kPageTokens) + head * task.tile_bytes;
+        const std::int32_t *at = positions + std::size_t(slot % kPageTokens) * e.nbytes;
         for (int i = 0; i < e.nbytes; ++i) tile[at[i]] = bytes[i];
     }
     return Encoded::good;

@@ -184,5 +184,19 @@ inline void store_low_bytes(std::uint8_t *p, I a) {
                      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
+// Butterflies of strides 1, 2, 4 and 8: lanes i and i + stride become their sum and their difference.
+inline F butterflies(F a) {
+    const auto within = [](__m256 x) {
+        __m256 partner = _mm256_permute_ps(x, 0xb1);
+        x = _mm256_blend_ps(_mm256_add_ps(x, partner), _mm256_sub_ps(partner, x), 0xaa);
+        partner = _mm256_permute_ps(x, 0x4e);
+        x = _mm256_blend_ps(_mm256_add_ps(x, partner), _mm256_sub_ps(partner, x), 0xcc);
+        partner = _mm256_permute2f128_ps(x, x, 1);
+        return _mm256_blend_ps(_mm256_add_ps(x, partner), _mm256_sub_ps(partner, x), 0xf0);
+    };
+    const __m256 low = within(a.v[0]), high = within(a.v[1]);
+    return {{_mm256_add_ps(low, high), _mm256_sub_ps(low, high)}};
+}
+
 }  // namespace simd
 }  // namespace

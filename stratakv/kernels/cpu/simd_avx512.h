@@ -117,5 +117,17 @@ inline void store_low_bytes(std::uint8_t *p, I a) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v));
 }
 
+// Butterflies of strides 1, 2, 4 and 8: lanes i and i + stride become their sum and their difference.
+inline F butterflies(F a) {
+    const auto step = [](__m512 x, __m512 partner, __mmask16 second) {
+        return _mm512_mask_sub_ps(_mm512_add_ps(x, partner), second, partner, x);
+    };
+    __m512 x = a.v;
+    x = step(x, _mm512_permute_ps(x, 0xb1), 0xaaaa);
+    x = step(x, _mm512_permute_ps(x, 0x4e), 0xcccc);
+    x = step(x, _mm512_shuffle_f32x4(x, x, 0xb1), 0xf0f0);
+    return {step(x, _mm512_shuffle_f32x4(x, x, 0x4e), 0xff00)};
+}
+
 }  // namespace simd
 }  // namespace

@@ -165,5 +165,21 @@ inline void store_low_bytes(std::uint8_t *p, I a) {
     vst1q_u8(p, vuzp1q_u8(first, second));
 }
 
+// Butterflies of strides 1, 2, 4 and 8: lanes i and i + stride become their sum and their difference.
+inline F butterflies(F a) {
+    const uint32x4_t odd = {0, ~0u, 0, ~0u}, upper = {0, 0, ~0u, ~0u};
+    const auto step = [](float32x4_t x, float32x4_t partner, uint32x4_t second) {
+        return vbslq_f32(second, vsubq_f32(partner, x), vaddq_f32(x, partner));
+    };
+    float32x4_t v[4];
+    for (int i = 0; i < 4; ++i) {
+        const float32x4_t x = step(a.v[i], vrev64q_f32(a.v[i]), odd);
+        v[i] = step(x, vextq_f32(x, x, 2), upper);
+    }
+    const float32x4_t s0 = vaddq_f32(v[0], v[1]), d0 = vsubq_f32(v[0], v[1]);
+    const float32x4_t s1 = vaddq_f32(v[2], v[3]), d1 = vsubq_f32(v[2], v[3]);
+    return {{vaddq_f32(s0, s1), vaddq_f32(d0, d1), vsubq_f32(s0, s1), vsubq_f32(d0, d1)}};
+}
+
 }  // namespace simd
 }  // namespace

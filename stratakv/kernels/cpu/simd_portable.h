@@ -208,5 +208,19 @@ inline void store_low_bytes(std::uint8_t *p, I a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<std::uint8_t>(a.v[i / 4][i % 4]);
 }
 
+// Butterflies of strides 1, 2, 4 and 8: lanes i and i + stride become their sum and their difference.
+inline F butterflies(F a) {
+    float x[16];
+    std::memcpy(x, a.v, sizeof x);
+    for (int stride = 1; stride < 16; stride *= 2)
+        for (int i = 0; i < 16; ++i)
+            if (!(i & stride)) {
+                const float sum = x[i] + x[i + stride], difference = x[i] - x[i + stride];
+                x[i] = sum, x[i + stride] = difference;
+            }
+    std::memcpy(a.v, x, sizeof x);
+    return a;
+}
+
 }  // namespace simd
 }  // namespace

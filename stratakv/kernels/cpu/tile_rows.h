@@ -4,25 +4,12 @@
 #include <cstring>
 
 #include "unpack.h"
+#include "vectors.h"
 
 namespace {
 
 using stratakv::kPageTokens;
 using stratakv::Side;
-
-inline float half_to_float(const std::uint8_t *p) {
-    std::uint16_t h;
-    std::memcpy(&h, p, 2);
-    const std::uint32_t sign = std::uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 1023;
-    float magnitude;
-    if (exponent == 0) {
-        magnitude = static_cast<float>(fraction) * 0x1p-24f;
-    } else {
-        const std::uint32_t bits = exponent == 31 ? 0x7f800000u | fraction << 13 : (exponent + 112) << 23 | fraction << 13;
-        std::memcpy(&magnitude, &bits, 4);
-    }
-    return sign ? -magnitude : magnitude;
-}
 
 // The canonical bytes of one plane of one token.
 inline void token_bytes(const std::uint8_t *region, int token, int nbytes, int group, int word, std::uint8_t *out) {

@@ -44,20 +44,23 @@ struct Case {
 struct Problem {
     Attention attention{};
     std::vector<std::unique_ptr<std::uint8_t[]>> pages;
-    std::vector<std::uint64_t> addresses;
-    std::vector<std::int64_t> page_start;
-    std::vector<std::int32_t> first, last;
+    std::vector<std::int64_t> addresses, page_start;
+    std::vector<std::int32_t> query_start, first, last;
     std::vector<float> query;
     std::vector<double> expected;  // [kv_heads, rows, v_dim]
     std::vector<bool> empty;       // [rows]
 };
 
 constexpr int kHeads = 2;
-// The sequence under test is the second one; the first has no pages.
+// The sequence under test is the second one; the first has no query tokens and no pages.
 constexpr int kSequence = 1;
 
 double size_of(Input input) {
     return input == Input::tiny_scales ? 1e-6 : input == Input::huge_values ? 3e3 : 1.0;
+}
+
+float *query_row(const Case &c, Problem &p, int head, int r) {
+    return p.query.data() + (std::size_t(r % c.q_tokens) * kHeads * c.groups + head * c.groups + r / c.q_tokens) * c.k_dim;
 }
 
 void fill_query(const Case &c, Problem &p, const std::vector<Vector> &keys, int head, std::mt19937 &random) {
@@ -69,7 +72,7 @@ void fill_query(const Case &c, Problem &p, const std::vector<Vector> &keys, int 
     std::normal_distribution<double> normal;
     const int rows = c.groups * c.q_tokens;
     for (int r = 0; r < rows; ++r) {
-        float *q = p.query.data() + ((std::size_t(kSequence) * kHeads + head) * rows + r) * c.k_dim;
+        float *q = query_row(c, p, head, r);
         const Vector *key = c.input == Input::dominant_key && c.tokens ? &keys[random() % c.tokens] : nullptr;
         for (int d = 0; d < c.k_dim; ++d) {
             q[d] = static_cast<float>(normal(random) * spread / (rms * std::sqrt(double(c.k_dim)) * p.attention.scale));
@@ -83,8 +86,8 @@ void expect(const Case &c, Problem &p, const std::vector<Vector> &keys, const st
     const int rows = c.groups * c.q_tokens;
     std::vector<double> scores(c.tokens);
     for (int r = 0; r < rows; ++r) {
-        const float *q = p.query.data() + ((std::size_t(kSequence) * kHeads + head) * rows + r) * c.k_dim;
-        const int begin = p.first[kSequence * c.q_tokens + r % c.q_tokens], end = p.last[kSequence * c.q_tokens + r % c.q_tokens];
+        const float *q = query_row(c, p, head, r);
+        const int begin = p.first[r % c.q_tokens], end = p.last[r % c.q_tokens];
         double *out = p.expected.data() + (std::size_t(head) * rows + r) * c.v_dim;
         p.empty[r] = begin >= end;
         double top = -HUGE_VAL, sum = 0;
@@ -112,18 +115,16 @@ Problem build(const Case &c) {
     a.k = side_of(*c.k, c.k_dim, true);
     a.v = side_of(*c.v, c.v_dim, false);
     a.tile_bytes = place_sides(a.k, *c.k, a.v, *c.v);
-    a.sequences = 2, a.kv_heads = kHeads, a.groups = c.groups, a.q_tokens = c.q_tokens;
+    a.sequences = 2, a.kv_heads = kHeads, a.groups = c.groups;
     a.scale = static_cast<float>(1 / std::sqrt(double(c.k_dim)));
     a.softcap = c.softcap;
-    p.first.assign(2 * c.q_tokens, 0);
-    p.last.assign(2 * c.q_tokens, 0);
     for (int t = 0; t < c.q_tokens; ++t) {
         const int last = std::max(0, c.tokens - (c.q_tokens - 1 - t));
-        p.last[kSequence * c.q_tokens + t] = last;
-        p.first[kSequence * c.q_tokens + t] = c.window ? std::max(0, last - c.window) : 0;
+        p.last.push_back(last);
+        p.first.push_back(c.window ? std::max(0, last - c.window) : 0);
     }
-    const int lowest = p.first[kSequence * c.q_tokens];
-    p.query.assign(std::size_t(2) * kHeads * rows * c.k_dim, std::nanf(""));
+    const int lowest = p.first[0];
+    p.query.assign(std::size_t(kHeads) * rows * c.k_dim, std::nanf(""));
     p.expected.assign(std::size_t(kHeads) * rows * c.v_dim, 0);
     p.empty.assign(rows, false);
     for (int i = 0; i < page_count; ++i) {
@@ -131,7 +132,7 @@ Problem build(const Case &c) {
         for (std::int64_t b = 0; b < kHeads * a.tile_bytes; ++b)
             p.pages[i][b] = c.nan_garbage ? 0xff : static_cast<std::uint8_t>(random());
         // a window's sequence has given its first pages back
-        p.addresses.push_back((i + 1) * kTokens > lowest ? reinterpret_cast<std::uint64_t>(p.pages[i].get()) : 0);
+        p.addresses.push_back((i + 1) * kTokens > lowest ? reinterpret_cast<std::int64_t>(p.pages[i].get()) : 0);
     }
     for (int head = 0; head < kHeads; ++head) {
         std::vector<Vector> keys, values;
@@ -149,8 +150,11 @@ Problem build(const Case &c) {
         fill_query(c, p, keys, head, random);
         expect(c, p, keys, values, head);
     }
-    p.page_start = {0, 0};
-    a.query = p.query.data();
+    p.page_start = {0, 0, page_count};
+    p.query_start = {0, 0, c.q_tokens};
+    a.query = {p.query.data(), stratakv::Precision::f32, std::int64_t(kHeads) * c.groups * c.k_dim, c.k_dim};
+    a.where = {0, 1};
+    a.query_start = p.query_start.data();
     a.pages = p.addresses.data();
     a.page_start = p.page_start.data();
     a.first = p.first.data();
