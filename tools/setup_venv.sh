@@ -67,7 +67,7 @@ if ! pip show -q "torch" 2>/dev/null || [ "$(.venv/bin/python -c 'import torch; 
 fi
 
 say "stratakv and its dependencies"
-pip install --compile -c constraints.txt -e '.[dev]'
+pip install --compile -c constraints.txt -e '.[dev,serve]'
 rm -f "$unfinished"
 printf '%s\n' "$wanted_sum" >"$stamp"
 say "ready"

@@ -10,6 +10,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from stratakv.cache.handle import PackedStates
+from stratakv.cache.ragged import CannotBatchError, RaggedStates
+from stratakv.kernels import ragged
 from stratakv.kernels.attention import packed_attention
 
 NAME = "stratakv"
@@ -60,6 +62,19 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """transformers' attention call: query [batch, q_heads, q_tokens, head_dim]; returns [batch, q_tokens, q_heads, v_dim]."""
     given = {name for name, value_ in kwargs.items() if value_ is not None}
+    if isinstance(key, RaggedStates):
+        if dropout or given - _IN_THE_MASK - _IMPLEMENTED or kwargs.get("is_causal") is False:
+            raise CannotBatchError(f"{type(module).__name__} asks for attention that no kernel has")
+        out = ragged.attention(
+            query[0].transpose(0, 1),
+            key.arena.layout,
+            key.arena.pool,
+            key.step.sequences,
+            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            softcap=kwargs.get("softcap"),
+            sinks=kwargs.get("s_aux"),
+        )
+        return out[None], None
     is_causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(causal) and attention_mask is None and query.shape[2] > 1

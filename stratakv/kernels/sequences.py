@@ -36,6 +36,9 @@ class Sequences:
     pages: int64 [all tables' pages], numbers of a pool's pages or addresses. page_start: int64 [sequences + 1]. query_start:
     int32 [sequences + 1]. first, last: int32 [query tokens]: each query token sees the tokens first .. last - 1 of its sequence,
     counted from the first token of its table's first page. Arrays are contiguous.
+
+    prefill: bool [sequences], which ones are chunks of prompts; None: those with more than FEW_QUERY_TOKENS. An engine that says
+    it itself gets the same arithmetic for the same tokens, however a prompt is cut.
     """
 
     pages: NDArray[np.int64]
@@ -43,6 +46,7 @@ class Sequences:
     query_start: NDArray[np.int32]
     first: NDArray[np.int32]
     last: NDArray[np.int32]
+    prefill: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.query_start) - 1
@@ -91,8 +95,9 @@ class Sequences:
 
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
-        """The sequences with many query tokens that are causal, with one window or none."""
-        found = (self._chunk(s) for s in np.flatnonzero(np.diff(self.query_start) > FEW_QUERY_TOKENS).tolist())
+        """Chunks of prompts: sequences with many query tokens (or as `prefill` says), causal, with one window or none."""
+        many = np.diff(self.query_start) > FEW_QUERY_TOKENS if self.prefill is None else self.prefill
+        found = (self._chunk(s) for s in np.flatnonzero(many).tolist())
         return tuple(chunk for chunk in found if chunk)
 
     @cached_property

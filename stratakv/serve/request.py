@@ -153,7 +153,7 @@ class NotRunning(Exception):  # noqa: N818
     """The engine is stopping, or its loop has failed: nothing is accepted any more."""
 
 
-class PromptTooLong(UserError):
+class PromptTooLong(UserError):  # noqa: N818
     """The prompt leaves no room for an answer. tokens: of the prompt; allowed: at most."""
 
     def __init__(self, tokens: int, allowed: int) -> None:

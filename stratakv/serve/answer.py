@@ -1,0 +1,106 @@
+"""One request's answer as it grows: the draw of each token, its text, and when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from stratakv.serve.grammar import Matcher
+from stratakv.serve.request import Finish, FinishReason, Piece, TokenInfo
+from stratakv.serve.sampling import Sampler, log_probabilities
+from stratakv.serve.sequence import Sequence
+from stratakv.serve.text import TextStream
+from stratakv.serve.ticket import Ticket
+
+
+class Answer:
+    """What belongs to a request beside its pages.
+
+    limit: tokens of the answer, at most. end_tokens: that end the model's text. token_text: what a single token looks like.
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        ticket: Ticket,
+        stream: TextStream,
+        matcher: Matcher | None,
+        *,
+        limit: int,
+        end_tokens: frozenset[int],
+        token_text: Callable[[int], str],
+    ) -> None:
+        request = sequence.request
+        sampling = request.sampling
+        if request.ignore_eos and end_tokens:  # as llama.cpp does: such tokens are never drawn
+            banned = dict.fromkeys(end_tokens, -float("inf"))
+            sampling = replace(sampling, logit_bias={**sampling.logit_bias, **banned})
+        self.sequence, self.ticket, self.limit = sequence, ticket, limit
+        self._sampler, self._stream, self._matcher = Sampler(sampling), stream, matcher
+        self._end_tokens, self._token_text = end_tokens, token_text
+        self._waiting: list[TokenInfo] = []  # tokens whose text is not certain yet
+        self.items: list[Piece | Finish] = []
+        self.finished: Finish | None = None
+
+    def draw(self, logits: torch.Tensor) -> None:
+        """The next token, from float32 logits [vocabulary]; pieces and the finish go to `items`."""
+        sequence = self.sequence
+        if sequence.first_token is None:
+            sequence.first_token = time.perf_counter()
+        if self.limit == 0:
+            self.finish("length")
+            return
+        if self._matcher is not None and self._matcher.complete:
+            self.finish("stop")
+            return
+        mask = self._matcher.mask() if self._matcher is not None else None
+        token = self._sampler.draw(logits, sequence.tokens, mask)
+        sequence.tokens.append(token)
+        if token in self._end_tokens:
+            self.finish("stop")
+            return
+        if self._matcher is not None:
+            self._matcher.accept(token)
+        text, certain = self._stream.add(token)
+        self._waiting.append(self._info(token, text, logits))
+        if certain or self._stream.stopped is not None:
+            self._emit(certain)
+        if self._stream.stopped is not None or (self._matcher is not None and self._matcher.complete):
+            self.finish("stop")
+        elif sequence.generated >= self.limit:
+            self.finish("length")
+
+    def finish(self, reason: FinishReason, error: str | None = None) -> None:
+        """End the answer; what was held back comes out, unless a stop string was found."""
+        if self.finished is not None:
+            return
+        held = self._stream.flush()
+        if held or self._waiting:
+            self._emit(held)
+        sequence, now = self.sequence, time.perf_counter()
+        started, first = sequence.started, sequence.first_token
+        self.finished = Finish(
+            reason,
+            self._stream.stopped,
+            sequence.prompt_tokens,
+            sequence.cached,
+            sequence.generated,
+            1e3 * ((first or now) - started) if started is not None else 0.0,
+            1e3 * (now - first) if first is not None else 0.0,
+            error,
+        )
+        self.items.append(self.finished)
+
+    def _emit(self, text: str) -> None:
+        self.items.append(Piece(text, tuple(self._waiting)))
+        self._waiting = []
+
+    def _info(self, token: int, text: str, logits: torch.Tensor) -> TokenInfo:
+        count = self._sampler.params.logprobs
+        if count is None:
+            return TokenInfo(token, text)
+        own, best = log_probabilities(logits, token, count)
+        return TokenInfo(token, text, own, tuple((id_, self._token_text(id_), log) for id_, log in best))

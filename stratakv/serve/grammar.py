@@ -1,0 +1,88 @@
+"""Answers of a given form: llguidance says which tokens may come next."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+
+from stratakv.errors import UserError
+from stratakv.serve.request import GrammarSpec
+
+
+class Grammars:
+    """Makes matchers for one model's tokens. The tokenizer's table is built when the first grammar comes (about a second)."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int, end_tokens: frozenset[int]) -> None:
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        self.end_tokens = sorted(end_tokens)
+        self._table: Any = None
+
+    def matcher(self, spec: GrammarSpec) -> Matcher:
+        """A matcher at the beginning of an answer; UserError where the grammar is wrong."""
+        try:
+            import llguidance
+            from llguidance.hf import from_tokenizer
+        except ImportError as error:
+            raise UserError(f"grammars need the package llguidance ({error}): pip install 'stratakv[serve]'") from error
+        if self._table is None:
+            try:
+                end = self.end_tokens or None
+                self._table = from_tokenizer(self.tokenizer, n_vocab=self.vocabulary, eos_token=end)
+            except (ValueError, AttributeError) as error:
+                raise UserError(f"this model's tokenizer can't be used with grammars: {error}") from error
+        text = _llguidance_grammar(spec)
+        problem = llguidance.LLMatcher.validate_grammar(text, self._table)
+        if problem and not problem.startswith("WARNING"):
+            raise UserError(f"{spec.kind}: {problem.strip().splitlines()[0]}")
+        return Matcher(llguidance.LLMatcher(self._table, text, log_level=0), self.vocabulary)
+
+
+class Matcher:
+    """The grammar's state after the tokens so far."""
+
+    def __init__(self, inner: Any, vocabulary: int) -> None:
+        self._inner, self._vocabulary = inner, vocabulary
+        self._bits = np.zeros(-(-vocabulary // 32), dtype=np.int32)
+
+    def mask(self) -> torch.Tensor:
+        """Boolean [vocabulary]: tokens that may come next. ValueError when the grammar has failed."""
+        self._inner.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocabulary]
+        return torch.from_numpy(bits.astype(bool))
+
+    def accept(self, token: int) -> None:
+        """Go on by a token."""
+        self._inner.consume_token(token)
+        self._check()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing but the end may come."""
+        return bool(self._inner.is_stopped())
+
+    def _check(self) -> None:
+        if self._inner.is_error():
+            raise ValueError(f"grammar: {self._inner.get_error().strip().splitlines()[0]}")
+
+
+def _llguidance_grammar(spec: GrammarSpec) -> str:
+    import llguidance
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    matcher = llguidance.LLMatcher
+    try:
+        if spec.kind == "json_object":
+            return str(matcher.grammar_from_json_schema({"type": "object"}))
+        if spec.kind == "json_schema":
+            return str(matcher.grammar_from_json_schema(json.loads(spec.text)))
+        if spec.kind == "regex":
+            return str(matcher.grammar_from_regex(spec.text))
+        if spec.kind == "gbnf":
+            return str(matcher.grammar_from_lark(gbnf_to_lark(spec.text)))
+        return str(matcher.grammar_from_lark(spec.text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{spec.kind}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error

@@ -1,0 +1,121 @@
+"""Layers that keep the same tokens share block tables: one group for all full layers, one for each window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.profile import Profile
+from stratakv.profile.geometry import LayerGeometry
+from stratakv.serve.pool import PagePool
+
+
+@dataclass(frozen=True)
+class WindowGroup:
+    """Layers with one block table. layers: (KV ordinal, geometry); page_bytes: of one page in all of them together."""
+
+    kind: str  # full, sliding or chunked
+    window: int | None
+    layers: tuple[tuple[int, LayerGeometry], ...]
+    page_bytes: int
+
+    def first_visible(self, position: int) -> int:
+        """The first token that the token at this position sees."""
+        if self.window is None:
+            return 0
+        if self.kind == "chunked":
+            return position // self.window * self.window
+        return max(0, position - self.window + 1)
+
+    def pages_for(self, tokens: int, chunk: int) -> int:
+        """Pages that a sequence of this many tokens holds at most, while chunks of `chunk` tokens are computed."""
+        pages = -(-tokens // PAGE_TOKENS)
+        return pages if self.window is None else min(pages, -(-(self.window + chunk) // PAGE_TOKENS) + 1)
+
+
+def window_groups(profile: Profile) -> list[WindowGroup]:
+    """The groups of a model's KV layers, full layers first."""
+    found: dict[tuple[str, int | None], list[tuple[int, LayerGeometry]]] = {}
+    for ordinal, layer in enumerate(profile.geometry.kv_layers):
+        kind: str = layer.role if layer.window is not None else "full"
+        found.setdefault((kind, layer.window), []).append((ordinal, layer))
+    groups = []
+    for (kind, window), layers in sorted(found.items(), key=lambda item: (item[0][1] is not None, item[0][1] or 0)):
+        nbytes = PAGE_TOKENS * sum(sum(profile.layer_bytes(ordinal)) for ordinal, _ in layers)
+        groups.append(WindowGroup(kind, window, tuple(layers), nbytes))
+    return groups
+
+
+def capacities(groups: list[WindowGroup], cache_bytes: int, slots: int, context: int, chunk: int) -> list[int]:
+    """Pages of each group out of one budget.
+
+    Groups with a window get what all slots can hold, and half as much again for prefixes, but together at most half of the
+    budget beside full layers; full layers get the rest.
+    """
+    windows = [group for group in groups if group.window is not None]
+    wanted = {id(g): g.page_bytes * (g.pages_for(context, chunk) * slots * 3 // 2) for g in windows}
+    limit = cache_bytes if len(windows) == len(groups) else cache_bytes // 2
+    share = min(1.0, limit / max(sum(wanted.values()), 1))
+    if len(windows) == len(groups):
+        share = limit / max(sum(wanted.values()), 1)
+    given = {key: int(nbytes * share) for key, nbytes in wanted.items()}
+    rest = cache_bytes - sum(given.values())
+    return [given.get(id(group), rest) // group.page_bytes for group in groups]
+
+
+class BlockTable:
+    """The pages of one sequence in one group, by position; `dropped` pages at the front are gone."""
+
+    def __init__(self) -> None:
+        self.pages: list[int] = []
+        self.dropped = 0
+        self._ids: NDArray[np.int64] | None = None
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The pages' ids, from the first one that is still there."""
+        if self._ids is None:
+            self._ids = np.array(self.pages, dtype=np.int64)
+        return self._ids
+
+    def page_at(self, index: int) -> int | None:
+        """The id of a sequence's page number `index`, None when it isn't there."""
+        at = index - self.dropped
+        return self.pages[at] if 0 <= at < len(self.pages) else None
+
+    def adopt(self, dropped: int, pages: list[int]) -> None:
+        """Begin with shared pages, the first of them the sequence's page number `dropped`."""
+        self.dropped, self.pages, self._ids = dropped, pages, None
+
+    def missing(self, tokens: int) -> int:
+        """Pages to allocate before the table holds so many tokens."""
+        return max(0, -(-tokens // PAGE_TOKENS) - self.dropped - len(self.pages))
+
+    def extend(self, pool: PagePool, tokens: int) -> bool:
+        """Make room for so many tokens; False, with what could be had, when the pool is empty."""
+        for _ in range(self.missing(tokens)):
+            page = pool.allocate()
+            if page is None:
+                return False
+            self.pages.append(page)
+            self._ids = None
+        return True
+
+    def drop_before(self, pool: PagePool, position: int) -> None:
+        """Give back pages that lie wholly before a position."""
+        count = min(position // PAGE_TOKENS - self.dropped, len(self.pages))
+        if count > 0:
+            for page in self.pages[:count]:
+                pool.release(page)
+            del self.pages[:count]
+            self.dropped += count
+            self._ids = None
+
+    def release(self, pool: PagePool) -> None:
+        """Give back all pages, the last ones first: of a prefix, the end is given up before its beginning."""
+        for page in reversed(self.pages):
+            pool.release(page)
+        self.pages, self.dropped, self._ids = [], 0, None

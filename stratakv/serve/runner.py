@@ -1,0 +1,181 @@
+"""Running the model on a step's work: all sequences in one forward call, or, where a model can't, one call each."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stratakv.cache import KVCache
+from stratakv.cache.arena import Arena
+from stratakv.cache.layout import PAGE_TOKENS, PageLayout
+from stratakv.cache.ragged import RaggedStep
+from stratakv.engine.load import LoadedModel
+from stratakv.kernels.sequences import Sequences
+from stratakv.kvtypes import kv_type
+from stratakv.profile import Profile
+from stratakv.serve.groups import WindowGroup
+from stratakv.serve.scheduler import Work
+from stratakv.serve.sequence import Sequence
+from stratakv.serve.step_cache import StepLayer, step_cache
+
+Outcome = torch.Tensor | Exception | None
+"""Of one piece of work: float32 logits [vocabulary] where it draws a token, what went wrong, or nothing."""
+
+
+class Runner(Protocol):
+    """Computes a step."""
+
+    batching: str
+
+    def run(self, work: list[Work]) -> list[Outcome]:
+        """Compute the work; one outcome each, in order. A failure of one sequence is its own."""
+
+    def forget(self, sequence: Sequence) -> None:
+        """A sequence has left, or given its pages back."""
+
+
+class BatchedRunner:
+    """All sequences of a step in one forward call over shared pages.
+
+    arenas: by KV ordinal. The tokens of all sequences lie in one row of a batch, positions given, no mask: what a token sees
+    is said by block tables.
+    """
+
+    batching = "one forward call for all sequences of a step"
+
+    def __init__(self, loaded: LoadedModel, profile: Profile, groups: list[WindowGroup], capacities: list[int]) -> None:
+        self.model, self.groups = loaded.model, groups
+        self.device = self.model.device
+        self.arenas: list[Arena] = [None] * len(profile.pairs)  # type: ignore[list-item]
+        for group, capacity in zip(groups, capacities, strict=True):
+            for ordinal, layer in group.layers:
+                k, v = profile.pairs[ordinal]
+                layout = PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads)
+                self.arenas[ordinal] = Arena(layout, capacity, self.device)
+        self._layers = [
+            None if g.ordinal is None else StepLayer(f"layer {g.layer}", self.arenas[g.ordinal])
+            for g in loaded.geometry.layers
+        ]
+        self._cache = step_cache(self._layers)
+        self._by_ordinal = [layer for layer in self._layers if layer is not None]
+        self._mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # 4-dimensional: taken as it is
+        self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+
+    def run(self, work: list[Work]) -> list[Outcome]:
+        """See Runner. When the step fails, each sequence is tried alone, to find whose fault it is."""
+        try:
+            return self._forward(work)
+        except Exception as error:
+            if len(work) == 1:
+                return [error]
+            return [outcome for item in work for outcome in self.run([item])]
+
+    def forget(self, sequence: Sequence) -> None:
+        """Nothing is kept beside the pages."""
+
+    @torch.inference_mode()
+    def _forward(self, work: list[Work]) -> list[Outcome]:
+        rows = [(item.sequence, item.start + i) for item in work if not item.prefill for i in range(item.count)]
+        chunks = [item for item in work if item.prefill]
+        tokens = [sequence.tokens[position] for sequence, position in rows]
+        positions = [position for _, position in rows]
+        for item in chunks:
+            tokens += item.sequence.tokens[item.start : item.start + item.count]
+            positions += range(item.start, item.start + item.count)
+        for index, group in enumerate(self.groups):
+            step = _group_step(group, index, rows, chunks)
+            for ordinal, _ in group.layers:
+                self._by_ordinal[ordinal].step = step
+        wanted, last = [], -1
+        for item in (*(item for item in work if not item.prefill), *chunks):
+            last += item.count
+            if item.draws:
+                wanted.append((item, last))
+        keep = torch.tensor([at for _, at in wanted], dtype=torch.long, device=self.device)
+        logits = self._logits(tokens, positions, keep)
+        of = {id(item): row for (item, _), row in zip(wanted, logits, strict=True)}
+        return [of.get(id(item)) for item in work]
+
+    def _logits(self, tokens: list[int], positions: list[int], keep: torch.Tensor) -> torch.Tensor:
+        """float32 [kept, vocabulary] on the CPU."""
+        options: dict[str, Any] = {"logits_to_keep": keep} if self._keeps_logits and len(keep) else {}
+        out = self.model(
+            input_ids=torch.tensor([tokens], device=self.device),
+            position_ids=torch.tensor([positions], device=self.device),
+            attention_mask=self._mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            **options,
+        ).logits[0]
+        kept: torch.Tensor = out if options else out[keep]
+        return kept.float().cpu()
+
+
+def _group_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]], chunks: list[Work]) -> RaggedStep:
+    """What all layers of a group share in a step. Each token of `rows` is a sequence of its own, so that it is attended as when
+    it came alone; a chunk is one with all its tokens."""
+    runs = [(sequence, position, 1) for sequence, position in rows]
+    runs += [(item.sequence, item.start, item.count) for item in chunks]
+    tables: list[NDArray[np.int64]] = []
+    firsts: list[int] = []
+    lasts: list[int] = []
+    for sequence, start, count in runs:
+        table = sequence.tables[index]
+        # whole pages that no token of this run sees are left out
+        origin = max(table.dropped, group.first_visible(start) // PAGE_TOKENS)
+        tables.append(table.ids[origin - table.dropped : -(-(start + count) // PAGE_TOKENS) - table.dropped])
+        origin *= PAGE_TOKENS
+        firsts += [group.first_visible(position) - origin for position in range(start, start + count)]
+        lasts += range(start + 1 - origin, start + count + 1 - origin)
+    counts = [count for _, _, count in runs]
+    sequences = Sequences(
+        np.concatenate(tables),
+        np.cumsum([0, *map(len, tables)], dtype=np.int64),
+        np.cumsum([0, *counts], dtype=np.int32),
+        np.array(firsts, dtype=np.int32),
+        np.array(lasts, dtype=np.int32),
+        prefill=np.arange(len(runs)) >= len(rows),
+    )
+    return RaggedStep(sequences, sequences.slots())
+
+
+class SeparateRunner:
+    """One forward call and one cache for each sequence: right for every model, no faster with many users."""
+
+    def __init__(self, loaded: LoadedModel, profile: Profile, why: str) -> None:
+        self.model, self.profile = loaded.model, profile
+        self.batching = f"one forward call for each sequence ({why})"
+
+    def run(self, work: list[Work]) -> list[Outcome]:
+        """See Runner."""
+        outcomes: list[Outcome] = []
+        for item in work:
+            try:
+                outcomes.append(self._forward(item))
+            except Exception as error:
+                item.sequence.private = None
+                outcomes.append(error)
+        return outcomes
+
+    def forget(self, sequence: Sequence) -> None:
+        """Its cache is freed."""
+        sequence.private = None
+
+    @torch.inference_mode()
+    def _forward(self, item: Work) -> torch.Tensor | None:
+        sequence = item.sequence
+        if item.start == 0:
+            sequence.private = KVCache(self.model.config, self.profile)
+        step = item.count if item.prefill else 1
+        logits = None
+        for start in range(item.start, item.start + item.count, step):
+            ids = torch.tensor([sequence.tokens[start : start + step]], device=self.model.device)
+            positions = torch.arange(start, start + step, device=self.model.device)[None]
+            logits = self.model(
+                input_ids=ids, position_ids=positions, past_key_values=sequence.private, use_cache=True
+            ).logits
+        return logits[0, -1].float().cpu() if item.draws and logits is not None else None

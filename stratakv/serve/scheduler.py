@@ -1,0 +1,229 @@
+"""Which sequences run in the next step, and how many tokens of each. Pure: no model, no clock, no threads.
+
+Fair: requests start in the order of their arrival; prompts that are being computed share a step's prefill tokens evenly.
+When pages run out, the sequence that started last gives its pages back and waits at the head of the queue: its tokens are
+kept and computed again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.serve.groups import BlockTable, WindowGroup
+from stratakv.serve.pool import PagePool
+from stratakv.serve.sequence import Sequence
+
+MIN_SHARE = 16  # prefill tokens of one sequence in a step, at least
+
+
+@dataclass(frozen=True)
+class Work:
+    """Compute tokens start .. start + count of a sequence. prefill: by prefill attention, else token by token.
+
+    draws: whether the last of them gives the next token.
+    """
+
+    sequence: Sequence
+    start: int
+    count: int
+    prefill: bool
+    draws: bool
+
+
+class Scheduler:
+    """Sequences that wait, sequences that run, and the pages between them.
+
+    groups, pools: of the model's layers, in the same order. slots: sequences that run at once. chunk: prefill tokens of a
+    step, at most. keep_prefixes: whether whole pages of prompts are published for later prompts.
+    """
+
+    def __init__(
+        self, groups: list[WindowGroup], pools: list[PagePool], *, slots: int, chunk: int, keep_prefixes: bool = True
+    ) -> None:
+        self.groups, self.pools = groups, pools
+        self.chunk, self.keep_prefixes = chunk, keep_prefixes
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in the order of their start
+        self.free_slots = list(range(slots))
+        self.preempted = 0
+        self._turn = 0
+
+    def new_tables(self) -> list[BlockTable]:
+        """Empty block tables for a sequence."""
+        return [BlockTable() for _ in self.groups]
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """A sequence is done, or gone: its pages and its slot are free."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._give_back(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def plan(self, prefill_tokens: int) -> list[Work]:
+        """The next step: one token of each decoding sequence, and prompts' tokens, `prefill_tokens` at most in all.
+
+        Pages for the planned tokens are allocated.
+        """
+        self._admit()
+        work = []
+        for sequence in list(self.running):
+            ready = not sequence.in_prompt and sequence.pending == 1
+            if ready and sequence in self.running and self._make_room(sequence, sequence.computed + 1):
+                work.append(Work(sequence, sequence.computed, 1, False, True))
+        work += self._prefill(prefill_tokens)
+        return [item for item in work if item.sequence in self.running]  # one may have lost its pages to another
+
+    def advance(self, work: list[Work]) -> None:
+        """The step is computed: publish whole pages of prompts, let go of what no later token sees."""
+        for item in work:
+            sequence = item.sequence
+            if sequence not in self.running:
+                continue
+            sequence.computed = item.start + item.count
+            if self.keep_prefixes and sequence.request.cache_prompt:
+                self._publish(sequence)
+            for group, pool, table in zip(self.groups, self.pools, sequence.tables, strict=True):
+                if group.window is not None:
+                    table.drop_before(pool, group.first_visible(sequence.computed))
+
+    def cached_prefix(self, keys: list[bytes], tokens: int) -> int:
+        """Whole pages at the beginning of a prompt of so many tokens that are there in all groups.
+
+        The prompt's last token is always computed, for its logits.
+        """
+        pages = 0
+        limit = min(len(keys), (tokens - 1) // PAGE_TOKENS)
+        full = [pool for group, pool in zip(self.groups, self.pools, strict=True) if group.window is None]
+        while pages < limit and all(pool.lookup(keys[pages]) is not None for pool in full):
+            pages += 1
+        windows = [(g, p) for g, p in zip(self.groups, self.pools, strict=True) if g.window is not None]
+        while pages and not all(self._window_there(group, pool, keys, pages) for group, pool in windows):
+            pages -= 1
+        return pages
+
+    def _window_there(self, group: WindowGroup, pool: PagePool, keys: list[bytes], pages: int) -> bool:
+        first = group.first_visible(pages * PAGE_TOKENS) // PAGE_TOKENS
+        return all(pool.lookup(key) is not None for key in keys[first:pages])
+
+    def _admit(self) -> None:
+        """Start waiting sequences in their order while there are slots, and pages for their whole prompts."""
+        if not self.waiting or not self.free_slots:
+            return
+        reserved = [0] * len(self.groups)
+        for running in self.running:
+            for index, table in enumerate(running.tables):
+                reserved[index] += self._still_needed(index, table, running)
+        while self.free_slots and (sequence := self._next_waiting()) is not None:
+            self._adopt_prefix(sequence)
+            needs = [self._still_needed(index, table, sequence) for index, table in enumerate(sequence.tables)]
+            available = (pool.available - taken for pool, taken in zip(self.pools, reserved, strict=True))
+            if self.running and any(need > left for need, left in zip(needs, available, strict=True)):
+                self._drop_pages(sequence)
+                return
+            self.waiting.remove(sequence)
+            wanted = sequence.request.slot
+            sequence.slot = min(self.free_slots) if wanted is None else wanted
+            self.free_slots.remove(sequence.slot)
+            self.running.append(sequence)
+            reserved = [taken + need for taken, need in zip(reserved, needs, strict=True)]
+
+    def _next_waiting(self) -> Sequence | None:
+        """The first that doesn't insist on a slot that is taken."""
+        for sequence in self.waiting:
+            if sequence.request.slot is None or sequence.request.slot in self.free_slots:
+                return sequence
+        return None
+
+    def _still_needed(self, index: int, table: BlockTable, sequence: Sequence) -> int:
+        """Pages that the rest of a sequence's known tokens, and the one after them, will take."""
+        whole = table.missing(len(sequence.tokens) + 1)
+        group = self.groups[index]
+        if group.window is None:
+            return whole
+        return max(0, min(whole, group.pages_for(len(sequence.tokens) + 1, self.chunk) - len(table.pages)))
+
+    def _adopt_prefix(self, sequence: Sequence) -> None:
+        """Share the pages of an earlier prompt with the same beginning."""
+        if not (self.keep_prefixes and sequence.request.cache_prompt):
+            return
+        pages = self.cached_prefix(sequence.keys, sequence.prompt_tokens)
+        sequence.computed, sequence.published = pages * PAGE_TOKENS, pages
+        if sequence.started is None:
+            sequence.cached = sequence.computed
+        for group, pool, table in zip(self.groups, self.pools, sequence.tables, strict=True):
+            first = group.first_visible(pages * PAGE_TOKENS) // PAGE_TOKENS
+            found = [pool.lookup(key) for key in sequence.keys[first:pages]]
+            shared = [page for page in found if page is not None]
+            for page in shared:
+                pool.share(page)
+            table.adopt(first, shared)
+
+    def _publish(self, sequence: Sequence) -> None:
+        whole = min(sequence.computed, sequence.prompt_tokens) // PAGE_TOKENS
+        for index in range(sequence.published, whole):
+            for pool, table in zip(self.pools, sequence.tables, strict=True):
+                page = table.page_at(index)
+                if page is not None:
+                    pool.publish(page, sequence.keys[index])
+        sequence.published = max(sequence.published, whole)
+
+    def _prefill(self, budget: int) -> list[Work]:
+        pending = [s for s in self.running if s.in_prompt or s.pending > 1]
+        if not pending:
+            return []
+        self._turn += 1
+        start = self._turn % len(pending)
+        work: list[Work] = []
+        queue = pending[start:] + pending[:start]
+        for index, sequence in enumerate(queue):
+            if budget <= 0:
+                break
+            if sequence not in self.running:
+                continue
+            end = sequence.prompt_tokens if sequence.in_prompt else len(sequence.tokens)
+            share = max(MIN_SHARE, budget // (len(queue) - index))
+            count = min(end - sequence.computed, share, budget, self._same_chunks(sequence.computed))
+            if self._make_room(sequence, sequence.computed + count):
+                draws = sequence.computed + count == len(sequence.tokens)
+                work.append(Work(sequence, sequence.computed, count, sequence.in_prompt, draws))
+                budget -= count
+        return work
+
+    def _same_chunks(self, position: int) -> int:
+        """Tokens from here on that see the same beginning in layers of chunked attention: those are computed together."""
+        ends = [g.window - position % g.window for g in self.groups if g.kind == "chunked" and g.window is not None]
+        return min(ends, default=self.chunk)
+
+    def _make_room(self, sequence: Sequence, tokens: int) -> bool:
+        """Pages for so many tokens; sequences that started later give theirs back if need be. False: this one did."""
+        for pool, table in zip(self.pools, sequence.tables, strict=True):
+            while not table.extend(pool, tokens):
+                youngest = self.running[-1]
+                self._preempt(youngest)
+                if youngest is sequence:
+                    return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._give_back(sequence)
+        self.waiting.appendleft(sequence)
+        self.preempted += 1
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self._drop_pages(sequence)
+        if sequence.slot is not None:
+            self.free_slots.append(sequence.slot)
+            sequence.slot = None
+
+    def _drop_pages(self, sequence: Sequence) -> None:
+        for pool, table in zip(self.pools, sequence.tables, strict=True):
+            table.release(pool)
+        sequence.computed = sequence.published = 0
