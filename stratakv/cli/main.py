@@ -17,9 +17,11 @@ from stratakv.errors import UserError
 # command -> one line for --help; the module stratakv.cli.COMMAND is imported only when it is needed
 COMMANDS = {
     "show": "what every layer gets with a profile: types, bytes a token, warnings",
+    "plan": "of memory, context and quality any two give the third: a table and a command",
     "perplexity": "perplexity and KL divergence of one profile on a text",
     "compare": "profiles side by side on a text: bytes, PPL, KL divergence, verdicts",
     "bench": "speed on this machine: attention beside torch's and llama.cpp's, tokens per second, peak memory",
+    "report": "a tuned profile's evidence as one HTML page",
     "generate": "continue a prompt",
     "chat": "talk with a model",
     "demo": "the embedded model through every mode: table, plot and an answer in words",

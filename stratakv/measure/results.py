@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,8 @@ import torch
 
 from stratakv import __version__
 from stratakv.engine.load import LoadedModel
-from stratakv.errors import UserError
+from stratakv.files import check_writable as check_writable
+from stratakv.files import write_file as write_file
 from stratakv.kernels.native import machine
 from stratakv.measure.corpus import Contexts
 from stratakv.measure.rows import METRICS_VERSION, likelihood_row, quality_rows
@@ -105,30 +104,3 @@ def _conditions(loaded: LoadedModel, contexts: Contexts, batch: int, command: st
 def write_json(data: dict[str, Any], path: str | Path) -> None:
     """Write JSON in one step. Raises UserError where the file cannot be written, ValueError for nan or infinity."""
     write_file(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
-
-
-def write_file(path: str | Path, content: bytes) -> None:
-    """Write a file in one step: the whole new one is there afterwards, or what was there before. Raises UserError."""
-    path = Path(path)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)  # mkstemp's files are for their owner only
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def check_writable(path: str | Path) -> None:
-    """Refuse a place that cannot be written before minutes of work are spent. Raises UserError."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a directory, give a file")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"cannot write {path}: {path.parent} is no directory that can be written to")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.profile.geometry import ModelGeometry
-from stratakv.profile.profile import Pair, ordinals_text
+from stratakv.profile.profile import Pair, ordinals_text, pair_text
 
 SELECTORS = "firstN, lastN, a layer N, a range N-M, -N (counted from the end), rest, all"
 _SELECTOR = re.compile(
@@ -81,6 +81,18 @@ def apply_rules(
             k[ordinal] = clause.k or k[ordinal]
             v[ordinal] = clause.v or v[ordinal]
     return _complete(k, v), tuple(dict.fromkeys(warnings))
+
+
+def rule_line(pairs: Sequence[Pair]) -> str:
+    """The shortest text of clauses that gives these pairs by KV ordinal: 'turbo4', '0, 11: q8_0/turbo4; rest: turbo4'."""
+    groups: dict[Pair, list[int]] = {}
+    for ordinal, pair in enumerate(pairs):
+        groups.setdefault(pair, []).append(ordinal)
+    rest = max(groups, key=lambda pair: (len(ordinals_text(groups[pair])), pair))
+    if len(groups) == 1:
+        return pair_text(rest)
+    clauses = [f"{ordinals_text(named)}: {pair_text(pair)}" for pair, named in groups.items() if pair != rest]
+    return "; ".join([*clauses, f"rest: {pair_text(rest)}"])
 
 
 def _clause(text: str) -> Clause:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stratakv.errors import UserError
 from stratakv.profile.presets import PRESETS
-from stratakv.profile.rules import apply_rules
+from stratakv.profile.rules import apply_rules, rule_line
 
 TYPES = ["f16", "q8_0", "turbo4", "turbo3", "q4_0_rot"]
 
@@ -139,3 +139,18 @@ def test_presets():
     assert {pairs["edges3"][i] for i in middle} == {pairs["edges3-vf16"][i] for i in middle} == {("turbo4", "turbo4")}
     assert {pairs["edges3-turbo3"][i] for i in middle} == {("turbo3", "turbo3")}
     assert all(preset.meaning.endswith(".") for preset in PRESETS.values())
+
+
+@given(st.lists(st.tuples(st.sampled_from(TYPES), st.sampled_from(TYPES)), min_size=1, max_size=12))
+def test_any_pairs_are_a_rule_line(pairs):
+    line = rule_line(pairs)
+    if ":" in line:
+        assert apply_rules(line, plain(len(pairs))) == (tuple(pairs), ())
+    else:
+        assert set(pairs) == {(line.split("/")[0], line.split("/")[-1])}
+
+
+def test_the_rule_line_is_short():
+    assert rule_line([("turbo4", "turbo4")] * 3) == "turbo4"
+    pairs = [("q8_0", "turbo4"), *[("turbo4", "turbo4")] * 3, ("q8_0", "turbo4"), ("turbo4", "turbo3")]
+    assert rule_line(pairs) == "1-3: turbo4; 5: turbo4/turbo3; rest: q8_0/turbo4"

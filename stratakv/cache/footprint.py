@@ -1,0 +1,39 @@
+"""What a cache will take before one exists: whole pages, layer by layer. Plain arithmetic."""
+
+from __future__ import annotations
+
+from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.profile import Profile
+
+LONGEST = 1 << 40  # tokens; a model whose layers are all windowed never grows to it
+
+
+def allocated_bytes(profile: Profile, context: int) -> int:
+    """The most bytes of pages that one sequence takes until it has `context` tokens.
+
+    Layers that keep every token take whole pages of them. Sliding and chunked layers free pages that lie wholly before the
+    window, so they take at most the pages that a window can touch. Longer pieces of a prompt take more for a moment.
+    """
+    layers = profile.geometry.kv_layers
+    pages = (_pages(context, layer.window) for layer in layers)
+    return sum(PAGE_TOKENS * count * sum(profile.layer_bytes(ordinal)) for ordinal, count in enumerate(pages))
+
+
+def longest_context(profile: Profile, memory: int) -> int:
+    """The most tokens of one sequence whose pages fit into `memory` bytes; 0 when not even one page does.
+
+    LONGEST where no length is too long, all layers being windowed.
+    """
+    low, high = 0, LONGEST
+    while low < high:
+        middle = (low + high + 1) // 2
+        if allocated_bytes(profile, middle) <= memory:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _pages(context: int, window: int | None) -> int:
+    pages = -(-context // PAGE_TOKENS)
+    return pages if window is None else min(pages, (window + PAGE_TOKENS - 2) // PAGE_TOKENS + 1)

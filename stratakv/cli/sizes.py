@@ -1,0 +1,51 @@
+"""Sizes as people write them: 2GiB of memory, 128k of tokens. Strict: a number without a unit of memory is refused."""
+
+from __future__ import annotations
+
+import re
+
+from stratakv.errors import UserError
+
+_UNITS = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_TOKENS = {"": 1, "k": 1024, "m": 1024**2}
+
+
+def parse_memory(text: str, option: str) -> int:
+    """Bytes of '2GiB', '1.5 GB', '512MiB'. Raises UserError naming the option."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", text.strip(), re.IGNORECASE | re.ASCII)
+    size = round(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+    if size < 1:
+        raise UserError(
+            f"{option} {text!r}: a positive size with its unit: KiB, MiB, GiB, TiB (of 1,024) or KB, MB, GB, TB (of 1,000), "
+            "such as 2GiB"
+        )
+    return size
+
+
+def parse_tokens(text: str, option: str) -> int:
+    """Tokens of '131072', '128k' or '1m' (of 1,024). Raises UserError naming the option."""
+    found = re.fullmatch(r"(\d+)([km]?)", text.strip(), re.IGNORECASE | re.ASCII)
+    tokens = int(found[1]) * _TOKENS[found[2].lower()] if found else 0
+    if tokens < 1:
+        raise UserError(
+            f"{option} {text!r}: a positive number of tokens, k and m for 1,024 and 1,024 k of them, such as 128k"
+        )
+    return tokens
+
+
+def size_text(size: int) -> str:
+    """'1.50 GiB', '310.00 MiB', '96 bytes'."""
+    for unit, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale:
+            return f"{size / scale:.2f} {unit}"
+    return f"{size} bytes"

@@ -1,0 +1,211 @@
+"""The page: everything it says is worked out here or in the charts, from the JSON alone; the template only arranges it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from stratakv.measure.table import milli
+from stratakv.measure.verdicts import kld_in_words
+from stratakv.report.equal_bytes import equal_rows
+from stratakv.report.fidelity import fidelity_chart
+from stratakv.report.heat import colours, nominal_bits
+from stratakv.report.pareto import drawable, legend_mark, legend_styles, pareto_chart
+from stratakv.report.sensitivity import sensitivity_charts, side_mark
+
+Data = Mapping[str, Any]
+
+_WIDTHS = {"wide": 760.0, "narrow": 360.0}  # the style sheet shows one of them
+_HERE = Path(__file__).parent
+_FAMILIES = {
+    "tuned": "tuned",
+    "uniform": "the same types in all layers",
+    "mode": "the fork's modes",
+    "rule": "first and last layers",
+    "permutation": "the tuned types, shuffled over the layers",
+}
+
+
+def build_report(evidence: Data, judges: Sequence[Data] = ()) -> str:
+    """One HTML page, nothing loaded from elsewhere. The same data give the same bytes.
+
+    evidence: of `read_evidence`. judges: of `read_judge`, each on a text that the tuning never saw; without one the page says
+    that nothing has been judged yet.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        milli=milli, kld=_kld, percent=_percent, interval=_interval, commas=lambda n: f"{n:,.0f}"
+    )
+    return environment.get_template("page.html.jinja").render(
+        css=(_HERE / "page.css").read_text(encoding="utf-8"),
+        e=evidence,
+        geometry=_geometry(evidence),
+        layers=_layers(evidence),
+        types=_type_key(evidence),
+        judges=[_judged(judge, evidence) for judge in judges],
+        tuning=_tuning_text(evidence),
+        sensitivities=sensitivity_charts(evidence["sensitivity"]),
+        sides={side: side_mark(side) for side in ("k", "v")},
+        fidelity={name: fidelity_chart(evidence["fidelity"], width=width) for name, width in _WIDTHS.items()},
+        commands=_commands(evidence),
+        machine=_machine(evidence["machine"]),
+    )
+
+
+def _judged(judge: Data, evidence: Data) -> dict[str, Any]:
+    rows = sorted(judge["rows"], key=lambda row: (row["bytes_per_token"], row["kld_mean"]))
+    tuned = next(row for row in rows if row["family"] == "tuned")
+    return {
+        "data": judge,
+        "tuned": tuned,
+        "answer": _answer(tuned, rows, judge["reference"]),
+        "against": _against(tuned, rows, judge["reference"]),
+        "equal": equal_rows(judge),
+        "rows": rows,
+        "charts": _charts(rows, (), judge["reference"], f"KL divergence over bytes a token on {judge['text']['name']}"),
+        "legend": _legend(rows),
+        "undrawn": [row["name"] for row in rows if not drawable(row, _limit(rows))],
+        "machine": _machine(judge["machine"]),
+    }
+
+
+def _tuning_text(evidence: Data) -> dict[str, Any]:
+    """The front and the rows on the text that the profile was chosen on."""
+    rows = [{**row, "family": row.get("family") or _family(row, evidence)} for row in evidence["rows"]]
+    rows.sort(key=lambda row: (row["bytes_per_token"], row["kld_mean"]))
+    title = (
+        f"The tuned front and baselines on the tuning text {evidence['text']['name']}: KL divergence over bytes a token"
+    )
+    charts = (
+        _charts(rows, evidence["front"], evidence["reference"], title)
+        if any(row["kld_mean"] > 0 for row in rows)
+        else None
+    )
+    return {
+        "rows": rows,
+        "charts": charts,
+        "legend": _legend(rows),
+        "points": [point for point in evidence["front"] if point["kld"]],
+    }
+
+
+def _charts(rows: Sequence[Data], front: Sequence[Data], reference: str, title: str) -> dict[str, Any]:
+    return {
+        name: pareto_chart(rows, front, reference, width=width, title=title, limit=_limit(rows))
+        for name, width in _WIDTHS.items()
+    }
+
+
+def _limit(rows: Sequence[Data]) -> float:
+    """Bytes a token up to which a chart goes: twice the tuned profile's show what is near it."""
+    tuned = [row["bytes_per_token"] for row in rows if row["family"] == "tuned"]
+    return 2.0 * float(tuned[0] if tuned else min(row["bytes_per_token"] for row in rows if row["kld_mean"] > 0))
+
+
+def _legend(rows: Sequence[Data]) -> list[tuple[Any, str]]:
+    return [(legend_mark(family), _FAMILIES[family]) for family in legend_styles(rows)]
+
+
+def _family(row: Data, evidence: Data) -> str:
+    """Of rows that don't name it: by the pairs and the name."""
+    if row["profile"] == evidence["chosen"]["pairs"]:
+        return "tuned"
+    if len({tuple(pair) for pair in row["profile"]}) == 1:
+        return "uniform"
+    if row["name"].startswith("permutation"):
+        return "permutation"
+    return "mode" if row["name"].startswith("mode") else "rule"
+
+
+def _answer(row: Data, rows: Sequence[Data], reference: str) -> str:
+    """The one sentence that matters: 'KLD 32 % lower than with turbo4'."""
+    base = next((each["kld_mean"] for each in rows if each["name"] == reference), 0)
+    if not base:
+        return "Measured"
+    interval, change = row["kld_diff_ci95"], row["kld_diff"] / base
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return f"No difference from {reference} shown"
+    return f"KLD {abs(change):.0%} {'lower' if change < 0 else 'higher'} than with {reference}".replace("%", " %")
+
+
+def _against(row: Data, rows: Sequence[Data], reference: str) -> str | None:
+    """'KLD -31 % [-34, -28]' against the reference row."""
+    base = next((each for each in rows if each["name"] == reference), None)
+    return None if base is None else kld_in_words(row["kld_diff"], row["kld_diff_ci95"], base["kld_mean"])
+
+
+def _layers(evidence: Data) -> list[dict[str, Any]]:
+    """What each KV layer gets, and what one changed cell there costs."""
+    costs = {
+        (cell["ordinal"], cell["side"], cell["type"]): cell
+        for cell in evidence["sensitivity"]["cells"]
+        if cell["kld"] is not None
+    }
+    names = sorted({name for _, _, name in costs}, key=lambda name: (nominal_bits(name), name))
+    return [
+        {
+            **layer,
+            "k": k,
+            "v": v,
+            "colour": {"k": colours(k), "v": colours(v)},
+            "cells": {side: [costs.get((layer["ordinal"], side, name)) for name in names] for side in ("k", "v")},
+            "tried": names,
+        }
+        for layer, (k, v) in zip(evidence["geometry"], evidence["chosen"]["pairs"], strict=True)
+    ]
+
+
+def _type_key(evidence: Data) -> list[dict[str, Any]]:
+    """The types that the profile uses, coarsest first, with their colours and how often they occur."""
+    used = [name for pair in evidence["chosen"]["pairs"] for name in pair]
+    names = sorted(set(used), key=lambda name: (nominal_bits(name), name))
+    return [{"name": name, "colour": colours(name), "count": used.count(name)} for name in names]
+
+
+def _geometry(evidence: Data) -> dict[str, Any]:
+    layers = evidence["geometry"]
+    f16 = sum(2 * layer["kv_heads"] * sum(layer["head_dim"]) for layer in layers)
+    roles = {layer["role"] for layer in layers}
+    return {"share": evidence["chosen"]["bytes_per_token"] / f16, "alike": roles == {"full"}}
+
+
+def _commands(evidence: Data) -> list[tuple[str, str]]:
+    """What to do with the profile: (in words, command line)."""
+    words = shlex.split(evidence["command"])
+    model = next((after for word, after in pairwise(words) if word in ("-m", "--model")), "MODEL")
+    file = f"{evidence['name']}.profile.json"
+    quoted = shlex.quote(model), shlex.quote(file)
+    return [
+        (
+            "What every layer gets, and the cache's size at a context",
+            "stratakv show -m {} --profile {} -c 32768".format(*quoted),
+        ),
+        ("Write with it", "stratakv generate -m {} --profile {} -p 'Once upon a time'".format(*quoted)),
+        ("Serve it: OpenAI's API and llama-server's", "stratakv serve -m {} --profile {}".format(*quoted)),
+        ("Take it to another runtime: fork, ik, buun or vllm", "stratakv export {1} -m {0} --to fork".format(*quoted)),
+    ]
+
+
+def _machine(machine: Data) -> str:
+    return ", ".join(f"{key} {value}" for key, value in machine.items() if not isinstance(value, (dict, list)))
+
+
+def _kld(value: float, ends: Sequence[float] | None = None) -> str:
+    return milli(value) + ("" if ends is None else f" [{milli(ends[0])}, {milli(ends[1])}]")
+
+
+def _percent(value: float | None, ends: Sequence[float] | None = None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{100 * value:+.0f} %" + ("" if ends is None else f" [{100 * ends[0]:+.0f}, {100 * ends[1]:+.0f}]")
+
+
+def _interval(ends: Sequence[float] | None, form: str = "+.2f") -> str:
+    return "" if ends is None else f" [{ends[0]:{form}}, {ends[1]:{form}}]"

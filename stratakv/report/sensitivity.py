@@ -1,0 +1,81 @@
+"""Small charts of what one changed cell costs: KLD by layer, K and V, one chart a type, with error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from stratakv.measure.table import milli
+from stratakv.report.heat import nominal_bits
+from stratakv.report.svg import Scale, bar, canvas, line, log_scale, mark, text, tick_text
+
+WIDTH, HEIGHT = 300.0, 220.0
+_SIDES = {"k": ("circle", "side-k", -1), "v": ("square", "side-v", 1)}
+
+Cell = Mapping[str, Any]
+
+
+def sensitivity_charts(sensitivity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One {"type", "sign", "chart"} a type that was tried, coarsest first. sign: "added" or "saved", what most cells do."""
+    cells = [cell for cell in sensitivity["cells"] if cell["kld"] is not None]
+    names = sorted({cell["type"] for cell in cells}, key=lambda name: (nominal_bits(name), name))
+    charts = []
+    for name in names:
+        own = [cell for cell in cells if cell["type"] == name]
+        saves = sum(cell["kld"] for cell in own) < 0
+        if any(cell["kld"] for cell in own):
+            word = "saved" if saves else "added"
+            charts.append({"type": name, "sign": word, "chart": _chart(own, -1 if saves else 1, name, word)})
+    return charts
+
+
+def _chart(cells: Sequence[Cell], sign: int, name: str, word: str) -> Markup:
+    left, top, right, bottom = 58.0, 12.0, WIDTH - 8, HEIGHT - 40
+    highest = max(sign * cell["kld"] for cell in cells)
+    lowest = max(min(sign * cell["kld"] for cell in cells if sign * cell["kld"] > 0), highest / 3000)
+    y = log_scale([lowest / 2, highest, *(max(ends) for cell in cells if (ends := _ends(cell, sign)))], bottom, top)
+    layers = max(cell["ordinal"] for cell in cells) + 1
+    x = Scale(-0.6, layers - 0.4, left, right)
+    drawn = []
+    for value in y.ticks(4):
+        drawn += [
+            line(left, y(value), right, y(value), "grid"),
+            text(left - 5, y(value) + 4, tick_text(value), anchor="end", css="tick"),
+        ]
+    for ordinal in _layer_ticks(layers):
+        drawn.append(text(x(ordinal), bottom + 15, str(ordinal), anchor="middle", css="tick"))
+    shift = min(5.0, (right - left) / layers / 4.5)
+    for cell in cells:
+        shape, css, way = _SIDES[cell["side"]]
+        at, value = x(cell["ordinal"]) + way * shift, sign * cell["kld"]
+        ends = _ends(cell, sign)
+        told = f" [{milli(ends[0])}, {milli(ends[1])}]" if ends else ""
+        tip = f"layer {cell['ordinal']}, {cell['side'].upper()} {name}: KLD {word} {milli(value)}{told} e-3"
+        if ends:
+            drawn.append(bar(at, y(max(ends[0], y.low)), y(max(ends[1], y.low)), f"bar {css}", cap=2))
+        drawn.append(mark(shape, at, y(max(value, y.low)), 3.4 if layers <= 40 else 2.2, css, tip))
+    drawn.append(line(left, bottom, right, bottom, "axis"))
+    drawn.append(text((left + right) / 2, HEIGHT - 6, "KV layer", anchor="middle", css="title"))
+    drawn.append(text(12, (top + bottom) / 2, f"KLD {word}, 1e-3 (log)", anchor="middle", css="title", rotate=True))
+    return canvas(WIDTH, HEIGHT, f"KLD {word} when one layer's K or V alone is {name}, by layer", drawn)
+
+
+def _ends(cell: Cell, sign: int) -> tuple[float, float] | None:
+    if not cell["ci95"]:
+        return None
+    low, high = sorted(sign * end for end in cell["ci95"])
+    return low, high
+
+
+def _layer_ticks(layers: int) -> range:
+    return range(0, layers, next(step for step in (1, 2, 4, 8, 16, 32) if layers / step <= 17))
+
+
+def side_mark(side: str) -> Markup:
+    """A side's mark, for the legend."""
+    shape, css, _ = _SIDES[side]
+    return Markup('<svg viewBox="0 0 16 16" class="key" aria-hidden="true">{}</svg>').format(
+        mark(shape, 8, 8, 4.2, css)
+    )

@@ -1,0 +1,53 @@
+"""Bytes before a cache exists are the bytes that it then allocates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from geometries import plain, sliding
+from tiny_models import tiny_model
+
+import stratakv
+from stratakv.cache.footprint import LONGEST, allocated_bytes, longest_context
+from stratakv.cache.geometry import geometry_of
+from stratakv.profile import LayerGeometry, ModelGeometry, resolve
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "gemma3_text"])
+@pytest.mark.parametrize("tokens", [1, 127, 128, 129, 300])
+def test_as_a_real_cache_allocates(model_type, tokens):
+    model = stratakv.use(tiny_model(model_type))
+    profile = resolve("q8_0/f16", geometry_of(model.config))
+    cache = stratakv.KVCache(model.config, profile)
+    most = 0
+    with torch.inference_mode():
+        for step in range(0, tokens, 3):  # short pieces: a long one holds all its pages for a moment
+            model(torch.full((1, min(3, tokens - step)), 5), past_key_values=cache)
+            most = max(most, cache.nbytes())
+    expected = allocated_bytes(profile, tokens)
+    if model_type == "llama":
+        assert most == expected
+    else:
+        assert most <= expected <= most + 128 * profile.bytes_per_token  # the worst place of a window against the pages
+
+
+def test_windows_bound_what_their_layers_take():
+    profile = resolve("turbo4", sliding())
+    full = 128 * sum(profile.layer_bytes(2))
+    windowed = 9 * 128 * (sum(profile.layer_bytes(0)) + sum(profile.layer_bytes(1)))  # 1,024 tokens touch 9 pages
+    assert allocated_bytes(profile, 100_000) == 782 * full + windowed
+
+
+@pytest.mark.parametrize("memory", [0, 1, 128 * 3167 + 5, 10**6, 10**9, 2**36])
+def test_the_longest_context_fits_and_one_more_page_does_not(memory):
+    profile = resolve("turbo4", plain(12))
+    longest = longest_context(profile, memory)
+    assert allocated_bytes(profile, longest) <= memory or longest == 0
+    assert allocated_bytes(profile, longest + 1) > memory
+    assert longest % 128 == 0
+
+
+def test_windows_alone_never_run_out():
+    layers = tuple(LayerGeometry(i, i, "sliding", (128, 128), 1, 4, window=512) for i in range(4))
+    profile = resolve("turbo4", ModelGeometry("windows", layers))
+    assert longest_context(profile, allocated_bytes(profile, 10**6)) == LONGEST

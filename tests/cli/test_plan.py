@@ -1,0 +1,104 @@
+"""`stratakv plan`: what it prints and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+from evidences import evidence
+
+from stratakv import resolve
+from stratakv.cli.main import main
+from stratakv.engine.describe import describe_model
+
+
+@pytest.fixture(scope="module")
+def description():
+    return describe_model("embedded")
+
+
+@pytest.fixture(autouse=True)
+def embedded(description, monkeypatch):
+    """Described once: reading the file's header takes longer than all the rest."""
+    monkeypatch.setattr("stratakv.engine.describe.describe_model", lambda source: description)
+    return description
+
+
+@pytest.fixture
+def file(embedded, tmp_path):
+    path = tmp_path / "e.json"
+    path.write_text(json.dumps(evidence(fingerprint=embedded.fingerprint)))
+    return str(path)
+
+
+def run(capsys, *words: str) -> str:
+    assert main(["plan", "-m", "embedded", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_without_evidence_quality_is_unknown_and_the_command_that_measures_is_named(capsys):
+    out = run(capsys, "--memory", "34MiB", "--context", "4k")
+    assert "34.00 MiB for the cache alone, beside the weights; weights 30.02 MiB in f32" in out
+    assert "\n>  q8_0 " in out and "48.00 MiB too much" in out
+    assert out.count("unknown") == 11
+    assert "stratakv generate -m embedded --profile q8_0 -p 'Once upon a time'" in out
+    assert "stratakv compare -m embedded -f TEXT" in out
+
+
+def test_memory_with_the_weights(capsys):
+    out = run(capsys, "--memory", "64MiB", "--with-weights", "-c", "4096", "--dtype", "bf16")
+    assert "48.99 MiB after the weights; weights 15.01 MiB in bf16" in out
+
+
+def test_with_evidence_the_command_holds_the_whole_profile(capsys, file, embedded):
+    out = run(capsys, "--evidence", file, "--quality", "0.004", "-c", "4096")
+    assert "unknown" not in out and "KLD 3.15e-3 nats, measured on the tuning text" in out
+    words = shlex.split(next(line for line in out.splitlines() if "stratakv generate" in line))
+    assert resolve(words[words.index("--profile") + 1], embedded.geometry).bytes_per_token == 3168
+
+
+def test_json(capsys, file):
+    data = json.loads(run(capsys, "--evidence", file, "--memory", "13MiB", "--json"))
+    assert (
+        data["schema"] == "stratakv/plan/1" and data["memory_means"] == "cache" and data["weights_bytes"] == 31_476_480
+    )
+    assert data["rows"][data["recommended"]]["bytes_per_token"] == 3168
+    assert data["measure_command"] is None
+
+
+def test_beyond_the_models_context_is_a_warning(capsys):
+    assert "context 8,192 is beyond the model's 4,096" in run(capsys, "--memory", "1GiB", "-c", "8k")
+
+
+def test_one_alone_says_what_is_missing(capsys):
+    assert "give --memory too" in run(capsys, "-c", "4k")
+    assert "nothing fits at the model's own 4,096 tokens: give --context" in run(capsys, "--memory", "1MiB")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--memory", "2"], "KiB, MiB, GiB"),
+        (["--memory", "0GiB"], "positive size"),
+        (["--context", "12x"], "such as 128k"),
+        (["-np", "0"], "at least 1 sequence"),
+        (["--quality", "0.1"], "--quality needs --evidence"),
+        (["--with-weights"], "give --memory too"),
+        (["--memory", "1MiB", "--with-weights"], "the weights alone take 30.02 MiB"),
+        (["--memory", "1MiB", "-c", "4k"], "nothing fits"),
+        (["--evidence", "absent.json"], "No such file"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(capsys, words, said):
+    assert main(["plan", "-m", "embedded", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and said in captured.err
+
+
+def test_evidence_of_another_model_is_refused(capsys, tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(evidence(fingerprint="f" * 64)))
+    assert main(["plan", "-m", "embedded", "--evidence", str(path)]) == 2
+    assert "fingerprint ffffffffffffffff" in capsys.readouterr().err
+    assert main(["plan", "-m", "embedded", "--evidence", str(path), "--quality", "nan"]) == 2

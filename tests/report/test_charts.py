@@ -1,0 +1,93 @@
+"""Scales, ticks, labels, colours: the parts that a reader's eye relies on."""
+
+from __future__ import annotations
+
+import pytest
+from evidences import evidence, judgement
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stratakv.kvtypes import type_names
+from stratakv.report.equal_bytes import equal_rows
+from stratakv.report.heat import colours, contrast, nominal_bits
+from stratakv.report.pareto import pareto_chart
+from stratakv.report.sensitivity import sensitivity_charts
+from stratakv.report.svg import Scale, log_scale, place_labels
+
+
+def rgb(text: str) -> tuple[int, ...]:
+    return tuple(int(text[i : i + 2], 16) for i in (1, 3, 5))
+
+
+@pytest.mark.parametrize("name", type_names())
+def test_letters_are_readable_on_every_types_colour(name):
+    ground, ink = colours(name)
+    assert contrast(rgb(ground), rgb(ink)) >= 4.5
+
+
+def test_more_bits_are_never_paler():
+    white = (255, 255, 255)
+    by_bits = sorted(type_names(), key=nominal_bits)
+    shades = [contrast(rgb(colours(name)[0]), white) for name in by_bits]
+    assert shades == sorted(shades)
+
+
+@given(st.floats(1e-7, 1e3), st.floats(1.01, 1e5), st.booleans())
+def test_ticks_lie_inside_and_the_scale_is_monotone(low, factor, log):
+    scale = Scale(low, low * factor, 10.0, 200.0, log=log)
+    ticks = scale.ticks()
+    assert all(scale.low <= tick <= scale.high * (1 + 1e-9) for tick in ticks)
+    assert len(ticks) <= 14
+    places = [scale(tick) for tick in ticks]
+    assert places == sorted(places)
+    assert scale(low) == pytest.approx(10) and scale(low * factor) == pytest.approx(200)
+    assert scale(low / 10) == pytest.approx(10)
+
+
+def test_a_logarithmic_scale_has_room_and_ticks():
+    scale = log_scale([1e-4, 3e-2], 400, 0)
+    assert scale.low < 1e-4 and scale.high > 3e-2
+    assert 4 <= len(scale.ticks()) <= 7
+
+
+def test_labels_of_distant_points_stand_beside_them():
+    labels = place_labels([(100, 100, "one"), (300, 200, "two")], [(100, 100), (300, 200)], (0, 0, 500, 400))
+    assert ['x="109.0"' in labels[0], 'x="309.0"' in labels[1]] == [True, True]
+
+
+def test_labels_avoid_each_other_and_the_frame():
+    points = [(200.0, 100.0 + 3 * i, f"label {i}") for i in range(5)] + [(490.0, 100.0, "at the edge")]
+    labels = "".join(place_labels(points, [(x, y) for x, y, _ in points], (0, 0, 500, 400)))
+    assert 'text-anchor="end" class="label">at the edge' in labels
+
+
+def test_the_chart_leaves_out_what_has_no_place():
+    rows = [{**row, "bytes_per_token": row["bytes_per_token"]} for row in judgement()["rows"]]
+    chart = pareto_chart(rows, [], "turbo4", width=760, title="t", limit=6336)
+    assert "<title>q4_0_rot: " in chart and "<title>f16" not in chart and "<title>q8_0" not in chart
+    assert chart.count("permutation ") == 20
+
+
+def test_the_front_is_a_line_with_its_measured_points():
+    data = evidence()
+    chart = pareto_chart(data["rows"], data["front"], "turbo4", width=360, title="t", limit=6400)
+    assert 'class="front"' in chart
+    assert chart.count("<title>tuned, ") == 2
+
+
+def test_sensitivities_have_a_chart_a_type_with_its_sign():
+    charts = sensitivity_charts(evidence()["sensitivity"])
+    assert [(each["type"], each["sign"]) for each in charts] == [
+        ("turbo2", "added"),
+        ("turbo3", "added"),
+        ("turbo5", "saved"),
+        ("q8_0", "saved"),
+    ]
+    assert "layer 0, V turbo2: KLD added 8.00 [7.98, 8.02] e-3" in charts[0]["chart"]
+
+
+def test_rows_at_equal_bytes_are_sorted_and_permutations_are_one():
+    rows = equal_rows(judgement())
+    assert [row["name"] for row in rows] == ["tuned-turbo4", "turbo4", "20 shuffles of the tuned profile"]
+    assert rows[0]["change"].startswith("-32 % [") and rows[1]["change"] == "reference"
+    assert equal_rows({**judgement(), "equal_bytes": {"at": 1, "tolerance": 0.005}}) == []

@@ -1,0 +1,63 @@
+"""Reading evidence and judgements: what is wrong is named in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from evidences import evidence, judgement
+
+from stratakv.errors import UserError
+from stratakv.report import read_evidence, read_judge
+
+
+def written(tmp_path, data) -> str:
+    path = tmp_path / "file.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return str(path)
+
+
+def test_what_is_right_is_read(tmp_path):
+    assert read_evidence(written(tmp_path, evidence())) == evidence()
+    assert read_judge(written(tmp_path, judgement())) == json.loads(json.dumps(judgement()))
+
+
+def test_further_fields_are_welcome(tmp_path):
+    data = evidence() | {"something": {"new": 1}}
+    assert read_evidence(written(tmp_path, data)) == data
+
+
+def cut(path: str):
+    data = evidence()
+    *way, last = path.split(".")
+    inner = data
+    for name in way:
+        inner = inner[int(name)] if isinstance(inner, list) else inner[name]
+    del inner[last]
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "schema is None"),
+        ({"schema": "stratakv/profile/1"}, "'stratakv/profile/1', 'stratakv/tune/1' is needed"),
+        (cut("front"), "front is missing"),
+        (cut("front.0.pairs"), "front[0].pairs is missing"),
+        (cut("sensitivity.cells.3.kld"), "sensitivity.cells[3].kld is missing"),
+        (evidence() | {"chosen": []}, "chosen is [], not an object"),
+        (evidence() | {"warnings": [1]}, "warnings[0] is 1, not str"),
+        (evidence() | {"rows": {}}, "rows is {}, not a list"),
+        (evidence() | {"budget": {"text": "x", "bytes_per_token": True, "bpv": 4}}, "bytes_per_token is true"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, data, said):
+    with pytest.raises(UserError) as error:
+        read_evidence(written(tmp_path, data))
+    assert said in str(error.value) and "file.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        read_judge(tmp_path / "absent.json")
