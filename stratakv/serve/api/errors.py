@@ -1,0 +1,103 @@
+"""Every error is JSON in the form that the family's clients read; what the user can mend is 400 and names the parameter."""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from stratakv.errors import UserError
+from stratakv.serve.request import NotRunning, PromptTooLong, QueueFull
+
+INVALID = "invalid_request_error"
+_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 501: "not_supported_error"}
+
+
+class ApiError(Exception):
+    """An answer that is an error. param: the request's field that it is about."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.status, self.param, self.code = message, status, param, code
+        self.headers, self.fields = headers or {}, fields
+
+    def body(self, path: str) -> dict[str, Any]:
+        """OpenAI's and llama-server's form, or Ollama's below /api/, whose clients expect a text."""
+        if path.startswith("/api/"):
+            return {"error": self.message}
+        kind = _KINDS.get(self.status, "server_error" if self.status >= 500 else INVALID)
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code or self.status}
+        return {"error": {**error, **self.fields}}
+
+    def response(self, path: str) -> JSONResponse:
+        """The same as an HTTP answer."""
+        return JSONResponse(self.body(path), self.status, self.headers)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What the engine raises, in the words and numbers of HTTP."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, QueueFull):
+        after = str(max(1, math.ceil(error.retry_after)))
+        return ApiError(str(error), status=503, code="queue_full", headers={"Retry-After": after})
+    if isinstance(error, NotRunning):
+        return ApiError(str(error) or "the model is not running", status=503, code="not_running")
+    if isinstance(error, PromptTooLong):
+        extra = {"n_prompt_tokens": error.tokens, "n_ctx": error.allowed}
+        return ApiError(str(error), param="prompt", code="context_length_exceeded", **extra)
+    if isinstance(error, UserError):
+        return ApiError(str(error))
+    traceback.print_exception(error, file=sys.stderr)
+    return ApiError("the server failed at this request; its log says why", status=500, code="internal_error")
+
+
+def install(app: FastAPI) -> None:
+    """Let the application answer all errors in these forms."""
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return as_api_error(error).response(request.url.path)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _from_validation(error).response(request.url.path)
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        path = request.url.path
+        words = {404: f"no such endpoint: {request.method} {path}", 405: f"{path} does not take {request.method}"}
+        message = words.get(error.status_code, str(error.detail))
+        return ApiError(message, status=error.status_code, headers=dict(error.headers or {})).response(path)
+
+    for kind in (ApiError, UserError, QueueFull, NotRunning, Exception):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def _from_validation(error: RequestValidationError) -> ApiError:
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"][1:]]
+    param = place[0] if place else None
+    if first["type"] == "extra_forbidden":
+        name = ".".join(place)
+        return ApiError(
+            f"{name!r} is not supported by this server: leave it out", param=param, code="unsupported_parameter"
+        )
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return ApiError(f"{'.'.join(place) or 'the request'}: {message}", param=param)

@@ -1,0 +1,287 @@
+"""Ollama's /api/tags, /api/ps, /api/show, /api/version, /api/generate and /api/chat; streams are NDJSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from stratakv import __version__
+from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all
+from stratakv.serve.api.errors import ApiError
+from stratakv.serve.api.openai import finite
+from stratakv.serve.api.openai_chat import tool_dicts
+from stratakv.serve.api.requests import new_tokens, stream_errors
+from stratakv.serve.api.schemas import JSON_OBJECT, sampling_params, schema_grammar, stop_list
+from stratakv.serve.api.schemas_ollama import (
+    Format,
+    GenerateBody,
+    OllamaChatBody,
+    OllamaMessage,
+    Options,
+    ShowBody,
+)
+from stratakv.serve.api.settings import Context
+from stratakv.serve.api.tools import ChatText, ToolCall
+from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, TokenInfo
+
+if TYPE_CHECKING:
+    from stratakv.serve.engine import Ticket
+
+
+def router(context: Context) -> APIRouter:
+    """The endpoints over this engine."""
+    routes = APIRouter(prefix="/api", tags=["Ollama"])
+    settings, prompter = context.settings, context.prompter
+    loaded = context.engine.loaded
+    plain = prompter.own_template is None  # raw prompts keep their blanks
+
+    @routes.get("/version")
+    async def version() -> JSONResponse:
+        return JSONResponse({"version": __version__})
+
+    @routes.get("/tags")
+    async def tags() -> JSONResponse:
+        return JSONResponse({"models": [_listed(context)]})
+
+    @routes.get("/ps")
+    async def running() -> JSONResponse:
+        extra = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0, "context_length": settings.context}
+        return JSONResponse({"models": [{**_listed(context), **extra}]})
+
+    @routes.post("/show")
+    async def show(body: ShowBody) -> JSONResponse:
+        _check_model(context, body.model)
+        kind = loaded.model.config.model_type
+        info = {
+            "general.architecture": kind,
+            "general.parameter_count": sum(p.numel() for p in loaded.model.parameters()),
+            f"{kind}.context_length": loaded.geometry.context,
+            f"{kind}.block_count": len(loaded.geometry.layers),
+            "stratakv.profile": context.engine.snapshot().profile,
+        }
+        return JSONResponse(
+            {
+                "modelfile": f"FROM {settings.alias}\n",
+                "parameters": f"num_ctx {settings.context}",
+                "template": prompter.template,
+                "details": _details(context),
+                "model_info": info,
+                "capabilities": ["completion", "tools"],
+                "modified_at": _now(context.started),
+            }
+        )
+
+    @routes.post("/generate")
+    async def generate(body: GenerateBody, http: Request) -> Response:
+        _check_model(context, body.model)
+        if not body.prompt:
+            return JSONResponse({**_head(context), "response": "", "done": True, "done_reason": "load"})
+        prompt = await prompter.run(_prompt, context, body)
+        request = _request(context, body, prompt)
+        tickets = submit_all(context.engine, [request])
+
+        def shape(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+            return {"response": text}
+
+        return await _answer(context, http, body, tickets, ChatText(strip=plain and not body.raw), shape, prompt)
+
+    @routes.post("/chat")
+    async def chat(body: OllamaChatBody, http: Request) -> Response:
+        _check_model(context, body.model)
+        if not body.messages:
+            message = {"role": "assistant", "content": ""}
+            return JSONResponse({**_head(context), "message": message, "done": True, "done_reason": "load"})
+        tools = tool_dicts(body.tools)
+        messages = [_message(message) for message in body.messages]
+        prompt = await prompter.run(prompter.chat, messages, tools, _thinking(body.think))
+        tickets = submit_all(context.engine, [_request(context, body, prompt)])
+        names = [tool["function"]["name"] for tool in tools]
+
+        def shape(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+            message: dict[str, Any] = {"role": "assistant", "content": text}
+            if calls:
+                message["tool_calls"] = [{"function": {"name": c.name, "arguments": c.arguments}} for c in calls]
+            return {"message": message}
+
+        return await _answer(context, http, body, tickets, ChatText(names, strip=plain), shape, None)
+
+    return routes
+
+
+async def _answer(
+    context: Context,
+    http: Request,
+    body: GenerateBody | OllamaChatBody,
+    tickets: Sequence[Ticket],
+    through: ChatText,
+    shape: Any,
+    prompt: tuple[int, ...] | None,
+) -> Response:
+    """prompt: given where the answer's `context` is wanted, the tokens so far."""
+    started = time.perf_counter()
+    if body.stream is not False:
+        lines = _stream(context, tickets, through, shape, prompt, bool(body.logprobs), started)
+        seconds = context.settings.send_seconds
+        return TicketStream(stream_errors(lines, line=True), tickets, "application/x-ndjson", seconds)
+    answer = (await gather(http, tickets))[0]
+    text = through.feed(answer.text)
+    rest, calls = through.close()
+    result = {**_head(context), **shape(text + rest, calls), **_end(answer.finish, started)}
+    if prompt is not None:
+        result["context"] = [*prompt, *(token.id for token in answer.tokens)]
+    if body.logprobs:
+        result["logprobs"] = _logprobs(answer.tokens)
+    return JSONResponse(result)
+
+
+async def _stream(
+    context: Context,
+    tickets: Sequence[Ticket],
+    through: ChatText,
+    shape: Any,
+    prompt: tuple[int, ...] | None,
+    logprobs: bool,
+    started: float,
+) -> AsyncIterator[str]:
+    tokens = list(prompt or ())
+    async for _, item in merge(tickets):
+        if isinstance(item, Finish):
+            rest, calls = through.close()
+            if rest or calls:
+                yield json.dumps({**_head(context), **shape(rest, calls), "done": False}, ensure_ascii=False) + "\n"
+            end = {**_head(context), **shape("", []), **_end(item, started)}
+            if prompt is not None:
+                end["context"] = tokens
+            yield json.dumps(end) + "\n"
+            continue
+        tokens += [token.id for token in item.tokens]
+        text = through.feed(item.text)
+        if text or logprobs:
+            line = {**_head(context), **shape(text, []), "done": False}
+            if logprobs:
+                line["logprobs"] = _logprobs(item.tokens)
+            yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _prompt(context: Context, body: GenerateBody) -> tuple[int, ...]:
+    prompter, earlier = context.prompter, tuple(body.context or ())
+    if body.raw:
+        if body.system:
+            raise ApiError("raw prompts take no system text", param="system")
+        return prompter.prompt([*earlier, body.prompt or ""]) if earlier else prompter.prompt(body.prompt or "")
+    messages = [{"role": "system", "content": body.system}] if body.system else []
+    messages.append({"role": "user", "content": body.prompt or ""})
+    ids = prompter.chat(messages, (), _thinking(body.think))
+    return prompter.prompt([*earlier, *ids])
+
+
+def _request(context: Context, body: GenerateBody | OllamaChatBody, prompt: tuple[int, ...]) -> GenerationRequest:
+    options = body.options or Options()
+    if options.num_ctx and options.num_ctx > context.settings.context:
+        raise ApiError(
+            f"num_ctx {options.num_ctx}: this server was started with {context.settings.context} tokens of context",
+            param="num_ctx",
+        )
+    asked = options.num_predict
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    stops = () if isinstance(body, GenerateBody) and body.raw else context.prompter.chat_stops
+    return GenerationRequest(
+        prompt,
+        max(1, new_tokens(context, len(prompt), asked)),
+        sampling_params(options, vocabulary=context.prompter.vocabulary, logprobs=logprobs),
+        (*stop_list(options.stop), *stops),
+        grammar=_grammar(body.format),
+    )
+
+
+def _grammar(format_: Format | None) -> GrammarSpec | None:
+    if not format_ and not isinstance(format_, dict):
+        return None
+    return JSON_OBJECT if format_ == "json" else schema_grammar(format_)  # type: ignore[arg-type]
+
+
+def _message(message: OllamaMessage) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+    if message.tool_name is not None:
+        plain["name"] = message.tool_name
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {"type": "function", "function": call.function.model_dump()} for call in message.tool_calls
+        ]
+    return plain
+
+
+def _thinking(think: bool | None) -> dict[str, Any]:
+    """The variable by which Qwen3's and similar templates are told not to think aloud."""
+    return {} if think is None else {"enable_thinking": think}
+
+
+def _check_model(context: Context, name: str) -> None:
+    alias = context.settings.alias
+    if name.removesuffix(":latest") != alias.removesuffix(":latest"):
+        raise ApiError(f"model {name[:200]!r} not found, this server has {alias!r}", status=404, param="model")
+
+
+def _head(context: Context) -> dict[str, Any]:
+    return {"model": context.settings.alias, "created_at": _now(time.time())}
+
+
+def _end(finish: Finish, started: float) -> dict[str, Any]:
+    total = time.perf_counter() - started
+    return {
+        "done": True,
+        "done_reason": finish.reason,
+        "total_duration": int(total * 1e9),
+        "load_duration": 0,
+        "prompt_eval_count": finish.prompt_tokens,
+        "prompt_eval_duration": int(finish.prompt_ms * 1e6),
+        "eval_count": finish.completion_tokens,
+        "eval_duration": int(finish.decode_ms * 1e6),
+    }
+
+
+def _logprobs(tokens: Sequence[TokenInfo]) -> list[dict[str, Any]]:
+    def one(text: str, logprob: float | None) -> dict[str, Any]:
+        return {"token": text, "logprob": finite(logprob), "bytes": list(text.encode("utf-8", "surrogatepass"))}
+
+    return [
+        {**one(token.text, token.logprob), "top_logprobs": [one(text, logprob) for _, text, logprob in token.top]}
+        for token in tokens
+    ]
+
+
+def _listed(context: Context) -> dict[str, Any]:
+    loaded, alias = context.engine.loaded, context.settings.alias
+    name = alias if ":" in alias else f"{alias}:latest"
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": _now(context.started),
+        "size": loaded.weight_bytes,
+        "digest": loaded.fingerprint,
+        "details": _details(context),
+    }
+
+
+def _details(context: Context) -> dict[str, Any]:
+    loaded = context.engine.loaded
+    count = sum(p.numel() for p in loaded.model.parameters())
+    family = loaded.model.config.model_type
+    return {
+        "parent_model": "",
+        "format": "gguf" if context.settings.model_path.endswith(".gguf") else "safetensors",
+        "family": family,
+        "families": [family],
+        "parameter_size": f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M",
+        "quantization_level": "",
+    }
+
+
+def _now(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,63 @@
+"""The web page's files, and the numbers that it draws."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, JSONResponse
+
+from stratakv.kvtypes import kv_type
+from stratakv.serve.api.errors import ApiError
+from stratakv.serve.api.settings import Context
+
+SCHEMA = "stratakv/serve/1"
+_FILES = Path(__file__).parent.parent / "web"
+_TYPES = {
+    "style.css": "text/css",
+    "api.js": "text/javascript",
+    "chat.js": "text/javascript",
+    "cache.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def router(context: Context) -> APIRouter:
+    """The endpoints over this engine."""
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/")
+    async def index() -> FileResponse:
+        return FileResponse(_FILES / "index.html", media_type="text/html", headers=_HEADERS)
+
+    @routes.get("/web/{name}")
+    async def file(name: str) -> FileResponse:
+        if name not in _TYPES:
+            raise ApiError(f"no file {name[:100]!r}", status=404)
+        return FileResponse(_FILES / name, media_type=_TYPES[name], headers=_HEADERS)
+
+    @routes.get("/stratakv/status")
+    async def status() -> JSONResponse:
+        return JSONResponse(status_object(context))
+
+    return routes
+
+
+def status_object(context: Context) -> dict[str, Any]:
+    """Everything the page shows: the engine's snapshot, the model's name, the context, and each layer's bits a value."""
+    head = {"schema": SCHEMA, "model": context.settings.alias, "context": context.settings.context}
+    status = {**head, **asdict(context.engine.snapshot())}
+    dims = {layer.layer: layer.head_dim for layer in context.engine.loaded.geometry.layers}
+    for layer in status["layers"]:
+        k_dim, v_dim = dims[layer["layer"]]
+        layer["k_bits"] = kv_type(layer["k"]).bits_per_value(k_dim)
+        layer["v_bits"] = kv_type(layer["v"]).bits_per_value(v_dim)
+    return status

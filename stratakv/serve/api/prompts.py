@@ -1,0 +1,128 @@
+"""From text, token ids or messages to the tokens of a prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from jinja2.exceptions import TemplateError
+
+from stratakv.engine.conversation import FALLBACK_TEMPLATE
+from stratakv.serve.api.errors import ApiError
+from stratakv.serve.api.tools import messages_without_tools
+from stratakv.serve.request import PromptTooLong
+
+T = TypeVar("T")
+
+
+class Prompter:
+    """The text side of a model. Its tokenizer is a copy and has a thread of its own: tokenizers are not made for several,
+    and a long prompt must not hold up the answers that stream meanwhile.
+
+    vocabulary: rows of the embedding. context: tokens; text that can't fit is refused before it is tokenized.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: int, context: int) -> None:
+        self._tokenizer = copy.deepcopy(tokenizer)
+        self._worker = ThreadPoolExecutor(1, "stratakv-prompts")
+        self.vocabulary, self.context = vocabulary, context
+        self._longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        own = getattr(tokenizer, "chat_template", None)
+        if isinstance(own, dict):
+            own = own.get("default") or next(iter(own.values()), None)
+        self.own_template: str | None = own or None
+
+    @property
+    def template(self) -> str:
+        """The model's chat template, or the plain one for base models, which have none."""
+        return self.own_template or FALLBACK_TEMPLATE
+
+    @property
+    def chat_stops(self) -> tuple[str, ...]:
+        """Where a chat answer ends beside the model's own end: a base model would go on with the user's next message."""
+        return () if self.own_template else ("\nUser:",)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call one of the methods below in the tokenizer's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, lambda: function(*arguments))
+
+    def encode(self, text: str, special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of text. special: add the model's first token; parse_special: read special tokens where they stand."""
+        if len(text) > self._longest * self.context:
+            raise PromptTooLong(len(text) // self._longest, self.context)
+        options = {} if parse_special else {"split_special_tokens": True}
+        ids: list[int] = self._tokenizer(text, add_special_tokens=special, **options).input_ids
+        return ids
+
+    def prompt(self, prompt: str | Sequence[int | str]) -> tuple[int, ...]:
+        """Tokens of a text, of token ids, or of both mixed, as llama-server takes them."""
+        if isinstance(prompt, str):
+            ids = self.encode(prompt)
+        else:
+            ids = []
+            for position, part in enumerate(prompt):
+                ids += self.encode(part, special=position == 0) if isinstance(part, str) else [part]
+        for id_ in ids:
+            if not 0 <= id_ < self.vocabulary:
+                raise ApiError(f"token {id_} is outside of the vocabulary of {self.vocabulary}", param="prompt")
+        first = self._tokenizer.bos_token_id
+        if not ids and first is None:
+            raise ApiError("the prompt is empty, and this model has no first token to begin with", param="prompt")
+        return tuple(ids or [first])
+
+    def chat_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """Messages as the text that the model was trained to continue.
+
+        tools: OpenAI's form; a template that doesn't know tools gets them as a system message. variables: of the template.
+        """
+        if self.own_template is None or (tools and "tools" not in self.own_template):
+            messages, tools = messages_without_tools(messages, tools), ()
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=list(tools) or None,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **(variables or {}),
+            )
+        except (TemplateError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ApiError(f"the model's chat template refuses these messages: {reason}", param="messages") from None
+        return text
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
+    ) -> tuple[int, ...]:
+        """Tokens of messages up to where the answer begins; a model's own template holds its first token already."""
+        text = self.chat_text(messages, tools, variables)
+        ids = self.encode(text, special=self.own_template is None)
+        return tuple(ids) or self.prompt("")
+
+    def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
+        """Text of token ids, special tokens included unless they are to be skipped."""
+        for id_ in ids:
+            if not 0 <= id_ < self.vocabulary:
+                raise ApiError(f"token {id_} is outside of the vocabulary of {self.vocabulary}", param="tokens")
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+        return text
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself."""
+        return [self._tokenizer.decode([id_], skip_special_tokens=False) for id_ in ids]

@@ -1,0 +1,126 @@
+"""What the request bodies of all families share: the sampling parameters, and the rule for what is not supported.
+
+An unknown parameter is an error that names it. null means "not given", and a parameter that is not supported is let through
+where its value turns it off, since many clients send such defaults with every request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from stratakv.serve.api.errors import ApiError
+from stratakv.serve.request import GrammarSpec, SamplingParams
+
+MAX_STOPS = 16
+MAX_TOKENS = 2**31 - 1
+_TURNED_OFF: dict[str, tuple[Any, ...]] = {
+    "mirostat": (0,),
+    "typical_p": (1,),
+    "tfs_z": (1,),
+    "top_n_sigma": (-1, 0),
+    "dynatemp_range": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+    "min_keep": (0,),
+    "t_max_predict_ms": (-1, 0),
+    "n_keep": (0,),
+    "n_discard": (0,),
+    "functions": ([],),
+    "lora": ([],),
+    "store": (False,),
+    "background": (False,),
+    "service_tier": ("auto", "default"),
+    "modalities": (["text"],),
+    "samplers": ([],),
+    "post_sampling_probs": (False,),
+    "timings_per_token": (False,),
+}
+
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+Bias = Annotated[float, Field(ge=-1e4, le=1e4)]
+SLOT = Field(None, ge=-1, le=2**15, description="wait for this slot; -1: any")
+
+
+class Body(BaseModel):
+    """A JSON body whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {
+            key: value
+            for key, value in data.items()
+            if key in known or not (value is None or value in _TURNED_OFF.get(key, ()))
+        }
+
+
+class SamplingBody(Body):
+    """Sampling by llama.cpp's names and meanings; what is left out has llama.cpp's default."""
+
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS, description="0 or -1: all")
+    top_p: float | None = Field(None, ge=0, le=1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0, le=100)
+    repeat_last_n: int | None = Field(None, ge=-1, le=MAX_TOKENS)
+    presence_penalty: float | None = Field(None, ge=-100, le=100)
+    frequency_penalty: float | None = Field(None, ge=-100, le=100)
+    seed: int | None = Field(None, ge=-1, lt=2**63, description="-1: another draw each time")
+
+
+def sampling_params(
+    body: SamplingBody,
+    *,
+    vocabulary: int,
+    logit_bias: Mapping[str, float] | list[tuple[int, float | bool]] | None = None,
+    logprobs: int | None = None,
+) -> SamplingParams:
+    """The engine's form. logit_bias: {token id as text: bias} or [[id, bias or false]]; false bans the token."""
+    names = SamplingBody.model_fields
+    given = {name: value for name in names if (value := getattr(body, name)) is not None}
+    if given.get("seed") == -1:
+        del given["seed"]
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
+    if "top_p" in given:
+        given["top_p"] = max(given["top_p"], 1e-6)
+    if given.get("temperature", 1) < 1e-4:  # below, logits overflow; the draw is greedy anyway
+        given["temperature"] = 0.0
+    return SamplingParams(**given, logit_bias=_biases(logit_bias, vocabulary), logprobs=logprobs)
+
+
+def _biases(given: Mapping[str, float] | list[tuple[int, float | bool]] | None, vocabulary: int) -> dict[int, float]:
+    pairs = list(given.items()) if isinstance(given, Mapping) else list(given or ())
+    biases: dict[int, float] = {}
+    for token, bias in pairs:
+        if not str(token).isascii() or not str(token).isdigit() or len(str(token)) > 10 or int(token) >= vocabulary:
+            shown = repr(token)[:50]
+            raise ApiError(f"logit_bias names the token {shown}, ids are 0 to {vocabulary - 1}", param="logit_bias")
+        if bias is True:
+            raise ApiError(f"logit_bias of token {token}: a number, or false to ban it", param="logit_bias")
+        biases[int(token)] = float("-inf") if bias is False else float(bias)
+    return biases
+
+
+def stop_list(stop: str | list[str] | None) -> tuple[str, ...]:
+    """One or several stop texts as a tuple."""
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
+def schema_grammar(schema: Mapping[str, Any] | bool) -> GrammarSpec:
+    """A JSON schema as the engine takes it."""
+    return GrammarSpec("json_schema", json.dumps(schema))
+
+
+JSON_OBJECT = GrammarSpec("json_object")

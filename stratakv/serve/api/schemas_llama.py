@@ -1,0 +1,50 @@
+"""Request bodies of llama-server's own endpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from stratakv.serve.api.schemas import MAX_TOKENS, SLOT, Bias, Body, SamplingBody, Stops, TokenId
+
+Mixed = Annotated[list[TokenId | str], Field(min_length=1)]
+
+
+class NativeBody(SamplingBody):
+    """POST /completion"""
+
+    prompt: str | Mixed | Annotated[list[Mixed], Field(min_length=1, max_length=64)]
+    model: str | None = Field(None, max_length=512)
+    n_predict: int | None = Field(None, ge=-1, le=MAX_TOKENS, description="-1: as many as fit; 0: only read the prompt")
+    stop: Stops | None = None
+    stream: bool | None = None
+    n_probs: int | None = Field(None, ge=0, le=20)
+    logit_bias: dict[str, Bias] | list[tuple[TokenId, bool | Bias]] | None = None
+    ignore_eos: bool | None = None
+    cache_prompt: bool | None = None
+    id_slot: int | None = SLOT
+    grammar: Annotated[str, Field(max_length=2**16)] | None = Field(None, description="GBNF; empty: none")
+    json_schema: dict[str, Any] | bool | None = None
+    return_tokens: bool | None = None
+
+
+class TokenizeBody(Body):
+    """POST /tokenize. add_special: the model's first token too; with_pieces: the text of each token."""
+
+    content: str
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize"""
+
+    tokens: list[TokenId]
+
+
+class SlotBody(Body):
+    """POST /slots/{id}?action=save|restore; a plain name, no path. erase needs none."""
+
+    filename: str | None = None

@@ -1,0 +1,110 @@
+"""How many tokens of context a server offers, and whether they fit, before any weights are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.errors import UserError
+from stratakv.profile import Profile
+from stratakv.serve.groups import WindowGroup, capacities, window_groups
+
+_UNITS = {"": 2**20, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_UNKNOWN_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """context: tokens of one request, prompt and answer. tokens: of all requests together, whole pages. cache_bytes: theirs."""
+
+    context: int
+    tokens: int
+    cache_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "4G", "512MiB", "300000k"; a plain number is MiB, as in llama-server's --cache-ram."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if not match:
+        raise UserError(f"--cache-memory {text}: give a size like 4G or 512M (a plain number is MiB)")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def plan_capacity(
+    profile: Profile, *, slots: int, chunk: int, context: int | None, memory: int | None, free: int
+) -> Capacity:
+    """What the options imply.
+
+    context: -c, tokens that all requests share and one may use alone (0 or None: the model's). memory: --cache-memory in
+    bytes; -c is then the limit of one request only. chunk: tokens of prompts in one step. free: bytes that are left beside
+    the weights. With neither option, every slot gets the model's context, or all share half of what is free if that is less.
+    Raises UserError for what doesn't fit.
+    """
+    groups, trained = window_groups(profile), profile.geometry.context
+    notes: list[str] = []
+    wanted = context or trained or _UNKNOWN_CONTEXT
+
+    def tokens_in(nbytes: int, one: int) -> int:
+        """Tokens of all requests together in so many bytes, where one request has `one` at most."""
+        pages = capacities(groups, max(nbytes, 0), slots, one, chunk)
+        return PAGE_TOKENS * min(
+            count if group.window is None else count // group.pages_for(one, chunk) * -(-one // PAGE_TOKENS)
+            for group, count in zip(groups, pages, strict=True)
+        )
+
+    if context and 0 < trained < context:
+        notes.append(
+            f"-c {context} is beyond the model's {trained}: later positions were never trained, expect nonsense there"
+        )
+    if memory is not None or not context:
+        nbytes = free // 2 if memory is None else memory
+        while (tokens := tokens_in(nbytes, wanted)) < wanted and not context and wanted > PAGE_TOKENS:
+            wanted = max(tokens, wanted // 2 // PAGE_TOKENS * PAGE_TOKENS, PAGE_TOKENS)
+        if tokens < min(wanted, PAGE_TOKENS) or (context and tokens < context):
+            what = f"half of the free memory, {_size(nbytes)}," if memory is None else f"--cache-memory {_size(nbytes)}"
+            raise UserError(
+                f"{what} holds {tokens:,} tokens at {profile.bytes_per_token:,} bytes each, one request needs {wanted:,}: "
+                "give more memory, a smaller -c, or a profile with fewer bytes"
+            )
+        if memory is None:
+            nbytes = min(nbytes, _bytes_for(groups, slots * wanted, slots, wanted, chunk))
+            tokens = tokens_in(nbytes, wanted)
+            if tokens < slots * wanted:
+                notes.append(
+                    f"half of the free memory holds {tokens:,} tokens, not {slots} times {wanted:,}: "
+                    "requests may have to wait (-c or --cache-memory say otherwise)"
+                )
+    else:
+        nbytes = _bytes_for(groups, context, slots, context, chunk)
+        tokens = tokens_in(nbytes, context)
+    if nbytes > free:
+        raise UserError(
+            f"a cache of {tokens:,} tokens at {profile.bytes_per_token:,} bytes each needs {_size(nbytes)}, "
+            f"{_size(max(free, 0))} are free beside the weights: "
+            "give a smaller -c or --cache-memory, or a profile with fewer bytes"
+        )
+    return Capacity(min(wanted, tokens), tokens, nbytes, tuple(notes))
+
+
+def _bytes_for(groups: Sequence[WindowGroup], tokens: int, slots: int, one: int, chunk: int) -> int:
+    """Bytes with which `capacities` gives full layers so many tokens, and layers with a window enough for all slots."""
+    full = sum(-(-tokens // PAGE_TOKENS) * group.page_bytes for group in groups if group.window is None)
+    windows = sum(
+        group.pages_for(one, chunk) * slots * 3 // 2 * group.page_bytes for group in groups if group.window is not None
+    )
+    return max(full + windows, 2 * windows) if full else windows
+
+
+def capacity_line(profile: Profile, capacity: Capacity, slots: int) -> str:
+    """The same in one line for the start of a server."""
+    return (
+        f"cache: {capacity.tokens:,} tokens in {_size(capacity.cache_bytes)} ({profile.bytes_per_token:,} bytes a token), "
+        f"up to {capacity.context:,} a request, {slots} slots"
+    )
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
