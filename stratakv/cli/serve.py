@@ -25,9 +25,8 @@ def add_parser(commands: Any) -> None:
     """Register the command."""
     from stratakv.cli.profile_options import add_profile_options
 
-    parser = commands.add_parser(
-        "serve", help="a server for clients of OpenAI, llama-server and Ollama", description=__doc__
-    )
+    line = "a server for clients of OpenAI, llama-server and Ollama, with a page to watch the cache"
+    parser = commands.add_parser("serve", help=line, description=__doc__)
     parser.add_argument(
         "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
     )

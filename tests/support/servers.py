@@ -46,14 +46,18 @@ def embedded() -> LoadedModel:
 
 
 @contextmanager
-def running(*, profile: str = "turbo4", limits: Limits | None = None, **settings: Any) -> Iterator[Running]:
-    """Serve the embedded model; settings are those of ServerSettings."""
+def running(
+    *, profile: str = "turbo4", limits: Limits | None = None, send_buffer: int | None = None, **settings: Any
+) -> Iterator[Running]:
+    """Serve the embedded model; send_buffer: bytes of each connection's in the kernel; settings: of ServerSettings."""
     loaded = embedded()
     limits = limits or Limits(slots=4, context=1024, cache_bytes=32 * 2**20)
     engine = Engine(loaded, resolve(profile, loaded.geometry), limits)
     given = {"alias": ALIAS, "model_path": "embedded", "context": limits.context, "slots": limits.slots, **settings}
     app = create_app(engine, ServerSettings(**{"grace_seconds": 0.0, **given}))
     listener = socket.socket()
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # connections inherit it
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))

@@ -108,6 +108,10 @@ def generation_settings(sampling: SamplingParams, n_predict: int, stop: Sequence
 def _prompts(context: Context, prompt: Any) -> list[tuple[int, ...]]:
     """A list of texts, or of lists, is several prompts; a list with a token id in it is one."""
     many = _is_many(prompt)
+    if many and len(prompt) > context.settings.max_choices:
+        raise ApiError(f"{len(prompt)} prompts at once: at most {context.settings.max_choices}", param="prompt")
+    if not many and isinstance(prompt, list) and any(isinstance(part, list) for part in prompt):
+        raise ApiError("token ids and lists of them can't be mixed", param="prompt")
     return [context.prompter.prompt(each) for each in (prompt if many else [prompt])]
 
 

@@ -118,9 +118,10 @@ def stop_list(stop: str | list[str] | None) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
-def schema_grammar(schema: Mapping[str, Any] | bool) -> GrammarSpec:
-    """A JSON schema as the engine takes it."""
-    return GrammarSpec("json_schema", json.dumps(schema))
+def schema_grammar(schema: Mapping[str, Any]) -> GrammarSpec:
+    """A JSON schema as the engine takes it, without the free blanks between tokens: small models never leave those."""
+    tight = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
+    return GrammarSpec("json_schema", json.dumps({"x-guidance": tight, **schema}))
 
 
-JSON_OBJECT = GrammarSpec("json_object")
+JSON_OBJECT = schema_grammar({"type": "object"})

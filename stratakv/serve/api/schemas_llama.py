@@ -14,7 +14,9 @@ Mixed = Annotated[list[TokenId | str], Field(min_length=1)]
 class NativeBody(SamplingBody):
     """POST /completion"""
 
-    prompt: str | Mixed | Annotated[list[Mixed], Field(min_length=1, max_length=64)]
+    prompt: str | Annotated[list[TokenId | str | Mixed], Field(min_length=1)] = Field(
+        description="a text, or token ids and texts mixed; without an id in it a list is several prompts"
+    )
     model: str | None = Field(None, max_length=512)
     n_predict: int | None = Field(None, ge=-1, le=MAX_TOKENS, description="-1: as many as fit; 0: only read the prompt")
     stop: Stops | None = None
@@ -25,7 +27,7 @@ class NativeBody(SamplingBody):
     cache_prompt: bool | None = None
     id_slot: int | None = SLOT
     grammar: Annotated[str, Field(max_length=2**16)] | None = Field(None, description="GBNF; empty: none")
-    json_schema: dict[str, Any] | bool | None = None
+    json_schema: dict[str, Any] | None = None
     return_tokens: bool | None = None
 
 

@@ -1,0 +1,71 @@
+"""Messages become prompts: the model's template, the plain one, and what a template may refuse."""
+
+from __future__ import annotations
+
+import pytest
+from servers import embedded
+
+from stratakv.serve.api.errors import ApiError
+from stratakv.serve.api.prompts import Prompter
+from stratakv.serve.request import PromptTooLong
+
+HELLO = [{"role": "user", "content": "Hi"}]
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'king' %}{{ raise_exception('no kings') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}{% if tools %}[tools]{{ tools | tojson }}{% endif %}"
+    "{% if mood is defined %}[{{ mood }}]{% endif %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.fixture
+def prompter():
+    made = Prompter(embedded().tokenizer, 4096, 1024)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def templated(prompter):
+    prompter._tokenizer.chat_template = prompter.own_template = TEMPLATE
+    return prompter
+
+
+def test_the_models_own_template(templated):
+    assert templated.chat_text(HELLO, (), {"mood": "calm"}) == "[user]Hi[calm][assistant]"
+    assert templated.chat_text(HELLO, [TOOL]).endswith('"name": "look", "parameters": {"type": "object"}}}][assistant]')
+    assert templated.chat_stops == ()
+    assert templated.chat(HELLO)[0] != 0  # its template says what comes first, no token is added
+
+
+def test_a_template_without_tools_gets_a_system_message(templated):
+    templated.own_template = TEMPLATE.replace("tools", "nothing")
+    assert '"name": "look"' in templated.chat_text(HELLO, [TOOL])
+    assert templated.chat_text(HELLO, [TOOL]).startswith("[system]")
+
+
+def test_what_a_template_refuses(templated):
+    with pytest.raises(ApiError, match="no kings") as error:
+        templated.chat_text([{"role": "king", "content": ""}])
+    assert error.value.status == 400 and error.value.param == "messages"
+
+
+def test_the_plain_template(prompter):
+    assert prompter.chat_text(HELLO) == "User: Hi\n\nAssistant:"
+    assert prompter.chat_stops == ("\nUser:",)
+    assert prompter.chat(HELLO)[0] == 0  # the model's first token
+
+
+def test_text_that_cannot_fit_is_not_tokenized(prompter, monkeypatch):
+    monkeypatch.setattr(prompter, "_tokenizer", None)
+    with pytest.raises(PromptTooLong):
+        prompter.encode("x" * 10**6)
+
+
+def test_an_empty_prompt_begins_with_the_first_token(prompter):
+    assert prompter.prompt("") == (0,)
+    assert prompter.prompt([]) == (0,)
+    assert prompter.prompt(["a", 5]) == (*prompter.prompt("a"), 5)
+    prompter._tokenizer.bos_token = None
+    with pytest.raises(ApiError, match="empty"):
+        prompter.prompt([])
