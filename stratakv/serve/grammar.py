@@ -84,5 +84,5 @@ def _llguidance_grammar(spec: GrammarSpec) -> str:
         if spec.kind == "gbnf":
             return str(matcher.grammar_from_lark(gbnf_to_lark(spec.text)))
         return str(matcher.grammar_from_lark(spec.text))
-    except (ValueError, TypeError, RecursionError) as error:
+    except Exception as error:  # each parser has its own; what it says is about the grammar
         raise UserError(f"{spec.kind}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error

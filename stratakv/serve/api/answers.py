@@ -16,7 +16,8 @@ from stratakv.serve.api.errors import ApiError
 from stratakv.serve.request import Finish, GenerationRequest, Piece, TokenInfo
 
 if TYPE_CHECKING:
-    from stratakv.serve.engine import Engine, Ticket
+    from stratakv.serve.engine import Engine
+    from stratakv.serve.ticket import Ticket
 
 _CLIENT_LEFT = 499  # nobody reads it: the number that servers log for a client that closed its request
 
@@ -46,10 +47,11 @@ def submit_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Ti
 
 async def gather(http: Request, tickets: Sequence[Ticket]) -> list[Answer]:
     """The whole answers, in the tickets' order. Raises ApiError where one failed, or when the client has left."""
-    work = asyncio.ensure_future(asyncio.gather(*(_whole(ticket) for ticket in tickets)))
-    left = asyncio.ensure_future(_client_leaves(http.receive))
+    work: asyncio.Future[list[Answer]] = asyncio.gather(*(_whole(ticket) for ticket in tickets))
+    left: asyncio.Future[None] = asyncio.ensure_future(_client_leaves(http.receive))
     try:
-        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [work, left]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ApiError("the client left", status=_CLIENT_LEFT)
         return list(work.result())

@@ -59,7 +59,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, NotRunning):
         return ApiError(str(error) or "the model is not running", status=503, code="not_running")
     if isinstance(error, PromptTooLong):
-        extra = {"n_prompt_tokens": error.tokens, "n_ctx": error.allowed}
+        extra: dict[str, Any] = {"n_prompt_tokens": error.tokens, "n_ctx": error.allowed}
         return ApiError(str(error), param="prompt", code="context_length_exceeded", **extra)
     if isinstance(error, UserError):
         return ApiError(str(error))

@@ -18,7 +18,7 @@ from stratakv.serve.api.settings import Context
 from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, SamplingParams, TokenInfo
 
 if TYPE_CHECKING:
-    from stratakv.serve.engine import Ticket
+    from stratakv.serve.ticket import Ticket
 
 
 def router(context: Context) -> APIRouter:

@@ -31,7 +31,7 @@ from stratakv.serve.api.tools import ChatText, ToolCall
 from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, TokenInfo
 
 if TYPE_CHECKING:
-    from stratakv.serve.engine import Ticket
+    from stratakv.serve.ticket import Ticket
 
 
 def router(context: Context) -> APIRouter:
@@ -182,7 +182,7 @@ def _prompt(context: Context, body: GenerateBody) -> tuple[int, ...]:
 
 
 def _request(context: Context, body: GenerateBody | OllamaChatBody, prompt: tuple[int, ...]) -> GenerationRequest:
-    options = body.options or Options()
+    options = body.options or Options.model_validate({})
     if options.num_ctx and options.num_ctx > context.settings.context:
         raise ApiError(
             f"num_ctx {options.num_ctx}: this server was started with {context.settings.context} tokens of context",
@@ -203,7 +203,7 @@ def _request(context: Context, body: GenerateBody | OllamaChatBody, prompt: tupl
 def _grammar(format_: Format | None) -> GrammarSpec | None:
     if not format_ and not isinstance(format_, dict):
         return None
-    return JSON_OBJECT if format_ == "json" else schema_grammar(format_)  # type: ignore[arg-type]
+    return JSON_OBJECT if format_ == "json" else schema_grammar(format_)
 
 
 def _message(message: OllamaMessage) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from stratakv.serve.api.settings import Context
 from stratakv.serve.request import Finish, GenerationRequest, TokenInfo
 
 if TYPE_CHECKING:
-    from stratakv.serve.engine import Ticket
+    from stratakv.serve.ticket import Ticket
 
 FINGERPRINT = f"stratakv-{__version__}"
 _LEAST = -9999.0  # OpenAI's number for "practically impossible"; JSON has no infinity

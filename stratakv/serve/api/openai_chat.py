@@ -22,7 +22,7 @@ from stratakv.serve.api.tools import ChatText, ToolCall, call_schema
 from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, TokenInfo
 
 if TYPE_CHECKING:
-    from stratakv.serve.engine import Ticket
+    from stratakv.serve.ticket import Ticket
 
 # Arguments of the template call itself: a request may not set them
 _RESERVED = {"messages", "conversation", "tools", "chat_template", "tokenize", "add_generation_prompt", "documents"}
