@@ -1,0 +1,91 @@
+"""What every target gives: the exact command for a profile, or the reason why there is none and the best profile that has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from stratakv.errors import UserError
+from stratakv.profile import ModelGeometry, Profile
+from stratakv.profile.profile import Pair, ordinals_text
+
+# (KV ordinal, side: 0 for K and 1 for V, type) -> what it costs there; lower is better
+Costs = Callable[[int, int, str], float]
+
+
+class NotExpressible(Exception):  # noqa: N818 (an answer, not a fault)
+    """The target can't say this profile; the message says what exactly, in one line."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """text: what to run, or a file's content. notes: what the reader has to know beside it, a sentence each."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+class Target(Protocol):
+    """A runtime. title: what people call it. types: those of ours that it can store."""
+
+    title: str
+    types: tuple[str, ...]
+
+    def command(self, profile: Profile, model: str) -> Command:
+        """The command that gives each layer these types; model: how the runtime is told the model. Raises NotExpressible."""
+
+    def nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
+        """The pairs of least cost that the target can express within `budget` (padding counted); where nothing is so small, the
+        smallest. Costs are asked for `types` only. Raises UserError where it can express nothing at all.
+        """
+
+    def bytes_per_token(self, profile: Profile) -> int:
+        """What the target takes for these pairs."""
+
+
+def budget(profile: Profile) -> int:
+    """Bytes a token that an offer may take: the profile's and 1 % more, since a tuned profile lies just below a round size."""
+    return profile.bytes_per_token * 101 // 100
+
+
+def unknown_types(profile: Profile, types: Iterable[str]) -> str | None:
+    """'K turbo5 in KV layer 10, V turbo6 in KV layer 0', for what is not among the types; None when all are."""
+    known = set(types)
+    found: dict[str, list[int]] = {}
+    for ordinal, pair in enumerate(profile.pairs):
+        for side, name in zip("KV", pair, strict=True):
+            if name not in known:
+                found.setdefault(f"{side} {name}", []).append(ordinal)
+    return in_layers(found) or None
+
+
+def in_layers(found: Mapping[str, Iterable[int]]) -> str:
+    """'K turbo5 in KV layer 10, V turbo3 in KV layers 1-4'."""
+    parts = []
+    for words, ordinals in found.items():
+        numbers = ordinals_text(ordinals)
+        parts.append(f"{words} in KV layer{'' if numbers.isdigit() else 's'} {numbers}")
+    return ", ".join(parts)
+
+
+def storable(names: Iterable[str], geometry: ModelGeometry) -> list[str]:
+    """The types that every layer's K and V can be stored in. Raises UserError when none is left."""
+    found = []
+    for name in names:
+        try:
+            Profile(name, geometry, ((name, name),) * len(geometry.kv_layers))
+        except UserError:
+            continue
+        found.append(name)
+    if not found:
+        raise UserError(f"none of the types {', '.join(names)} can store the head dims of {geometry.name}")
+    return found
+
+
+def refuse_mla(geometry: ModelGeometry, title: str) -> None:
+    """Raises UserError for models that cache latents: other runtimes hold them as one vector without a V of its own."""
+    if any(layer.role == "mla" for layer in geometry.kv_layers):
+        raise UserError(
+            f"{geometry.name} caches latents (MLA): {title} has no K and V of a layer that types could be given to"
+        )
