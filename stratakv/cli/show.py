@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     profile = profile_from_args(args, model.geometry, model.fingerprint)
     contexts = () if args.ctx_size is None else (args.ctx_size,)
     data = show_table(profile, contexts, warnings=model.warnings)
-    data["attention"] = attention_paths(model.config, model.geometry)
+    data["attention"] = attention_paths(model.config, profile)
     if args.json:
         print(json.dumps(data, indent=1))
     else:

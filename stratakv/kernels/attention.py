@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stratakv.cache.handle import PackedView
 from stratakv.kernels import cpu_attention, prefill
 from stratakv.kernels.choice import kernel_name, precise
-from stratakv.kernels.cpu_layout import MAX_HEAD_DIM
+from stratakv.kernels.cpu_layout import MAX_HEAD_DIM, knows
 from stratakv.kernels.sequences import FEW_QUERY_TOKENS, Sequences
 
 
@@ -59,10 +59,11 @@ def packed_attention(
 
 
 def _compiled(query: torch.Tensor, view: PackedView) -> bool:
-    """Whether compiled kernels can run: on a CPU, without gradients, unless STRATAKV_KERNEL says torch."""
+    """Whether compiled kernels can run: types they know, a CPU, no gradients, unless STRATAKV_KERNEL says torch."""
     differentiable = torch.is_grad_enabled() and query.requires_grad
-    dims = view.store.layout.k_dim, view.store.layout.v_dim
-    fits = view.store.device.type == "cpu" and max(dims) <= MAX_HEAD_DIM
+    layout = view.store.layout
+    fits = view.store.device.type == "cpu" and max(layout.k_dim, layout.v_dim) <= MAX_HEAD_DIM
+    fits = fits and knows(layout.k, layout.v)
     return fits and not differentiable and kernel_name() != "torch"
 
 

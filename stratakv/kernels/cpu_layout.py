@@ -44,6 +44,11 @@ _FIRST_CODE = {"q4_0": -8, "q5_0": -16, "q4_1": 0, "q5_1": 0}
 _FORMS = ("f32", "f16", "bf16", "turbo", "q8", "minimum", "middle")
 
 
+def knows(*types: KVType) -> bool:
+    """Whether the compiled kernels read and write all these types; the others run in plain torch."""
+    return all(type_.name.removesuffix("_rot") in _PACKING for type_ in types)
+
+
 @lru_cache(maxsize=256)
 def native_layout(layout: PageLayout) -> Any:
     """The compiled module's `Layout`, made once for each layout."""

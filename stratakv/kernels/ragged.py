@@ -20,7 +20,7 @@ from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.kernels import cpu_attention, cpu_encode, prefill
 from stratakv.kernels.attention import dense_attention
 from stratakv.kernels.choice import kernel_name, precise
-from stratakv.kernels.cpu_layout import MAX_HEAD_DIM
+from stratakv.kernels.cpu_layout import MAX_HEAD_DIM, knows
 from stratakv.kernels.sequences import Sequences
 
 
@@ -92,7 +92,7 @@ def attention(
 
 def _compiled(pool: torch.Tensor, layout: PageLayout) -> bool:
     fits = pool.device.type == "cpu" and max(layout.k_dim, layout.v_dim) <= MAX_HEAD_DIM
-    return fits and kernel_name() != "torch"
+    return fits and knows(layout.k, layout.v) and kernel_name() != "torch"
 
 
 def _torch_attention(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from stratakv import KVCache, UserError, use
+from stratakv import KVCache, UserError, resolve, use
 from stratakv.cache.geometry import geometry_of
 from stratakv.cache.handle import PackedStates
 from stratakv.engine.paths import attention_line, attention_paths
@@ -30,10 +30,11 @@ def test_decoded_layers_are_those_whose_handles_are_decoded(model_type: str, mon
         model(torch.tensor([[5, 6, 7, 8]]), past_key_values=cache)
         model(torch.tensor([[9]]), past_key_values=cache)
     really = [layer.layer for layer in geometry.kv_layers if str(id(cache.layers[layer.layer].store)) in decoded]
-    paths = attention_paths(model.config, geometry)
-    assert paths["decoded_layers"] == really
+    paths = attention_paths(model.config, resolve("f32", geometry))
+    assert paths["decoded_layers"] == really and paths["torch_layers"] == []
     line = attention_line(paths, len(geometry.kv_layers))
-    assert ("decoded tensors" in line) is bool(really) and paths["kernel"] in line
+    assert ("decoded tensors" in line) is bool(really)
+    assert (paths["kernel"] in line) is (len(really) < len(geometry.kv_layers))
 
 
 def test_the_precise_switch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,11 @@ from stratakv.cache.handle import PackedView
 from stratakv.kernels import prefill
 from stratakv.kernels.attention import _torch_attention
 from stratakv.kernels.choice import kernel_names
-from stratakv.kvtypes import type_names
+from stratakv.kernels.cpu_layout import knows
+from stratakv.kvtypes import kv_type, type_names
 
 KERNELS = [name for name in kernel_names() if name != "torch"]
+TYPES = [name for name in type_names() if knows(kv_type(name))]
 pytestmark = pytest.mark.skipif(not KERNELS, reason="installed without a C++ compiler: there is no kernel to test")
 
 
@@ -32,7 +34,7 @@ def tokens_of(view: PackedView) -> prefill.Tokens:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("name", type_names())
+@pytest.mark.parametrize("name", TYPES)
 def test_every_type(kernel: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATAKV_KERNEL", kernel)
     for dim in (64, 80, 128, 192, 256):

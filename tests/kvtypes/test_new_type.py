@@ -1,0 +1,82 @@
+"""CONTRIBUTING's recipe: a class and a line in the registry, and everything else knows the type, compiled kernels or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from torch import Tensor
+
+from stratakv import KVCache, UserError, resolve, use
+from stratakv.cache.geometry import geometry_of
+from stratakv.engine.paths import attention_line, attention_paths
+from stratakv.kernels.choice import kernel_names
+from stratakv.kvtypes import Field, KVType, registry
+from stratakv.kvtypes.hadamard import Rotation
+from stratakv.kvtypes.packing import pack_f16, unpack_f16
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowType(KVType):
+    """One f16 scale and int8 codes for the whole head."""
+
+    def check(self, head_dim: int) -> None:
+        if head_dim < 1:
+            raise UserError(f"{self.name} can't store head_dim {head_dim}: allowed is any of 1 or more")
+
+    def blocks(self, head_dim: int) -> int:
+        return 1
+
+    def fields(self, head_dim: int) -> tuple[Field, ...]:
+        return Field("scale", 2), Field("codes", head_dim)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        scale = x.abs().amax(-1, keepdim=True) / 127
+        codes = (x / torch.where(scale > 0, scale, 1.0)).round().to(torch.int8)
+        return torch.cat([pack_f16(scale[:, 0], "values"), codes.view(torch.uint8)], dim=-1)
+
+    def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
+        return unpack_f16(packed[:, :2]) * packed[:, 2:].clone().view(torch.int8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotatedRowType(RowType):
+    """The same in a rotated basis."""
+
+    def rotation(self, head_dim: int) -> Rotation:
+        return Rotation(head_dim, 7)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return super()._encode(self.rotation(x.shape[-1]).exact(x))
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for type_ in (RowType(name="row8"), RotatedRowType(name="row8_turned")):
+        monkeypatch.setitem(registry._TYPES, type_.name, type_)
+
+
+@pytest.mark.parametrize("kernel", kernel_names())
+@pytest.mark.parametrize("profile", ["row8", "row8_turned", "row8/turbo8", "last1: row8_turned; rest: q8_0"])
+@torch.no_grad()
+def test_a_model_runs_with_it(profile: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRATAKV_KERNEL", kernel)
+    model = use(tiny_model("llama"))
+    ids = torch.randint(3, 97, (2, 150), generator=torch.Generator().manual_seed(2))
+    lossless, cache = KVCache(model.config, "f32"), KVCache(model.config, profile)
+    for piece in ids.split([140, 9, 1], dim=1):
+        expected = model(piece, past_key_values=lossless).logits
+        torch.testing.assert_close(model(piece, past_key_values=cache).logits, expected, rtol=0, atol=0.2)
+    assert cache.nbytes() == 2 * cache.profile.bytes_at(256), "two pages a sequence"
+    assert not torch.equal(model(ids[:, :1], past_key_values=cache).logits, expected)
+
+
+@pytest.mark.skipif(kernel_names() == ("torch",), reason="installed without a C++ compiler: everything runs in torch")
+def test_show_says_where_plain_torch_reads_the_pages() -> None:
+    config = tiny_model("llama").config
+    profile = resolve("0,2: row8; rest: turbo4", geometry_of(config))
+    paths = attention_paths(config, profile)
+    assert paths["torch_layers"] == [0, 2]
+    assert "in plain torch in layers 0, 2 (no compiled kernel for their types)" in attention_line(paths, 4)
