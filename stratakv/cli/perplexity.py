@@ -55,10 +55,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _profile_words(args: argparse.Namespace) -> list[str]:
+    """The profile options as words of a command line that needs no environment."""
+    from stratakv.cli.profile_options import mode_given
+
     given = {
         "-ctk": args.cache_type_k,
         "-ctv": args.cache_type_v,
-        "--layer-adaptive": args.layer_adaptive,
+        "--layer-adaptive": mode_given(args) if args.profile is None else None,
         "--profile": args.profile,
         "--compat": args.compat,
     }

@@ -76,6 +76,13 @@ def profile_from_args(
     return replace(profile, warnings=warnings + profile.warnings)
 
 
+def mode_given(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The mode of the option, else of TURBO_LAYER_ADAPTIVE, as it was written; None where neither is set."""
+    variable = environ.get(MODE_VARIABLE, "").strip()  # empty is how a shell unsets it for one command
+    option: str | None = args.layer_adaptive
+    return option if option is not None else variable or None
+
+
 def _mode_number(source: str, text: str) -> int:
     try:
         return int(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 
@@ -19,25 +18,32 @@ def add_parser(subparsers: Any) -> None:
     )
     add_profile_options(parser)
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help="also the cache's size at N tokens")
-    parser.add_argument("--json", action="store_true", help="print JSON (schema stratakv/show/1)")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write JSON (stratakv/show/1), to standard output without FILE",
+    )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from stratakv.cli.measuring_options import emit
     from stratakv.cli.profile_options import profile_from_args
     from stratakv.engine.describe import describe_model
     from stratakv.engine.paths import attention_line, attention_paths
+    from stratakv.measure.results import check_writable
     from stratakv.profile.table import format_table, show_table
 
+    if args.json and args.json != "-":
+        check_writable(args.json)
     model = describe_model(args.model)
     profile = profile_from_args(args, model.geometry, model.fingerprint)
     contexts = () if args.ctx_size is None else (args.ctx_size,)
     data = show_table(profile, contexts, warnings=model.warnings)
     data["attention"] = attention_paths(model.config, profile)
-    if args.json:
-        print(json.dumps(data, indent=1))
-    else:
-        print(format_table(data))
-        print(attention_line(data["attention"], len(model.geometry.kv_layers)))
+    line = attention_line(data["attention"], len(model.geometry.kv_layers))
+    emit(f"{format_table(data)}\n{line}", data, args.json)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from stratakv.cache.geometry import geometry_of
+from stratakv.engine.architecture import check_architecture
 from stratakv.engine.gguf_file import GGUFHeader, read_header
 from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
@@ -47,9 +49,10 @@ def describe_model(source: str | Path) -> ModelDescription:
     path = _locate(source)
     gguf = read_header(path) if path.is_file() else None
     config, warnings = _read_gguf_config(path, gguf) if gguf else (_read_config(path), [])
-    name = path.stem if gguf else path.name
+    name = path.stem if gguf else Path(os.path.abspath(path)).name
     if str(source) != EMBEDDED and not Path(source).exists():
         name = str(source)
+    check_architecture(config, name)
     values, digest = (gguf.values, gguf.tensors_digest) if gguf else _safetensors_summary(path)
     geometry = geometry_of(config, name)
     shape = json.dumps([asdict(layer) for layer in geometry.layers], sort_keys=True)
@@ -110,8 +113,8 @@ def _read_gguf_config(path: Path, header: GGUFHeader) -> tuple[PreTrainedConfig,
 
 
 def _safetensors_summary(path: Path) -> tuple[int, str]:
-    """(number of weights, sha256 over names, dtypes and shapes) of all safetensors files, from their headers alone."""
-    files = sorted(path.glob("*.safetensors"))
+    """(number of weights, sha256 over names, dtypes and shapes) of the safetensors files, from their headers alone."""
+    files = _weight_files(path)
     if not files:
         raise UserError(f"{path} holds no *.safetensors weights: convert other formats with save_pretrained() first")
     tensors: dict[str, tuple[str, list[int]]] = {}
@@ -133,6 +136,25 @@ def _safetensors_summary(path: Path) -> tuple[int, str]:
             count *= n
         values += count
     return values, hashlib.sha256(repr(sorted(tensors.items())).encode()).hexdigest()
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files that transformers reads, and not what lies beside them; UserError where one that the index names is not there."""
+    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        return sorted(path.glob("*.safetensors"))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} can't be read: {_first_line(error)}; download it again") from error
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{path} lacks {len(missing)} of its {len(names)} weight files, {missing[0]} first: download them again"
+        )
+    return [path / name for name in names]
 
 
 def _first_line(error: BaseException) -> str:

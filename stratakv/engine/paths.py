@@ -6,8 +6,9 @@ import inspect
 import sys
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
+from stratakv.engine.architecture import causal_class
 from stratakv.kernels.choice import kernel_name
 from stratakv.kernels.cpu_layout import MAX_HEAD_DIM, knows
 from stratakv.kvtypes import kv_type
@@ -62,9 +63,5 @@ def _layers(numbers: list[int], kv_layers: int) -> str:
 
 def _uses_interface(config: PreTrainedConfig) -> bool:
     """Whether the architecture's module calls the attention implementation by name, as nearly all do."""
-    text: Any = config.get_text_config(decoder=True)
-    for candidate in (config, text):
-        model = AutoModelForCausalLM._model_mapping.get(type(candidate), None)
-        if model is not None:
-            return "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(sys.modules[model.__module__])
-    return True
+    model = causal_class(config)
+    return model is None or "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(sys.modules[model.__module__])

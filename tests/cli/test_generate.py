@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
 import sys
 
@@ -77,6 +78,17 @@ def test_prompt_from_standard_input(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("The night was"))
     assert main(["generate", "-m", "embedded", "-p", "-", "-n", "6", "--temp", "0"]) == 0
     assert capsys.readouterr().out == generated(capsys)[0]
+
+
+def test_json_has_text_tokens_and_bytes(capsys, loaded, tmp_path):
+    out, _ = generated(capsys, "--profile", "edges3", "--json", str(tmp_path / "g.json"))
+    data = json.loads((tmp_path / "g.json").read_text())
+    assert data["schema"] == "stratakv/generate/1" and data["prompt"] + data["text"] + "\n" == out
+    assert len(data["tokens"]) == 6 and loaded.tokenizer.decode(data["tokens"]) == data["text"]
+    assert data["cache_bytes"] == PAGE_TOKENS * 4008 and data["profile"]["layers"][0] == ["q8_0", "turbo4"]
+    alone, err = generated(capsys, "--profile", "edges3", "--json", "-")
+    assert json.loads(alone)["tokens"] == data["tokens"] and "The night was" in err
+    assert main(["generate", "-m", "embedded", "-p", "x", "--json", str(tmp_path / "absent" / "g.json")]) == 2
 
 
 def test_context_beyond_the_models(capsys, loaded, monkeypatch):

@@ -45,6 +45,17 @@ def test_perplexity_alone_has_its_error_too(tmp_path: Path, capsys: pytest.Captu
     assert "--layer-adaptive 7" in data["command"]
 
 
+def test_the_command_in_the_result_needs_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURBO_LAYER_ADAPTIVE", "7")
+    for options, expected in (
+        (["-ctk", "turbo4", "-ctv", "turbo4"], "-ctk turbo4 -ctv turbo4 --layer-adaptive 7"),
+        (["--layer-adaptive", "1", "-ctk", "turbo4"], "-ctk turbo4 --layer-adaptive 1"),
+        (["--profile", "turbo4"], "--profile turbo4"),
+    ):
+        assert main([*SHORT, *options, "--json", str(tmp_path / "r.json")]) == 0
+        assert json.loads((tmp_path / "r.json").read_text())["command"].endswith(f"--chunks 4 {expected}")
+
+
 def test_json_on_standard_output_has_it_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SHORT, "--json", "-"]) == 0
     out, err = capsys.readouterr()

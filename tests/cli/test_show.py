@@ -46,6 +46,13 @@ def test_json_with_a_context_beyond_the_models(capsys):
 
 
 @pytest.mark.usefixtures("described")
+def test_json_in_a_file(capsys, tmp_path):
+    assert main(["show", "-m", "x", "--json", str(tmp_path / "show.json")]) == 0
+    assert json.loads((tmp_path / "show.json").read_text())["schema"] == "stratakv/show/1"
+    assert "12,288 bytes a token" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("described")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

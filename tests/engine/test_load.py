@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from stratakv import UserError, load_model
 from stratakv.assets import embedded_model
@@ -105,6 +106,73 @@ def test_directory_with_truncated_weights(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(10))
     with pytest.raises(UserError, match="is truncated"):
+        describe_model(tmp_path)
+
+
+def _weights(path: Path, names: list[str]) -> None:
+    shapes = {
+        name: {"dtype": "F32", "shape": [4, 4], "data_offsets": [64 * i, 64 * i + 64]} for i, name in enumerate(names)
+    }
+    header = json.dumps(shapes).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(64 * len(names)))
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, vocab_size=32).save_pretrained(tmp_path)
+    _weights(tmp_path / "model-1.safetensors", ["a", "b"])
+    _weights(tmp_path / "model-2.safetensors", ["c"])
+    _weights(
+        tmp_path / "consolidated.safetensors", ["x", "y", "z"]
+    )  # the same weights once more, as Mistral ships them
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "c": "model-2.safetensors"}}))
+    assert describe_model(tmp_path).values == 3 * 16
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(UserError, match=r"lacks 1 of its 2 weight files, model-2\.safetensors first"):
+        describe_model(tmp_path)
+    index.write_text("{")
+    with pytest.raises(UserError, match=r"index\.json can't be read"):
+        describe_model(tmp_path)
+
+
+def test_a_directory_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import LlamaConfig
+
+    (tmp_path / "here").mkdir()
+    LlamaConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, vocab_size=32).save_pretrained(
+        tmp_path / "here"
+    )
+    _weights(tmp_path / "here" / "model.safetensors", ["a"])
+    monkeypatch.chdir(tmp_path / "here")
+    assert [describe_model(source).name for source in (".", "../here/", tmp_path / "here")] == ["here"] * 3
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("T5Config", "no causal language model"),
+        ("BertConfig", "no causal language model"),
+        ("WhisperConfig", "no causal language model"),
+        ("CLIPConfig", "no causal language model"),
+        ("ViTConfig", "no causal language model"),
+        ("RwkvConfig", "no K and V cache"),
+        ("MambaConfig", "no K and V cache"),
+        ("GPTNeoXConfig", None),
+        ("LlavaConfig", None),
+        ("Gemma3Config", None),
+    ],
+)
+def test_models_of_other_kinds_are_refused(config: str, message: str | None, tmp_path: Path) -> None:
+    made = getattr(transformers, config)()
+    made.architectures = {"BertConfig": ["BertForMaskedLM"], "GPTNeoXConfig": ["GPTNeoXForCausalLM"]}.get(config)
+    made.save_pretrained(tmp_path)
+    _weights(tmp_path / "model.safetensors", ["a"])
+    if message is None:
+        assert describe_model(tmp_path).geometry.kv_layers
+        return
+    with pytest.raises(UserError, match=f"is of type {made.model_type}, .*{message}"):
         describe_model(tmp_path)
 
 
