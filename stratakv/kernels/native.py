@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import os
@@ -22,6 +23,7 @@ def native() -> ModuleType | None:
     try:
         module = importlib.import_module("stratakv._native")
         _share_torch_s_threads(module)
+        atexit.register(_forget_layouts)
         return module
     except ImportError as error:
         warnings.warn(
@@ -31,6 +33,13 @@ def native() -> ModuleType | None:
             stacklevel=2,
         )
         return None
+
+
+def _forget_layouts() -> None:
+    """Compiled objects have to go before the interpreter takes their module apart: nanobind reports them as leaks."""
+    layouts = sys.modules.get("stratakv.kernels.cpu_layout")
+    if layouts is not None:
+        layouts.native_layout.cache_clear()
 
 
 def _share_torch_s_threads(module: Any) -> None:

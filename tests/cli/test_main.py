@@ -159,12 +159,21 @@ def started(*arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
+def test_a_process_ends_with_its_last_line():
+    """Nothing comes after the closing line: no library reports leaks or threads when the interpreter ends."""
+    process = started(*GENERATE, "-n", "2", "-ctk", "turbo4", "-ctv", "q8_0")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0
+    first, last = err.decode().splitlines()
+    assert "profile turbo4/q8_0" in first and last.startswith("[prompt ")
+
+
 def test_ctrl_c_while_it_streams():
     process = started(*GENERATE, "-n", "4000", "--temp", "0")  # the likeliest text never ends; a drawn one may
     assert process.stdout is not None
     process.stdout.read(2)  # the prompt and a newline or a letter: generation runs
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err.endswith(b"stratakv: interrupted\n")
     assert b"Traceback" not in err
@@ -176,5 +185,5 @@ def test_a_reader_that_has_seen_enough():
     process.stdout.read(1)
     process.stdout.close()
     err = process.stderr.read()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     assert b"Traceback" not in err and b"BrokenPipe" not in err
