@@ -223,11 +223,17 @@ def _warnings(data: dict[str, Any]) -> list[str]:
 
 
 def _command(model: str, data: dict[str, Any]) -> str | None:
-    """What to run with the recommended profile."""
+    """What to run with the recommended profile: a server for so many tokens."""
     if data["recommended"] is None:
         return None
-    profile = rule_line([(k, v) for k, v in data["rows"][data["recommended"]]["profile"]])
-    return shlex.join(["stratakv", "generate", "-m", model, "--profile", profile, "-p", "Once upon a time"])
+    row, limit = data["rows"][data["recommended"]], data["model_context"]
+    profile = rule_line([(k, v) for k, v in row["profile"]])
+    tokens = data["context"] or row["max_context"]
+    if row["max_context_unlimited"] or 0 < limit < tokens:
+        tokens = data["context"] if data["context_given"] else limit
+    words = ["stratakv", "serve", "-m", model, "--profile", profile]
+    words += ["-c", str(tokens * data["sequences"])] if tokens else []
+    return shlex.join([*words, "-np", str(data["sequences"])])
 
 
 def _measure_command(args: argparse.Namespace, data: dict[str, Any]) -> str:

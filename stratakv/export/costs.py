@@ -30,26 +30,36 @@ class MeasuredCosts:
     cells: Mapping[tuple[int, int], tuple[tuple[float, ...], tuple[float, ...], Mapping[str, float]]]
     base: float
 
+    pairs: tuple[Mapping[Pair, float], ...] = ()
+
     @classmethod
     def of(cls, evidence: Mapping[str, Any], geometry: ModelGeometry) -> MeasuredCosts | None:
-        """None where the evidence has no cells for some layer or side, or no measured operating point."""
-        sensitivity = evidence["sensitivity"]
-        point = sensitivity["operating_point"]
-        base = next((row["kld_mean"] for row in evidence["rows"] if row["name"] == point), None)
+        """From the tuner's table of damages; without one from its cells. None where some layer or side has neither."""
+        point = evidence["sensitivity"]["operating_point"]
+        k, v = point.split("/") if "/" in point else (point, point)
+        tables = _damages(evidence)
+        base: float | None
         found: dict[tuple[int, int], dict[str, float]] = {}
-        for cell in sensitivity["cells"]:
-            if cell["kld"] is not None:
-                found.setdefault((cell["ordinal"], "kv".index(cell["side"])), {})[cell["type"]] = float(cell["kld"])
+        if tables and all((k, v) in table for table in tables):
+            base = sum(table[k, v] for table in tables)
+            for ordinal, table in enumerate(tables):
+                found[ordinal, 0] = {a: cost - table[k, v] for (a, b), cost in table.items() if b == v}
+                found[ordinal, 1] = {b: cost - table[k, v] for (a, b), cost in table.items() if a == k}
+        else:
+            base = next((row["kld_mean"] for row in evidence["rows"] if row["name"] == evidence["reference"]), None)
+            for cell in evidence["sensitivity"]["cells"]:
+                if cell["kld"] is not None:
+                    found.setdefault((cell["ordinal"], "kv".index(cell["side"])), {})[cell["type"]] = float(cell["kld"])
         cells = {}
         for ordinal, layer in enumerate(geometry.kv_layers):
-            for side, name in enumerate(point.split("/") * 2 if "/" not in point else point.split("/")):
+            for side, name in enumerate((k, v)):
                 known = found.get((ordinal, side))
                 if not known or base is None:
                     return None
                 known.setdefault(name, 0.0)
                 points = sorted((relative_error(each, layer.head_dim[side]), cost) for each, cost in known.items())
                 cells[ordinal, side] = (*_with_start(points), known)
-        return cls(geometry, cells, float(base or 0))
+        return cls(geometry, cells, float(base or 0), tables)
 
     def __call__(self, ordinal: int, side: int, name: str) -> float:
         """KLD added by this type there."""
@@ -59,7 +69,9 @@ class MeasuredCosts:
         return float(np.interp(relative_error(name, self.geometry.kv_layers[ordinal].head_dim[side]), errors, costs))
 
     def total(self, pairs: tuple[Pair, ...]) -> float:
-        """Predicted KLD of pairs by KV ordinal, in nats; never below 0."""
+        """Predicted KLD of pairs by KV ordinal, in nats, with what K and V of a layer do together where that is known."""
+        if self.pairs and all(pair in table for pair, table in zip(pairs, self.pairs, strict=True)):
+            return max(0.0, sum(table[pair] for pair, table in zip(pairs, self.pairs, strict=True)))
         return max(
             0.0, self.base + sum(self(i, side, name) for i, pair in enumerate(pairs) for side, name in enumerate(pair))
         )
@@ -96,6 +108,18 @@ def relative_error(name: str, head_dim: int) -> float:
     x = torch.randn(_VECTORS, head_dim, generator=torch.Generator().manual_seed(0))
     y = kv_type(name).decode(kv_type(name).encode(x), head_dim=head_dim)
     return float((x - y).square().sum() / x.square().sum())
+
+
+def _damages(evidence: Mapping[str, Any]) -> tuple[dict[Pair, float], ...]:
+    """By KV ordinal what each pair of types is expected to cost, in nats; summed up it is the KLD. () without the table."""
+    table = evidence.get("damages")
+    if not table:
+        return ()
+    types = table["types"]
+    return tuple(
+        {(k, v): float(row[a][b]) for a, k in enumerate(types) for b, v in enumerate(types)}
+        for row in table["by_layer"]
+    )
 
 
 def _with_start(points: list[tuple[float, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -48,7 +48,16 @@ _EVIDENCE = {
     "headroom": {"gain": _NUMBER, "words": str},
     "sensitivity": {
         "operating_point": str,
-        "cells": [{"ordinal": int, "side": str, "type": str, "kld": (*_NUMBER, None), "ci95": _INTERVAL}],
+        "cells": [
+            {
+                "ordinal": int,
+                "side": str,
+                "type": str,
+                "kld": (*_NUMBER, None),
+                "ci95": _INTERVAL,
+                "gradient": (*_NUMBER, None),
+            }
+        ],
     },
     "front": [
         {

@@ -16,7 +16,7 @@ from stratakv.report.equal_bytes import equal_rows
 from stratakv.report.fidelity import fidelity_chart
 from stratakv.report.heat import colours, nominal_bits
 from stratakv.report.pareto import drawable, legend_mark, legend_styles, pareto_chart
-from stratakv.report.sensitivity import sensitivity_charts, side_mark
+from stratakv.report.sensitivity import sensitivity_charts, side_mark, value_of
 
 Data = Mapping[str, Any]
 
@@ -52,6 +52,7 @@ def build_report(evidence: Data, judges: Sequence[Data] = ()) -> str:
         judges=[_judged(judge, evidence) for judge in judges],
         tuning=_tuning_text(evidence),
         sensitivities=sensitivity_charts(evidence["sensitivity"]),
+        predicted=any(cell["kld"] is None and cell["gradient"] for cell in evidence["sensitivity"]["cells"]),
         sides={side: side_mark(side) for side in ("k", "v")},
         fidelity={name: fidelity_chart(evidence["fidelity"], width=width) for name, width in _WIDTHS.items()},
         commands=_commands(evidence),
@@ -143,11 +144,8 @@ def _against(row: Data, rows: Sequence[Data], reference: str) -> str | None:
 
 def _layers(evidence: Data) -> list[dict[str, Any]]:
     """What each KV layer gets, and what one changed cell there costs."""
-    costs = {
-        (cell["ordinal"], cell["side"], cell["type"]): cell
-        for cell in evidence["sensitivity"]["cells"]
-        if cell["kld"] is not None
-    }
+    cells = [cell for cell in evidence["sensitivity"]["cells"] if value_of(cell) is not None]
+    costs = {(cell["ordinal"], cell["side"], cell["type"]): cell for cell in cells}
     names = sorted({name for _, _, name in costs}, key=lambda name: (nominal_bits(name), name))
     return [
         {

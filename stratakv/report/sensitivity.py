@@ -19,22 +19,29 @@ Cell = Mapping[str, Any]
 
 def sensitivity_charts(sensitivity: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One {"type", "sign", "chart"} a type that was tried, coarsest first. sign: "added" or "saved", what most cells do."""
-    cells = [cell for cell in sensitivity["cells"] if cell["kld"] is not None]
+    cells = [cell for cell in sensitivity["cells"] if value_of(cell) is not None]
     names = sorted({cell["type"] for cell in cells}, key=lambda name: (nominal_bits(name), name))
     charts = []
     for name in names:
         own = [cell for cell in cells if cell["type"] == name]
-        saves = sum(cell["kld"] for cell in own) < 0
-        if any(cell["kld"] for cell in own):
+        saves = sum(value_of(cell) or 0.0 for cell in own) < 0
+        if any(value_of(cell) for cell in own):
             word = "saved" if saves else "added"
             charts.append({"type": name, "sign": word, "chart": _chart(own, -1 if saves else 1, name, word)})
     return charts
 
 
+def value_of(cell: Cell) -> float | None:
+    """The measured KLD that a cell adds; what its gradient predicts where it was not measured; None where neither is known."""
+    found = cell["gradient"] if cell["kld"] is None else cell["kld"]
+    return None if found is None else float(found)
+
+
 def _chart(cells: Sequence[Cell], sign: int, name: str, word: str) -> Markup:
     left, top, right, bottom = 58.0, 12.0, WIDTH - 8, HEIGHT - 40
-    highest = max(sign * cell["kld"] for cell in cells)
-    lowest = max(min(sign * cell["kld"] for cell in cells if sign * cell["kld"] > 0), highest / 3000)
+    values = [sign * (value_of(cell) or 0.0) for cell in cells]
+    highest = max(values)
+    lowest = max(min(value for value in values if value > 0), highest / 3000)
     y = log_scale([lowest / 2, highest, *(max(ends) for cell in cells if (ends := _ends(cell, sign)))], bottom, top)
     layers = max(cell["ordinal"] for cell in cells) + 1
     x = Scale(-0.6, layers - 0.4, left, right)
@@ -47,15 +54,25 @@ def _chart(cells: Sequence[Cell], sign: int, name: str, word: str) -> Markup:
     for ordinal in _layer_ticks(layers):
         drawn.append(text(x(ordinal), bottom + 15, str(ordinal), anchor="middle", css="tick"))
     shift = min(5.0, (right - left) / layers / 4.5)
-    for cell in cells:
+    for cell, value in zip(cells, values, strict=True):
         shape, css, way = _SIDES[cell["side"]]
-        at, value = x(cell["ordinal"]) + way * shift, sign * cell["kld"]
+        at, predicted = x(cell["ordinal"]) + way * shift, cell["kld"] is None
         ends = _ends(cell, sign)
         told = f" [{milli(ends[0])}, {milli(ends[1])}]" if ends else ""
-        tip = f"layer {cell['ordinal']}, {cell['side'].upper()} {name}: KLD {word} {milli(value)}{told} e-3"
+        told += " e-3, predicted" if predicted else " e-3"
+        tip = f"layer {cell['ordinal']}, {cell['side'].upper()} {name}: KLD {word} {milli(value)}{told}"
         if ends:
             drawn.append(bar(at, y(max(ends[0], y.low)), y(max(ends[1], y.low)), f"bar {css}", cap=2))
-        drawn.append(mark(shape, at, y(max(value, y.low)), 3.4 if layers <= 40 else 2.2, css, tip))
+        drawn.append(
+            mark(
+                shape,
+                at,
+                y(max(value, y.low)),
+                3.4 if layers <= 40 else 2.2,
+                f"{css} hollow" if predicted else css,
+                tip,
+            )
+        )
     drawn.append(line(left, bottom, right, bottom, "axis"))
     drawn.append(text((left + right) / 2, HEIGHT - 6, "KV layer", anchor="middle", css="title"))
     drawn.append(text(12, (top + bottom) / 2, f"KLD {word}, 1e-3 (log)", anchor="middle", css="title", rotate=True))

@@ -42,7 +42,7 @@ def test_without_evidence_quality_is_unknown_and_the_command_that_measures_is_na
     assert "34.00 MiB for the cache alone, beside the weights; weights 30.02 MiB in f32" in out
     assert "\n>  q8_0 " in out and "48.00 MiB too much" in out
     assert out.count("unknown") == 11
-    assert "stratakv generate -m embedded --profile q8_0 -p 'Once upon a time'" in out
+    assert "stratakv serve -m embedded --profile q8_0 -c 4096 -np 1" in out
     assert "stratakv compare -m embedded -f TEXT" in out
 
 
@@ -54,7 +54,7 @@ def test_memory_with_the_weights(capsys):
 def test_with_evidence_the_command_holds_the_whole_profile(capsys, file, embedded):
     out = run(capsys, "--evidence", file, "--quality", "0.004", "-c", "4096")
     assert "unknown" not in out and "KLD 3.15e-3 nats, measured on the tuning text" in out
-    words = shlex.split(next(line for line in out.splitlines() if "stratakv generate" in line))
+    words = shlex.split(next(line for line in out.splitlines() if "stratakv serve" in line))
     assert resolve(words[words.index("--profile") + 1], embedded.geometry).bytes_per_token == 3168
 
 
@@ -65,6 +65,13 @@ def test_json(capsys, file):
     )
     assert data["rows"][data["recommended"]]["bytes_per_token"] == 3168
     assert data["measure_command"] is None
+
+
+def test_the_command_serves_all_sequences_within_the_models_context(capsys, file):
+    out = run(capsys, "--evidence", file, "--quality", "0.004", "--memory", "1GiB", "-np", "3")
+    assert "-c 12288 -np 3" in out  # as long as the model was trained for, though more would fit
+    out = run(capsys, "--evidence", file, "--quality", "0.004", "--memory", "6MiB", "-np", "3")
+    assert "-c 1920 -np 3" in out  # 5 pages each
 
 
 def test_beyond_the_models_context_is_a_warning(capsys):

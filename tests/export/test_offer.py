@@ -45,6 +45,19 @@ def test_evidence_without_some_layers_gives_no_costs():
     assert MeasuredCosts.of(data, MODEL) is None
 
 
+def test_the_tuners_table_of_pairs_comes_first():
+    data = evidence()
+    types = ["turbo3", "turbo4", "turbo5"]
+    layer = [[3e-3, 1.5e-3, 1.2e-3], [1e-3, 2.5e-4, 2e-4], [9e-4, 2e-4, 1.5e-4]]
+    data["damages"] = {"types": types, "by_layer": [layer] * 12}
+    found = MeasuredCosts.of(data, MODEL)
+    assert found is not None
+    assert found(0, 0, "turbo3") == pytest.approx(1.25e-3) and found(0, 1, "turbo3") == pytest.approx(7.5e-4)
+    assert found.total((("turbo4", "turbo4"),) * 12) == pytest.approx(3e-3)
+    assert found.total((("turbo3", "turbo3"),) * 12) == pytest.approx(36e-3)  # not 27: together they do more
+    assert found.total((("turbo3", "q4_0_rot"),) * 12) > found.total((("turbo3", "turbo5"),) * 12)
+
+
 def test_errors_rise_as_bits_fall():
     errors = [relative_error(name, 128) for name in ("f16", "q8_0", "turbo6", "turbo5", "turbo4", "turbo3", "turbo2")]
     assert errors == sorted(errors)

@@ -134,11 +134,25 @@ def test_texts_from_the_data_are_escaped():
 
 def test_what_was_not_measured_is_left_out():
     data = evidence()
-    data["sensitivity"]["cells"] = [{**cell, "kld": None, "ci95": None} for cell in data["sensitivity"]["cells"]]
+    data["sensitivity"]["cells"] = [
+        {**cell, "kld": None, "ci95": None, "gradient": None} for cell in data["sensitivity"]["cells"]
+    ]
     data["fidelity"] = {"points": [], "r2": None, "bias": None}
     data["rows"], data["warnings"] = [], ["a <warning>"]
     words = Outline(build_report(data)).words
     assert "Not measured in this run." in words and "a <warning>" in words
+
+
+def test_what_only_a_gradient_predicts_is_hollow_and_in_parentheses():
+    data = evidence()
+    for cell in data["sensitivity"]["cells"]:
+        if cell["type"] == "turbo2":
+            cell["kld"] = cell["ci95"] = None
+    page = build_report(data)
+    assert page.count('class="side-k hollow"') == page.count('class="side-v hollow"') == 12
+    assert "V turbo2: KLD added 8.00 e-3, predicted" in page and "(8.00)" in page
+    assert "hollow: predicted from gradients, not measured" in page
+    assert "hollow: predicted" not in build_report(evidence())
 
 
 def test_intervals_may_be_missing():
