@@ -21,6 +21,8 @@ from stratakv.engine.describe import ModelDescription, describe_model
 from stratakv.engine.gguf_file import special_ids_in_range
 from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
+from stratakv.weights import ggml
+from stratakv.weights.build import CannotStayPackedError, PackedWeights, build_packed, packed_size
 
 # Beside the weights there must be room for activations, the cache and the largest tensor while it is unpacked
 WEIGHTS_HEADROOM = 1.1
@@ -28,7 +30,8 @@ WEIGHTS_HEADROOM = 1.1
 
 @dataclass
 class LoadedModel:
-    """A model ready to run. weight_bytes: what its weights take in memory."""
+    """A model ready to run. weight_bytes: what its weights take in memory. packed: what of a GGUF file stays in its blocks,
+    None where all is unpacked; notes: how the weights are held, a line each."""
 
     model: PreTrainedModel
     tokenizer: Any
@@ -37,15 +40,27 @@ class LoadedModel:
     geometry: ModelGeometry
     weight_bytes: int
     warnings: tuple[str, ...] = ()
+    packed: PackedWeights | None = None
+    notes: tuple[str, ...] = ()
 
 
-def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32, packed: bool = True) -> LoadedModel:
     """Load a GGUF file, a directory in Hugging Face format, a hub name, or "embedded".
 
-    dtype: of weights and activations; GGUF weights are unpacked into it. Raises UserError where the model can't be read, or
-    where its weights don't fit in the memory that is free.
+    dtype: of activations and of weights that are unpacked. packed: keep a GGUF file's matrices in its blocks where the extra
+    `gguf` is installed (such a model stays on the CPU); else they are unpacked into dtype. Raises UserError where the model
+    can't be read, or where its weights don't fit in the memory that is free.
     """
     description = describe_model(source)
+    notes: list[str] = []
+    if description.gguf:
+        why = ggml.unavailable() if packed else "as asked for"
+        if why is None:
+            try:
+                return _load_packed(description, dtype)
+            except CannotStayPackedError as error:
+                why = str(error)
+        notes.append(_unpacked_note(description, dtype, why))
     needed = description.values * dtype.itemsize
     check_memory(description.name, needed)
     tokenizer = _load_tokenizer(description)
@@ -67,7 +82,33 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Loa
         description.geometry,
         weight_bytes,
         description.warnings,
+        notes=tuple(notes),
     )
+
+
+def _load_packed(description: ModelDescription, dtype: torch.dtype) -> LoadedModel:
+    check_memory(description.name, packed_size(description.path, dtype))
+    tokenizer = _load_tokenizer(description)
+    model, packed = build_packed(description.path, description.config, dtype)
+    lines = [packed.line()]
+    lines += [f"  {name} is unpacked: {why}" for name, why in packed.unpacked]
+    return LoadedModel(
+        use(model),
+        tokenizer,
+        description.name,
+        description.fingerprint,
+        description.geometry,
+        packed.packed_bytes + packed.plain_bytes,
+        description.warnings,
+        packed,
+        tuple(lines),
+    )
+
+
+def _unpacked_note(description: ModelDescription, dtype: torch.dtype, why: str) -> str:
+    needed, there = description.values * dtype.itemsize, description.path.stat().st_size
+    hint = f"; {ggml.HINT}" if "not installed" in why else ""
+    return f"weights are unpacked from {there / 2**20:,.0f} to {needed / 2**20:,.0f} MiB ({why}){hint}"
 
 
 def check_memory(name: str, needed: int) -> None:

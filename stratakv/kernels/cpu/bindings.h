@@ -3,4 +3,5 @@
 
 namespace stratakv {
 void bind_attention(nanobind::module_ &m);
+void bind_packed_weights(nanobind::module_ &m);
 }

@@ -29,4 +29,5 @@ NB_MODULE(_native, m) {
           "Instruction sets that this CPU has and the system allows, found at run time.");
     m.def("compiler", &compiler, "Name and version of the compiler that built this module.");
     stratakv::bind_attention(m);
+    stratakv::bind_packed_weights(m);
 }

@@ -1,0 +1,168 @@
+"""A transformers model over a GGUF file: built without weights, then given the file's blocks and its few plain tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGUFReader
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from stratakv.weights.fuse import fuse_layers
+from stratakv.weights.ggml import multiplies
+from stratakv.weights.mapped_file import MappedFile
+from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear
+from stratakv.weights.plan import Plan, make_plan
+
+
+class CannotStayPackedError(Exception):
+    """The file as a whole can't be used packed; the text says why."""
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """What of a file stays in its blocks. types: number of tensors by type. unpacked: (tensor, why) of matrices that don't.
+
+    fused: decoder layers that run in two compiled calls.
+    """
+
+    file: MappedFile
+    packed_bytes: int
+    plain_bytes: int
+    types: dict[str, int]
+    unpacked: tuple[tuple[str, str], ...]
+    fused: int
+
+    def line(self) -> str:
+        """The same in one line."""
+        types = ", ".join(f"{count} {name}" for name, count in self.types.items())
+        return (
+            f"weights stay in the file's blocks, mapped: {self.packed_bytes / 2**20:,.0f} MiB ({types}); "
+            f"unpacked: {self.plain_bytes / 2**20:,.1f} MiB"
+        )
+
+
+# Architectures whose tensors transformers converts by rules that move more than whole rows
+_OTHER_RULES = ("qwen35", "qwen35moe", "lfm2")
+
+
+def packed_size(path: Path, dtype: torch.dtype) -> int:
+    """Bytes that a file's weights take when all of its matrices stay packed."""
+    reader = GGUFReader(path)
+    return sum(
+        int(tensor.n_bytes) if len(tensor.shape) > 1 else int(tensor.n_elements) * dtype.itemsize
+        for tensor in reader.tensors
+    )
+
+
+def build_packed(path: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[Any, PackedWeights]:
+    """The model in evaluation mode. Raises CannotStayPackedError where it has to be loaded unpacked instead."""
+    file = MappedFile(path)
+    reader = GGUFReader(path)
+    architecture = str(reader.fields["general.architecture"].contents())
+    if architecture in _OTHER_RULES:
+        raise CannotStayPackedError(f"transformers converts {architecture}'s tensors by rules of its own")
+    model = _without_weights(config, dtype)
+    try:
+        plan = make_plan(file, reader, model, multiplies)
+    except (NotImplementedError, KeyError, AttributeError) as error:
+        raise CannotStayPackedError(f"transformers' names can't be followed ({error})") from error
+    tensors = list(_put_packed(model, plan, dtype))
+    plain = _put_plain(model, plan, dtype)
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        raise CannotStayPackedError(f"the file has nothing for {missing[0]}")
+    model.eval()
+    fused = fuse_layers(model) if dtype == torch.float32 else 0
+    _check_at_each_step(model, file)
+    types = Counter(tensor.type.name for tensor in tensors)
+    return model, PackedWeights(
+        file,
+        sum(tensor.nbytes for tensor in tensors),
+        plain,
+        dict(types.most_common()),
+        tuple(plan.unpacked),
+        fused,
+    )
+
+
+def _without_weights(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    """Parameters on the meta device; buffers (RoPE's frequencies) as ever."""
+    from accelerate import init_empty_weights
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights(), init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def _put_packed(model: Any, plan: Plan, dtype: torch.dtype) -> Any:
+    """Replace modules; gives the tensors that are in use."""
+    experts = [name.rpartition(".")[0] for name in plan.packed if len(plan.packed[name][0].shape) == 3]
+    for owner_name in dict.fromkeys(experts):
+        owner = model.get_submodule(owner_name)
+        found = [tensor for leaf in ("gate_up_proj", "down_proj") for tensor in plan.packed.get(f"{owner_name}.{leaf}", [])]
+        by_kind = {tensor.name.split("_exps")[0].rpartition("_")[2]: tensor for tensor in found}
+        if by_kind.keys() != {"gate", "up", "down"}:
+            raise CannotStayPackedError(f"{owner_name} has no gate, up and down of its own in the file")
+        model.set_submodule(
+            owner_name, PackedExperts(by_kind["gate"], by_kind["up"], by_kind["down"], owner.act_fn)
+        )
+        yield from found
+    for name, (tensor, *_) in plan.packed.items():
+        if len(tensor.shape) == 3:
+            continue
+        owner_name = name.rpartition(".")[0]
+        owner = model.get_submodule(owner_name)
+        model.set_submodule(owner_name, _module(owner, tensor, plan.plain.get(f"{owner_name}.bias"), dtype))
+        yield tensor
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = isinstance(head, nn.Linear) and head.weight.is_meta and isinstance(embedding, PackedEmbedding)
+    if tied and model.config.get_text_config(decoder=True).tie_word_embeddings:
+        model.set_output_embeddings(PackedLinear(embedding.tensor, None))
+
+
+def _module(owner: nn.Module, tensor: Any, bias: torch.Tensor | None, dtype: torch.dtype) -> nn.Module:
+    if isinstance(owner, nn.Embedding):
+        return PackedEmbedding(tensor, dtype)
+    wants_bias = getattr(owner, "bias", None) is not None
+    if wants_bias and bias is None:
+        raise CannotStayPackedError(f"the file has no bias for {tensor.name}")
+    assert isinstance(owner, nn.Linear | Conv1D)
+    return PackedLinear(tensor, bias if wants_bias else None)
+
+
+def _put_plain(model: Any, plan: Plan, dtype: torch.dtype) -> int:
+    """Give the remaining parameters their unpacked tensors; returns their bytes."""
+    total = 0
+    for name, values in plan.plain.items():
+        owner_name, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(owner_name)
+        if isinstance(owner, PackedLinear | PackedEmbedding | PackedExperts):
+            continue
+        kept = values.to(dtype)
+        if leaf in owner._parameters:
+            if tuple(owner._parameters[leaf].shape) != tuple(kept.shape):
+                raise CannotStayPackedError(f"{name} has another shape in the file")
+            owner._parameters[leaf] = nn.Parameter(kept)
+        elif leaf in owner._buffers:
+            owner._buffers[leaf] = kept
+        total += kept.nbytes
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if isinstance(head, nn.Linear) and head.weight.is_meta and isinstance(embedding, nn.Embedding):
+        head.weight = embedding.weight
+    return total
+
+
+def _check_at_each_step(model: nn.Module, file: MappedFile) -> None:
+    """Before a step the file must be what was mapped, and after it too: what was read in between is right then."""
+
+    def check(*_: Any) -> None:
+        file.check()
+
+    model.register_forward_pre_hook(check)
+    model.register_forward_hook(check)

@@ -1,0 +1,181 @@
+"""Which tensor of a GGUF file is which weight of a transformers model, and which can stay as it lies in the file.
+
+Names and changes are transformers' own: its name map, and its tensor processors, which are asked what they do to a matrix of
+known rows instead of being rewritten here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, dequantize
+from numpy.typing import NDArray
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from stratakv.weights.mapped_file import MappedFile
+from stratakv.weights.packed import PackedTensor
+
+_EXPERTS = re.compile(r"(blk\.\d+\.ffn_(gate|up|down)_exps)\.weight")
+_FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass
+class Plan:
+    """packed: by parameter name, a list where the model fuses several (experts' gate and up). plain: unpacked weights.
+
+    unpacked: (tensor, why) of matrices that lie in blocks and can't stay so.
+    """
+
+    packed: dict[str, list[PackedTensor]] = field(default_factory=dict)
+    plain: dict[str, torch.Tensor] = field(default_factory=dict)
+    unpacked: list[tuple[str, str]] = field(default_factory=list)
+
+
+def make_plan(
+    file: MappedFile, reader: GGUFReader, model: nn.Module, multiplies: Callable[[GGMLQuantizationType], str | None]
+) -> Plan:
+    """Sort a file's tensors for a model whose parameters may be on the meta device.
+
+    multiplies: why rows of a type can't be multiplied, None where they can. Small tensors and what can't stay packed are
+    unpacked one by one.
+    """
+    loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    parsed = loader.load_gguf_checkpoint(str(file.path), return_tensors=False)
+    architecture = str(reader.fields["general.architecture"].contents())
+    processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=parsed["config"])
+    names: dict[str, str] = loader.get_gguf_hf_weights_map(model, processor)
+    parsed["tensors"] = {}
+    arguments = {"tensor_key_mapping": names, "parsed_parameters": parsed}
+    layouts = _Layouts(processor, arguments)
+    plan = Plan()
+    for tensor in reader.tensors:
+        target = names.get(tensor.name)
+        shape = tuple(int(n) for n in reversed(tensor.shape))
+        packed = PackedTensor(
+            file, tensor.name, tensor.tensor_type, shape, int(tensor.data_offset), int(tensor.n_bytes)
+        )
+        if expert := _EXPERTS.fullmatch(tensor.name):
+            target = names.get(tensor.name) or names.get(expert[1])
+        why = _keep(plan, packed, target, model, layouts, multiplies) if target or len(shape) > 1 else "small"
+        if why is None:
+            continue
+        if len(shape) > 1 and tensor.tensor_type.name not in _FLOATS and target:
+            plan.unpacked.append((tensor.name, why))
+        values = dequantize(tensor.data, tensor.tensor_type)
+        result = processor.process(weights=values, name=tensor.name, **arguments)
+        if result.name in names:
+            plan.plain[names[result.name]] = torch.from_numpy(np.array(result.weights))
+    plan.plain.update(parsed["tensors"])
+    return plan
+
+
+def _keep(
+    plan: Plan,
+    packed: PackedTensor,
+    target: str | None,
+    model: nn.Module,
+    layouts: _Layouts,
+    multiplies: Callable[[GGMLQuantizationType], str | None],
+) -> str | None:
+    """Put the tensor among the packed ones; or why that can't be."""
+    if target is None:
+        return "no weight of the model"
+    if len(packed.shape) < 2:
+        return "small"
+    if why := multiplies(packed.type):
+        return why
+    owner_name, _, leaf = target.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    if _EXPERTS.fullmatch(packed.name):
+        if not is_experts(owner) or len(packed.shape) != 3:
+            return f"{type(owner).__name__} has experts of another kind"
+        plan.packed.setdefault(target, []).append(packed)
+        return None
+    if leaf != "weight" or len(packed.shape) != 2 or not is_matrix(owner):
+        return f"{type(owner).__name__} reads its weight itself"
+    layout = layouts.of(packed)
+    if layout is None or (layout.transposed != isinstance(owner, Conv1D)):
+        return "transformers needs it in another order"
+    if layout.place is not None and isinstance(owner, nn.Embedding):
+        return "transformers needs it in another order"
+    rows, columns = packed.shape
+    expected = (owner.nx, owner.nf) if isinstance(owner, Conv1D) else tuple(reversed(owner.weight.shape))
+    if (columns, rows) != expected:
+        return f"{rows} x {columns} in the file, {expected[1]} x {expected[0]} in the model"
+    plan.packed[target] = [PackedTensor(**{**packed.__dict__, "place": layout.place})]
+    return None
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Whether the module is x times a matrix plus a bias, or picks rows of it, and nothing else."""
+    if isinstance(module, nn.Embedding):
+        return type(module).forward is nn.Embedding.forward
+    plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    return plain or isinstance(module, Conv1D) or type(module).__name__ == "FalconLinear"
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether the module holds experts as most models do: gate above up in one parameter, rows of outputs, no biases."""
+    shapes = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
+    if any(not isinstance(shape, nn.Parameter) or shape.dim() != 3 for shape in shapes):
+        return False
+    names = {name for name, _ in module.named_parameters()}
+    experts, inner, width = shapes[1].shape[0], shapes[1].shape[2], shapes[1].shape[1]  # type: ignore[union-attr]
+    fits = tuple(shapes[0].shape) == (experts, 2 * inner, width)  # type: ignore[union-attr]
+    return fits and names == {"gate_up_proj", "down_proj"} and hasattr(module, "act_fn") and inner != width
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """place: where each stored row goes, None: in order."""
+
+    place: tuple[int, ...] | None
+    transposed: bool = False
+
+
+class _Layouts:
+    """What transformers' processor does to the rows of each kind of matrix; blocks of a model are alike."""
+
+    def __init__(self, processor: Any, arguments: dict[str, Any]) -> None:
+        self.processor, self.arguments = processor, arguments
+        self.known: dict[tuple[str, tuple[int, ...]], _Layout | None] = {}
+
+    def of(self, tensor: PackedTensor) -> _Layout | None:
+        """The layout, None where more than whole rows move, or values change."""
+        key = (re.sub(r"\d+", "#", tensor.name), tensor.shape)
+        if key not in self.known:
+            rows, columns = tensor.shape
+            # number of the row everywhere, without the memory of a matrix
+            numbers = np.broadcast_to(np.arange(rows, dtype=np.float32)[:, None], (rows, columns))
+            before = dict(self.arguments["parsed_parameters"]["tensors"])
+            result = self.processor.process(weights=numbers, name=tensor.name, **self.arguments)
+            self.arguments["parsed_parameters"]["tensors"] = before
+            moved = numbers if result.name is None else result.weights
+            self.known[key] = row_layout(moved, rows, columns)
+        return self.known[key]
+
+
+def row_layout(moved: NDArray[np.float32], rows: int, columns: int) -> _Layout | None:
+    """What became of a matrix [rows, columns] that held each row's number: rows in another order, or transposed, or None."""
+    in_order = np.arange(rows)
+    if moved.shape == (columns, rows) and np.array_equal(moved[0], in_order) and np.array_equal(moved[-1], in_order):
+        if rows != columns or columns == 1 or moved[0, 0] == moved[-1, 0]:
+            return _Layout(None, transposed=True)
+    if moved.shape != (rows, columns):
+        return None
+    source = moved[:, 0].astype(np.int64)
+    same = all(np.array_equal(moved[:, column], source) for column in (columns // 2, columns - 1))
+    if not same or not np.array_equal(np.sort(source), in_order):
+        return None
+    if np.array_equal(source, in_order):
+        return _Layout(None)
+    place = np.empty(rows, dtype=np.int64)
+    place[source] = in_order
+    return _Layout(tuple(place.tolist()))
