@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 
 
-def write_gguf(source: Path, target: Path, name: str) -> None:
+def write_gguf(source: Path, target: Path, name: str, type_: gguf.GGMLQuantizationType = Q8_0) -> None:
     """Writes the model in the directory `source` (config.json, model.safetensors, tokenizer.json) to `target`.
 
+    type_: of the matrices, one that gguf can quantize to.
     Raises ValueError for an architecture other than a plain Llama and for matrices whose rows are not multiples of 32.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -37,7 +38,7 @@ def write_gguf(source: Path, target: Path, name: str) -> None:
         writer = gguf.GGUFWriter(unfinished, "llama")
         add_description(writer, config, name)
         add_tokenizer(writer, config, tokenizer)
-        add_tensors(writer, config, load_file(source / "model.safetensors"))
+        add_tensors(writer, config, load_file(source / "model.safetensors"), type_)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -92,7 +93,12 @@ def add_tokenizer(writer: gguf.GGUFWriter, config: dict[str, Any], tokenizer: di
     writer.add_add_space_prefix(False)
 
 
-def add_tensors(writer: gguf.GGUFWriter, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+def add_tensors(
+    writer: gguf.GGUFWriter,
+    config: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    type_: gguf.GGMLQuantizationType = Q8_0,
+) -> None:
     """Adds the tensors (Hugging Face name -> weight [rows, columns] or norm [columns]) in the order of the names."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
@@ -111,7 +117,7 @@ def add_tensors(writer: gguf.GGUFWriter, config: dict[str, Any], tensors: dict[s
         elif values.shape[1] % 32:
             raise ValueError(f"{hf_name}: rows of {values.shape[1]} values can't be stored as q8_0 (blocks of 32)")
         else:
-            writer.add_tensor(name, gguf.quants.quantize(values, Q8_0), raw_dtype=Q8_0)
+            writer.add_tensor(name, gguf.quants.quantize(values, type_), raw_dtype=type_)
 
 
 def halves_to_pairs(weight: np.ndarray, heads: int) -> np.ndarray:

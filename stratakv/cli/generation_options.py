@@ -60,6 +60,8 @@ def load_for_generation(args: argparse.Namespace) -> tuple[LoadedModel, Profile]
 
     loaded = load_model(args.model, dtype=DTYPES[args.dtype])
     profile = profile_from_args(args, loaded.geometry, loaded.fingerprint)
+    for note in loaded.notes:
+        print(note, file=sys.stderr)
     if args.verbose:
         print(format_table(show_table(profile)), file=sys.stderr)
     else:

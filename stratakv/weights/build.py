@@ -105,13 +105,13 @@ def _put_packed(model: Any, plan: Plan, dtype: torch.dtype) -> Any:
     experts = [name.rpartition(".")[0] for name in plan.packed if len(plan.packed[name][0].shape) == 3]
     for owner_name in dict.fromkeys(experts):
         owner = model.get_submodule(owner_name)
-        found = [tensor for leaf in ("gate_up_proj", "down_proj") for tensor in plan.packed.get(f"{owner_name}.{leaf}", [])]
+        found = [
+            tensor for leaf in ("gate_up_proj", "down_proj") for tensor in plan.packed.get(f"{owner_name}.{leaf}", [])
+        ]
         by_kind = {tensor.name.split("_exps")[0].rpartition("_")[2]: tensor for tensor in found}
         if by_kind.keys() != {"gate", "up", "down"}:
             raise CannotStayPackedError(f"{owner_name} has no gate, up and down of its own in the file")
-        model.set_submodule(
-            owner_name, PackedExperts(by_kind["gate"], by_kind["up"], by_kind["down"], owner.act_fn)
-        )
+        model.set_submodule(owner_name, PackedExperts(by_kind["gate"], by_kind["up"], by_kind["down"], owner.act_fn))
         yield from found
     for name, (tensor, *_) in plan.packed.items():
         if len(tensor.shape) == 3:

@@ -96,7 +96,7 @@ class FusedLayer:
         usual = position_embeddings is not None and not kwargs.get("output_attentions")
         usual = usual and hidden_states.dtype == torch.float32 and position_embeddings[0].shape[-1] == self.dim  # type: ignore[index]
         if not usual or (torch.is_grad_enabled() and hidden_states.requires_grad):
-            return self.original(  # type: ignore[no-any-return]
+            out: torch.Tensor = self.original(
                 hidden_states,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -105,6 +105,7 @@ class FusedLayer:
                 position_embeddings=position_embeddings,
                 **kwargs,
             )
+            return out
         module = self.attention
         x = hidden_states.contiguous()
         q, k, v = self._enter(x, *(part.contiguous() for part in position_embeddings))  # type: ignore[union-attr]
@@ -153,7 +154,8 @@ class FusedLayer:
         both = self.gate_up(self._normed(y, self.norms[1]))
         gated = torch.empty(*x.shape[:-1], self.down.columns)
         module.gate(self.activation, both.data_ptr(), rows, self.down.columns, gated.data_ptr(), threads)
-        return self.down(gated).add_(y)
+        result: torch.Tensor = self.down(gated).add_(y)
+        return result
 
     def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         module: Any = native()

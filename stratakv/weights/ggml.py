@@ -21,9 +21,7 @@ OLDEST = (0, 3, 10)
 HINT = "pip install 'stratakv[gguf]' keeps them in the file's blocks (builds llama-cpp-python, some minutes)"
 # Types that a GGUF file stores matrices in; F16, BF16 and F32 are mapped like the rest
 MATRIX_TYPES = tuple(
-    type_
-    for type_ in GGMLQuantizationType
-    if type_.name not in ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64")
+    type_ for type_ in GGMLQuantizationType if type_.name not in ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64")
 )
 
 

@@ -83,7 +83,9 @@ class PackedExperts(nn.Module):
         self._first = [tensor.matrix(rows=tensor.shape[1]) for tensor in self.tensors]
         self._products: dict[tuple[int, int], Product] = {}
 
-    def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
         """hidden_states [tokens, width]; top_k_index, top_k_weights [tokens, k]: the weighted sum of each token's experts."""
         tokens, chosen = top_k_index.shape
         differentiable = torch.is_grad_enabled() and hidden_states.requires_grad

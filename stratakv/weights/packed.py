@@ -124,7 +124,7 @@ class _Differentiable(torch.autograd.Function):
         return product(x.detach())
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         product: Product = ctx.product
         flat = grad.reshape(-1, product.rows).float()
         return product.transposed(flat).view(*grad.shape[:-1], product.columns).to(grad.dtype), None

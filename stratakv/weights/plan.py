@@ -92,7 +92,7 @@ def _keep(
     if why := multiplies(packed.type):
         return why
     owner_name, _, leaf = target.rpartition(".")
-    owner = model.get_submodule(owner_name)
+    owner: Any = model.get_submodule(owner_name)
     if _EXPERTS.fullmatch(packed.name):
         if not is_experts(owner) or len(packed.shape) != 3:
             return f"{type(owner).__name__} has experts of another kind"
@@ -165,9 +165,8 @@ class _Layouts:
 def row_layout(moved: NDArray[np.float32], rows: int, columns: int) -> _Layout | None:
     """What became of a matrix [rows, columns] that held each row's number: rows in another order, or transposed, or None."""
     in_order = np.arange(rows)
-    if moved.shape == (columns, rows) and np.array_equal(moved[0], in_order) and np.array_equal(moved[-1], in_order):
-        if rows != columns or columns == 1 or moved[0, 0] == moved[-1, 0]:
-            return _Layout(None, transposed=True)
+    if moved.shape == (columns, rows) and all(np.array_equal(moved[i], in_order) for i in (0, -1)):
+        return _Layout(None, transposed=True)
     if moved.shape != (rows, columns):
         return None
     source = moved[:, 0].astype(np.int64)
