@@ -49,7 +49,7 @@ def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]
         raise UserError(f"-b {args.batch_size}: at least 1 token in a forward call")
     text = read_text(args.file)
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-    loaded = load_model(args.model, dtype=dtypes[args.dtype])
+    loaded = load_model(args.model, dtype=dtypes[args.dtype], exact=True)
     for note in loaded.notes:
         say(note)
     return loaded, cut(text, loaded.tokenizer, args.ctx_size, args.chunks, loaded.geometry.context)

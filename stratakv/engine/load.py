@@ -44,11 +44,14 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
 
-def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32, packed: bool = True) -> LoadedModel:
+def load_model(
+    source: str | Path, *, dtype: torch.dtype = torch.float32, packed: bool = True, exact: bool = False
+) -> LoadedModel:
     """Load a GGUF file, a directory in Hugging Face format, a hub name, or "embedded".
 
     dtype: of activations and of weights that are unpacked. packed: keep a GGUF file's matrices in its blocks where the extra
-    `gguf` is installed (such a model stays on the CPU); else they are unpacked into dtype. Raises UserError where the model
+    `gguf` is installed (such a model stays on the CPU); else they are unpacked into dtype. exact: packed matrices multiply in
+    float32 instead of with activations of 8 or 16 bits, slower, for measuring. Raises UserError where the model
     can't be read, or where its weights don't fit in the memory that is free.
     """
     description = describe_model(source)
@@ -57,7 +60,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32, packed
         why = ggml.unavailable() if packed else "as asked for"
         if why is None:
             try:
-                return _load_packed(description, dtype)
+                return _load_packed(description, dtype, exact)
             except CannotStayPackedError as error:
                 why = str(error)
         notes.append(_unpacked_note(description, dtype, why))
@@ -86,10 +89,10 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32, packed
     )
 
 
-def _load_packed(description: ModelDescription, dtype: torch.dtype) -> LoadedModel:
+def _load_packed(description: ModelDescription, dtype: torch.dtype, exact: bool) -> LoadedModel:
     check_memory(description.name, packed_size(description.path, dtype))
     tokenizer = _load_tokenizer(description)
-    model, packed = build_packed(description.path, description.config, dtype)
+    model, packed = build_packed(description.path, description.config, dtype, exact=exact)
     lines = [packed.line()]
     lines += [f"  {name} is unpacked: {why}" for name, why in packed.unpacked]
     return LoadedModel(

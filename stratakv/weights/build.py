@@ -60,8 +60,13 @@ def packed_size(path: Path, dtype: torch.dtype) -> int:
     )
 
 
-def build_packed(path: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[Any, PackedWeights]:
-    """The model in evaluation mode. Raises CannotStayPackedError where it has to be loaded unpacked instead."""
+def build_packed(
+    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, exact: bool = False
+) -> tuple[Any, PackedWeights]:
+    """The model in evaluation mode. exact: as for `Product`, and nothing is fused.
+
+    Raises CannotStayPackedError where it has to be loaded unpacked instead.
+    """
     file = MappedFile(path)
     reader = GGUFReader(path)
     architecture = str(reader.fields["general.architecture"].contents())
@@ -72,13 +77,13 @@ def build_packed(path: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tu
         plan = make_plan(file, reader, model, multiplies)
     except (NotImplementedError, KeyError, AttributeError) as error:
         raise CannotStayPackedError(f"transformers' names can't be followed ({error})") from error
-    tensors = list(_put_packed(model, plan, dtype))
+    tensors = list(_put_packed(model, plan, dtype, exact))
     plain = _put_plain(model, plan, dtype)
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise CannotStayPackedError(f"the file has nothing for {missing[0]}")
     model.eval()
-    fused = fuse_layers(model) if dtype == torch.float32 else 0
+    fused = fuse_layers(model) if dtype == torch.float32 and not exact else 0
     _check_at_each_step(model, file)
     types = Counter(tensor.type.name for tensor in tensors)
     return model, PackedWeights(
@@ -100,7 +105,7 @@ def _without_weights(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
-def _put_packed(model: Any, plan: Plan, dtype: torch.dtype) -> Any:
+def _put_packed(model: Any, plan: Plan, dtype: torch.dtype, exact: bool) -> Any:
     """Replace modules; gives the tensors that are in use."""
     experts = [name.rpartition(".")[0] for name in plan.packed if len(plan.packed[name][0].shape) == 3]
     for owner_name in dict.fromkeys(experts):
@@ -111,29 +116,33 @@ def _put_packed(model: Any, plan: Plan, dtype: torch.dtype) -> Any:
         by_kind = {tensor.name.split("_exps")[0].rpartition("_")[2]: tensor for tensor in found}
         if by_kind.keys() != {"gate", "up", "down"}:
             raise CannotStayPackedError(f"{owner_name} has no gate, up and down of its own in the file")
-        model.set_submodule(owner_name, PackedExperts(by_kind["gate"], by_kind["up"], by_kind["down"], owner.act_fn))
+        model.set_submodule(
+            owner_name, PackedExperts(by_kind["gate"], by_kind["up"], by_kind["down"], owner.act_fn, exact=exact)
+        )
         yield from found
     for name, (tensor, *_) in plan.packed.items():
         if len(tensor.shape) == 3:
             continue
         owner_name = name.rpartition(".")[0]
         owner = model.get_submodule(owner_name)
-        model.set_submodule(owner_name, _module(owner, tensor, plan.plain.get(f"{owner_name}.bias"), dtype))
+        model.set_submodule(owner_name, _module(owner, tensor, plan.plain.get(f"{owner_name}.bias"), dtype, exact))
         yield tensor
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = isinstance(head, nn.Linear) and head.weight.is_meta and isinstance(embedding, PackedEmbedding)
     if tied and model.config.get_text_config(decoder=True).tie_word_embeddings:
-        model.set_output_embeddings(PackedLinear(embedding.tensor, None))
+        model.set_output_embeddings(PackedLinear(embedding.tensor, None, exact=exact))
+    if isinstance(head := model.get_output_embeddings(), PackedLinear):
+        head.product.dtype = torch.float32  # logits of 16 bits would be noise
 
 
-def _module(owner: nn.Module, tensor: Any, bias: torch.Tensor | None, dtype: torch.dtype) -> nn.Module:
+def _module(owner: nn.Module, tensor: Any, bias: torch.Tensor | None, dtype: torch.dtype, exact: bool) -> nn.Module:
     if isinstance(owner, nn.Embedding):
         return PackedEmbedding(tensor, dtype)
     wants_bias = getattr(owner, "bias", None) is not None
     if wants_bias and bias is None:
         raise CannotStayPackedError(f"the file has no bias for {tensor.name}")
     assert isinstance(owner, nn.Linear | Conv1D)
-    return PackedLinear(tensor, bias if wants_bias else None)
+    return PackedLinear(tensor, bias if wants_bias else None, exact=exact)
 
 
 def _put_plain(model: Any, plan: Plan, dtype: torch.dtype) -> int:

@@ -18,12 +18,12 @@ _ACTIVATIONS = {"silu": 0, "swish": 0, "gelu": 1, "gelu_pytorch_tanh": 2}
 class PackedLinear(nn.Module):
     """x [..., in_features] to [..., out_features], as `nn.Linear`."""
 
-    def __init__(self, tensor: PackedTensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, tensor: PackedTensor, bias: torch.Tensor | None, *, exact: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = tensor.columns, tensor.rows
         self.tensor = tensor
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.product = Product([tensor], [bias])
+        self.product = Product([tensor], [bias], exact=exact)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As nn.Linear."""
@@ -74,8 +74,11 @@ class PackedEmbedding(nn.Module):
 class PackedExperts(nn.Module):
     """The experts of one layer: gate, up [experts, inner, width] and down [experts, width, inner], each a packed tensor."""
 
-    def __init__(self, gate: PackedTensor, up: PackedTensor, down: PackedTensor, act_fn: nn.Module) -> None:
+    def __init__(
+        self, gate: PackedTensor, up: PackedTensor, down: PackedTensor, act_fn: nn.Module, *, exact: bool = False
+    ) -> None:
         super().__init__()
+        self.exact = exact
         self.num_experts, self.intermediate_dim, self.hidden_dim = gate.shape
         self.act_fn = act_fn
         self.activation = activation_number(act_fn)
@@ -89,7 +92,7 @@ class PackedExperts(nn.Module):
         """hidden_states [tokens, width]; top_k_index, top_k_weights [tokens, k]: the weighted sum of each token's experts."""
         tokens, chosen = top_k_index.shape
         differentiable = torch.is_grad_enabled() and hidden_states.requires_grad
-        if tokens * chosen <= 2 * FEW and not differentiable and self.activation is not None:
+        if tokens * chosen <= 2 * FEW and not differentiable and not self.exact and self.activation is not None:
             out = self._few(hidden_states.float().contiguous(), top_k_index.to(torch.int64).contiguous())
             return (out.view(tokens, chosen, -1) * top_k_weights.unsqueeze(-1)).sum(1).to(hidden_states.dtype)
         result = torch.zeros_like(hidden_states)
@@ -124,7 +127,7 @@ class PackedExperts(nn.Module):
             whole = self.tensors[which]
             nbytes = whole.nbytes // self.num_experts
             one = {"shape": whole.shape[1:], "offset": whole.offset + expert * nbytes, "nbytes": nbytes}
-            self._products[key] = Product([PackedTensor(**{**whole.__dict__, **one})], [None])
+            self._products[key] = Product([PackedTensor(**{**whole.__dict__, **one})], [None], exact=self.exact)
         return self._products[key]
 
     def extra_repr(self) -> str:

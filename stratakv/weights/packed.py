@@ -61,9 +61,13 @@ class PackedTensor:
 
 
 class Product:
-    """Some matrices of one input, their results side by side: [rows of the first | rows of the second | ...]."""
+    """Some matrices of one input, their results side by side: [rows of the first | rows of the second | ...].
 
-    def __init__(self, tensors: list[PackedTensor], biases: list[torch.Tensor | None]) -> None:
+    exact: unpack in any case and multiply in float32, as the unpacked matrix would: activations of 8 or 16 bits are noise
+    that hides damage of 1e-5 nats.
+    """
+
+    def __init__(self, tensors: list[PackedTensor], biases: list[torch.Tensor | None], *, exact: bool = False) -> None:
         module: Any = native()
         self.tensors = tensors
         self.matrices = [tensor.matrix(bias=bias) for tensor, bias in zip(tensors, biases, strict=True)]
@@ -72,7 +76,8 @@ class Product:
         self.columns = tensors[0].columns
         self.rows = sum(tensor.rows for tensor in tensors)
         # 16 bits hold what 8-bit blocks say; wider rows keep their own precision
-        wide = any(tensor.type.name in ("F32", "F16") for tensor in tensors)
+        self.exact = exact
+        wide = exact or any(tensor.type.name in ("F32", "F16") for tensor in tensors)
         self.dtype = torch.float32 if wide or not _fast_bfloat16() else torch.bfloat16
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -83,7 +88,7 @@ class Product:
         flat = x.to(torch.float32).contiguous()
         tokens = flat.numel() // self.columns
         out = torch.empty(*x.shape[:-1], self.rows)
-        if tokens <= FEW:
+        if tokens <= FEW and not self.exact:
             self.group.multiply(flat.data_ptr(), tokens, out.data_ptr(), torch.get_num_threads())
         else:
             self._many(flat.view(tokens, self.columns), out.view(tokens, self.rows))

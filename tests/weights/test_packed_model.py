@@ -184,3 +184,11 @@ def test_a_forked_child_can_go_on() -> None:
             same = torch.equal(model(IDS).logits, expected)
             os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_exact_is_the_unpacked_model_in_float32() -> None:
+    exact, plain = load_model("embedded", exact=True), load_model("embedded", packed=False)
+    assert exact.packed is not None and exact.packed.fused == 0
+    with torch.inference_mode():
+        ours, theirs = (m.model(IDS).logits for m in (exact, plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
