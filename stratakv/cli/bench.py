@@ -53,7 +53,8 @@ def add_parser(commands: Any) -> None:
         "--models",
         metavar="MODEL,...",
         default="embedded,qwen3-0.6b-shape",
-        help="GGUF file, directory, hub name, 'embedded', or 'qwen3-0.6b-shape': random weights (embedded,qwen3-0.6b-shape)",
+        help="GGUF file, directory, hub name, 'embedded', or random weights: 'qwen3-0.6b-shape' in bf16, and quantized by llama.cpp "
+        "'qwen3-0.6b-shape-q4_k_m', '...-q8_0', 'llama-3.2-1b-shape-...' (embedded,qwen3-0.6b-shape)",
     )
     generate.add_argument(
         "-c", "--contexts", metavar="N,...", default="1k,8k,32k", help="tokens of context (1k,8k,32k)"
@@ -65,6 +66,13 @@ def add_parser(commands: Any) -> None:
         help="repeat it for several (f16, q8_0, turbo4, turbo3, mode1, mode5, mode7, edges3)",
     )
     generate.add_argument("--rounds", type=int, default=1, metavar="N", help="processes a row, in turns (1)")
+    generate.add_argument(
+        "--prefill", metavar="N", help="time a prompt of N tokens too, at the first context (not timed)"
+    )
+    generate.add_argument(
+        "--no-transformers", action="store_true", help="leave transformers' own caches out, for the time they take"
+    )
+    generate.add_argument("--plot", metavar="FILE", help="draw tokens per second over context, .png or .svg")
     _add_common(generate, seconds=5.0, what="the tokens of each process")
     generate.set_defaults(func=run_generate)
     parser.epilog = attention.format_usage() + generate.format_usage()
@@ -124,8 +132,12 @@ def run_generate(args: argparse.Namespace) -> int:
     from stratakv.measure.bench_generate import PROFILES, Settings, bench_generate
     from stratakv.measure.bench_llama import llama_python
     from stratakv.measure.bench_table import format_generate
+    from stratakv.measure.generate_plot import plot_generate
+    from stratakv.measure.plot import check_plot_path
 
-    _check_outputs(args.json)
+    _check_outputs(args.json, args.plot)
+    if args.plot:
+        check_plot_path(args.plot)
     settings = Settings(
         models=_words(args.models, "-m"),
         contexts=_sizes(args.contexts, "-c"),
@@ -133,12 +145,21 @@ def run_generate(args: argparse.Namespace) -> int:
         threads=_threads(args.threads),
         seconds=args.seconds,
         rounds=_positive(args.rounds, "--rounds"),
+        prefill=_size(args.prefill, "--prefill") if args.prefill else 0,
+        transformers=not args.no_transformers,
         llama_python=llama_python(args.llama_python),
     )
     words = ["stratakv", "bench", "generate", "-m", args.models, "-c", args.contexts, "--rounds", str(args.rounds)]
     words += [word for profile in settings.profiles for word in ("--profile", profile)]
+    words += [
+        *(["--prefill", args.prefill] if args.prefill else []),
+        *(["--no-transformers"] if args.no_transformers else []),
+    ]
     data = bench_generate(settings, command=_command(words, args, settings.threads), report=say)
     emit(format_generate(data), data, args.json)
+    if args.plot:
+        plot_generate([data], args.plot)
+        say(f"wrote {args.plot}")
     return 0
 
 

@@ -55,57 +55,57 @@ def load_model(
     can't be read, or where its weights don't fit in the memory that is free.
     """
     description = describe_model(source)
-    notes: list[str] = []
+    tokenizer = _load_tokenizer(description)
+    weights = load_weights(description, dtype=dtype, packed=packed, exact=exact)
+    return LoadedModel(
+        use(weights.model),
+        tokenizer,
+        description.name,
+        description.fingerprint,
+        description.geometry,
+        weights.nbytes,
+        description.warnings,
+        weights.packed,
+        weights.notes,
+    )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model in evaluation mode without its tokenizer. nbytes: what its weights take; packed, notes: as in LoadedModel."""
+
+    model: Any
+    nbytes: int
+    packed: PackedWeights | None
+    notes: tuple[str, ...]
+
+
+def load_weights(
+    description: ModelDescription, *, dtype: torch.dtype = torch.float32, packed: bool = True, exact: bool = False
+) -> Weights:
+    """The model alone; arguments and errors as for `load_model`."""
+    notes = []
     if description.gguf:
         why = ggml.unavailable() if packed else "as asked for"
         if why is None:
+            check_memory(description.name, packed_size(description.path, dtype))
             try:
-                return _load_packed(description, dtype, exact)
+                model, kept = build_packed(description.path, description.config, dtype, exact=exact)
+                lines = [f"  {name} is unpacked: {why}" for name, why in kept.unpacked]
+                return Weights(model, kept.packed_bytes + kept.plain_bytes, kept, (kept.line(), *lines))
             except CannotStayPackedError as error:
                 why = str(error)
         notes.append(_unpacked_note(description, dtype, why))
-    needed = description.values * dtype.itemsize
-    check_memory(description.name, needed)
-    tokenizer = _load_tokenizer(description)
+    check_memory(description.name, description.values * dtype.itemsize)
     try:
         with _no_progress_bars():
-            model: Any = AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 **_from(description), config=description.config, dtype=dtype
-            )
+            ).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{description.path} can't be loaded by transformers: {first}") from error
-    model = use(model.eval())
-    weight_bytes = sum(p.nbytes for p in model.parameters())
-    return LoadedModel(
-        model,
-        tokenizer,
-        description.name,
-        description.fingerprint,
-        description.geometry,
-        weight_bytes,
-        description.warnings,
-        notes=tuple(notes),
-    )
-
-
-def _load_packed(description: ModelDescription, dtype: torch.dtype, exact: bool) -> LoadedModel:
-    check_memory(description.name, packed_size(description.path, dtype))
-    tokenizer = _load_tokenizer(description)
-    model, packed = build_packed(description.path, description.config, dtype, exact=exact)
-    lines = [packed.line()]
-    lines += [f"  {name} is unpacked: {why}" for name, why in packed.unpacked]
-    return LoadedModel(
-        use(model),
-        tokenizer,
-        description.name,
-        description.fingerprint,
-        description.geometry,
-        packed.packed_bytes + packed.plain_bytes,
-        description.warnings,
-        packed,
-        tuple(lines),
-    )
+    return Weights(model, sum(parameter.nbytes for parameter in model.parameters()), None, tuple(notes))
 
 
 def _unpacked_note(description: ModelDescription, dtype: torch.dtype, why: str) -> str:

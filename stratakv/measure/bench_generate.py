@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -18,8 +19,16 @@ from stratakv.errors import UserError
 from stratakv.kernels.choice import kernel_name
 from stratakv.kernels.native import machine
 from stratakv.measure import bench_llama
+from stratakv.measure.generate_goals import goals
 from stratakv.measure.generate_worker import DYNAMIC, quantized_caches
-from stratakv.measure.model_shapes import QWEN3_SHAPE, qwen3_config, write_random_gguf
+from stratakv.measure.model_shapes import (
+    FILE_TYPES,
+    LLAMA_SHAPE,
+    QWEN3_SHAPE,
+    quantized_shape,
+    qwen3_config,
+    write_random_gguf,
+)
 from stratakv.measure.timing import load_average, load_warnings, spread
 from stratakv.measure.worker import Worker
 from stratakv.profile import resolve
@@ -27,6 +36,7 @@ from stratakv.profile.geometry import LayerGeometry, ModelGeometry
 
 SCHEMA = "stratakv/bench-generate/1"
 PROFILES = ("f16", "q8_0", "turbo4", "turbo3", "mode1", "mode5", "mode7", "edges3")
+QUANTIZED = tuple(f"{shape}-{kind}" for shape in (QWEN3_SHAPE, LLAMA_SHAPE) for kind in FILE_TYPES)
 _LLAMA = "llama.cpp "
 
 Report = Callable[[str], None]
@@ -34,8 +44,9 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure. models: sources, or QWEN3_SHAPE; contexts: tokens; rounds: processes a row, taking turns; seconds: of
-    decoding in each; llama_python: an interpreter with llama-cpp-python, or None."""
+    """What to measure. models: sources, QWEN3_SHAPE, or QUANTIZED shapes; contexts: tokens; rounds: processes a row, taking
+    turns; seconds: of decoding in each; prefill: tokens of a prompt that is timed too, at the first context, 0: none;
+    transformers: also transformers' own caches; llama_python: an interpreter with llama-cpp-python, or None."""
 
     models: tuple[str, ...] = ("embedded", QWEN3_SHAPE)
     contexts: tuple[int, ...] = (1024, 8192, 32768)
@@ -43,6 +54,8 @@ class Settings:
     threads: int = field(default_factory=torch.get_num_threads)
     seconds: float = 5.0
     rounds: int = 1
+    prefill: int = 0
+    transformers: bool = True
     llama_python: str | None = None
 
 
@@ -52,6 +65,8 @@ def bench_generate(settings: Settings, *, command: str = "", report: Report = la
     Raises UserError for a model or a profile that can't be, before anything runs.
     """
     files = {model: _check(model, settings.profiles) for model in settings.models}
+    if settings.llama_python is None and (asked := [model for model in settings.models if model in QUANTIZED]):
+        raise UserError(f"{asked[0]} is quantized by llama.cpp: pip install 'stratakv[gguf]', or give --llama-python")
     load = load_average()
     quantized = quantized_caches()
     rows: list[dict[str, Any]] = []
@@ -62,17 +77,24 @@ def bench_generate(settings: Settings, *, command: str = "", report: Report = la
                 gguf = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"{model}.gguf"
                 report(f"writing {model} for llama.cpp")
                 write_random_gguf(gguf, qwen3_config())
+            elif model in QUANTIZED:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                report(f"writing {model}, quantized by llama.cpp")
+                gguf = _write_quantized(settings, model, folder)
             for context in settings.contexts:
-                caches = [DYNAMIC, *quantized, *settings.profiles]
+                caches = [*([DYNAMIC, *quantized] if settings.transformers else []), *settings.profiles]
                 if settings.llama_python and gguf is not None:
                     caches += [_LLAMA + type_ for type_ in bench_llama.TYPES]
                 rows += _rows(settings, model, gguf, context, caches, report, warnings)
+            if model in QUANTIZED and gguf is not None:
+                gguf.unlink()
     return {
         "schema": SCHEMA,
         "stratakv": __version__,
         "kernel": kernel_name(),
         "threads": settings.threads,
         "rows": rows,
+        "goals": goals(rows),
         "command": command,
         "machine": machine(),
         "load_average": load,
@@ -83,8 +105,11 @@ def bench_generate(settings: Settings, *, command: str = "", report: Report = la
 
 def _check(model: str, profiles: tuple[str, ...]) -> Path | None:
     """Refuse what can't be before anything runs; the model's GGUF file, if it has one."""
-    if model == QWEN3_SHAPE:
-        geometry, gguf = _qwen3_geometry(), None
+    gguf: Path | None = None
+    if quantized := quantized_shape(model):
+        geometry = _shape_geometry(model, quantized[1])
+    elif model == QWEN3_SHAPE:
+        geometry = _shape_geometry(model, qwen3_config())
     else:
         description = describe_model(model)
         geometry, gguf = description.geometry, description.path if description.gguf else None
@@ -93,14 +118,26 @@ def _check(model: str, profiles: tuple[str, ...]) -> Path | None:
     return gguf
 
 
-def _qwen3_geometry() -> ModelGeometry:
-    config = qwen3_config()
+def _write_quantized(settings: Settings, model: str, folder: Path) -> Path:
+    """The shape's random weights as llama.cpp's own llama_model_quantize writes them."""
+    shape = quantized_shape(model)
+    assert shape is not None and settings.llama_python is not None
+    architecture, config, file_type = shape
+    plain, target = folder / "bf16.gguf", folder / f"{model}.gguf"
+    write_random_gguf(plain, config, architecture)
+    with bench_llama.llama_worker(settings.llama_python) as worker:
+        worker.ask(do="quantize", model=str(plain), to=str(target), file_type=file_type, threads=settings.threads)
+    plain.unlink()
+    return target
+
+
+def _shape_geometry(name: str, config: dict[str, Any]) -> ModelGeometry:
     dims, heads = (config["head_dim"], config["head_dim"]), config["num_key_value_heads"]
     layers = tuple(
         LayerGeometry(index, index, "full", dims, heads, config["num_attention_heads"], None, None)
         for index in range(config["num_hidden_layers"])
     )
-    return ModelGeometry(QWEN3_SHAPE, layers, config["max_position_embeddings"])
+    return ModelGeometry(name, layers, config["max_position_embeddings"])
 
 
 def _rows(
@@ -120,7 +157,8 @@ def _rows(
                 if cache.startswith(_LLAMA):
                     run = _run_llama(settings, gguf, cache.removeprefix(_LLAMA), context)
                 else:
-                    run = _run(settings, model, cache, context)
+                    source = str(gguf) if model in QUANTIZED else model
+                    run = _run(settings, source, model, cache, context)
             except UserError as error:
                 warnings.append(f"{model}, {context} tokens, {cache}: not measured: {error}")
                 continue
@@ -128,9 +166,16 @@ def _rows(
     rows = []
     for cache, runs in found.items():
         times = spread([value for run in runs for value in run.pop("seconds")])
+        prompts = [run.pop("prefill_seconds") for run in runs]
         peaks = [run["peak_bytes"] for run in runs if run["peak_bytes"] is not None]
         row = {"model": model, "cache": cache, "context": context, **runs[0], "peak_bytes": max(peaks, default=None)}
-        rows.append({**row, "tokens_per_second": 1e3 / times["ms"], **times, "peer": _peer(cache)})
+        prefill = None if None in prompts else settings.prefill / median(prompts)
+        row |= {
+            "tokens_per_second": 1e3 / times["ms"],
+            **times,
+            "prefill_tokens": settings.prefill if prefill else None,
+        }
+        rows.append({**row, "prefill_tokens_per_second": prefill, "peer": _peer(cache)})
     return rows
 
 
@@ -140,19 +185,31 @@ def _peer(cache: str) -> str | None:
     return "llama.cpp" if cache.startswith(_LLAMA) else None
 
 
-def _run(settings: Settings, model: str, cache: str, context: int) -> dict[str, Any]:
+def _prompt(settings: Settings, cache: str, context: int) -> int:
+    """Tokens of the prompt to time before this row's decoding; 0: none."""
+    return settings.prefill if context == settings.contexts[0] and not cache.startswith("QuantizedCache") else 0
+
+
+def _run(settings: Settings, source: str, model: str, cache: str, context: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "stratakv.measure.generate_worker"]
     with Worker(command, f"{model} with {cache}") as worker:
-        loaded = worker.ask(do="load", model=model, threads=settings.threads)
+        loaded = worker.ask(do="load", model=source, threads=settings.threads)
+        prefill = None
+        if tokens := _prompt(settings, cache, context):
+            prefill = worker.ask(do="prefill", cache=cache, tokens=tokens)["seconds"]
         worker.reset_peak()
         worker.ask(do="fill", cache=cache, context=context)
         answer = worker.ask(do="decode", seconds=settings.seconds)
-        return {**loaded, **answer, "peak_bytes": worker.peak_bytes()}
+        return {**loaded, **answer, "prefill_seconds": prefill, "peak_bytes": worker.peak_bytes()}
 
 
 def _run_llama(settings: Settings, gguf: Path | None, type_: str, context: int) -> dict[str, Any]:
     assert gguf is not None and settings.llama_python is not None
     with bench_llama.llama_worker(settings.llama_python) as worker:
+        prefill = None
+        if tokens := _prompt(settings, _LLAMA + type_, context):
+            request = {"model": str(gguf), "type": type_, "tokens": tokens, "threads": settings.threads}
+            prefill = worker.ask(do="prefill", **request)["seconds"]
         steps = bench_llama.steps(worker, gguf, (type_,), [context], settings.threads)
         worker.reset_peak()
         (step,) = steps.values()
@@ -166,6 +223,8 @@ def _run_llama(settings: Settings, gguf: Path | None, type_: str, context: int) 
             "dtype": "as in the file",
             "seconds": times,
             "cache_bytes": None,
+            "resident_weights": None,
+            "prefill_seconds": prefill,
             "peak_bytes": worker.peak_bytes(),
         }
 
@@ -179,7 +238,12 @@ def _notes(settings: Settings, quantized: list[str]) -> Iterator[str]:
     yield "contexts may exceed what a model was trained for: times say nothing about quality"
     if QWEN3_SHAPE in settings.models:
         yield f"{QWEN3_SHAPE}: random weights in bf16, Qwen3-0.6B's config"
-    if len(quantized) < 2:
+    if any(model in QUANTIZED for model in settings.models):
+        yield (
+            "shapes with q4_k_m or q8_0: random weights, quantized by llama.cpp's llama_model_quantize; ours run in float32 "
+            "with the file's blocks mapped, llama.cpp as it comes (it repacks some types into memory of its own)"
+        )
+    if settings.transformers and len(quantized) < 2:
         yield "transformers' QuantizedCache with integers was not measured: it needs optimum-quanto or hqq"
     if settings.llama_python is None:
         yield "llama.cpp was not measured: pip install llama-cpp-python, or give --llama-python"

@@ -35,36 +35,34 @@ def goals(rows: Sequence[Row], prefill: Sequence[Row], encode: Sequence[Row]) ->
         default=None,
     )
     found = [
-        _goal(
-            "turbo4, 4 query heads a kv head", "at most", 1.4, value("turbo4", 4, "ns_per_head_row"), "ns a head row"
-        ),
-        _goal("turbo4, 4 query heads a kv head", "at least", 0.75, _share(decode, "turbo4", 4), "of read bandwidth"),
-        _goal("turbo4 against the best dense bf16 of torch", "at least", 10, times(torch_best, turbo4), "times faster"),
+        goal("turbo4, 4 query heads a kv head", "at most", 1.4, value("turbo4", 4, "ns_per_head_row"), "ns a head row"),
+        goal("turbo4, 4 query heads a kv head", "at least", 0.75, _share(decode, "turbo4", 4), "of read bandwidth"),
+        goal("turbo4 against the best dense bf16 of torch", "at least", 10, times(torch_best, turbo4), "times faster"),
     ]
     for type_ in ("f16", "q4_0"):
         theirs = value(f"llama.cpp {type_}", 4, "ns_per_head_row")
         faster = times(theirs, value("turbo4", 4, "ns_per_head_row"))
-        found.append(_goal(f"turbo4 against llama.cpp's {type_}", "at least", 8, faster, "times faster"))
+        found.append(goal(f"turbo4 against llama.cpp's {type_}", "at least", 8, faster, "times faster"))
     found += [
-        _goal("turbo4, 1 query head a kv head", "at least", 0.85, _share(decode, "turbo4", 1), "of read bandwidth"),
-        _goal(
+        goal("turbo4, 1 query head a kv head", "at least", 0.85, _share(decode, "turbo4", 1), "of read bandwidth"),
+        goal(
             "turbo4, 8 query heads a kv head", "at most", 1.25, value("turbo4", 8, "ns_per_head_row"), "ns a head row"
         ),
     ]
     for type_ in ("turbo3", "turbo2"):
         found.append(
-            _goal(f"{type_} against turbo4", "at most", 1.15, times(value(type_, 4, "ms"), turbo4), "times the time")
+            goal(f"{type_} against turbo4", "at most", 1.15, times(value(type_, 4, "ms"), turbo4), "times the time")
         )
     for type_ in ("q8_0/turbo4", "q8_0"):
-        found.append(_goal(type_, "at least", 0.70, _share(decode, type_, 4), "of read bandwidth"))
+        found.append(goal(type_, "at least", 0.70, _share(decode, type_, 4), "of read bandwidth"))
     f16 = times(torch_best, value("f16", 4, "ms"))
-    found.append(_goal("f16 against the best dense bf16 of torch", "at least", 1, f16, "times faster"))
+    found.append(goal("f16 against the best dense bf16 of torch", "at least", 1, f16, "times faster"))
     for tokens, queries, words in ((8192, 8192, "prefill of 8k"), (CONTEXT + 512, 512, "a chunk of 512 on top of 32k")):
         found.append(_prefill_goal(prefill, tokens, queries, words))
     turbo4_encode = next(
         (row["ns_per_vector"] for row in encode if row["name"] == "turbo4" and row["head_dim"] == 128), None
     )
-    found.append(_goal("encode turbo4, one core", "at most", 150, turbo4_encode, "ns a 128-vector"))
+    found.append(goal("encode turbo4, one core", "at most", 150, turbo4_encode, "ns a 128-vector"))
     return found
 
 
@@ -77,7 +75,7 @@ def goal_in_words(goal: Row) -> str:
     return f"met      {words}" if goal["met"] else f"MISSED   {words}, by {goal['off_by']:.0%}"
 
 
-def _goal(words: str, sense: Sense, limit: float, measured: float | None, unit: str) -> Row:
+def goal(words: str, sense: Sense, limit: float, measured: float | None, unit: str) -> Row:
     met = off_by = None
     if measured is not None:
         met = measured <= limit if sense == "at most" else measured >= limit
@@ -104,4 +102,4 @@ def _prefill_goal(prefill: Sequence[Row], tokens: int, queries: int, words: str)
     ours = next((row["ms"] for row in there if row["name"] == "turbo4"), None)
     best = min((row["ms"] for row in there if row["peer"]), default=None)
     ratio = None if ours is None or best is None else ours / best
-    return _goal(f"{words}, turbo4 against SDPA bf16 on dense tensors", "at most", 1.2, ratio, "times the time")
+    return goal(f"{words}, turbo4 against SDPA bf16 on dense tensors", "at most", 1.2, ratio, "times the time")

@@ -43,7 +43,9 @@ def format_generate(data: Mapping[str, Any]) -> str:
         rows = [row for row in data["rows"] if (row["model"], row["context"]) == (model, context)]
         first = next((row["tokens_per_second"] for row in rows if row["cache"] == "DynamicCache"), None)
         lines += ["", f"{model}, {context:,} tokens of context"]
+        prompt = next((row["prefill_tokens"] for row in rows if row.get("prefill_tokens")), None)
         cells = [["cache", "tokens/s", "ms a token", "quartiles", "times DynamicCache", "cache MiB", "peak MiB"]]
+        cells[0] += [f"prompt of {prompt:,}, tokens/s"] if prompt else []
         for row in rows:
             low, high = row["ms_quartiles"]
             cells.append(
@@ -57,7 +59,12 @@ def format_generate(data: Mapping[str, Any]) -> str:
                     _mib(row["peak_bytes"]),
                 ]
             )
+            if prompt:
+                speed = row.get("prefill_tokens_per_second")
+                cells[-1].append("" if speed is None else f"{speed:.0f}")
         lines += align(cells)
+    if data.get("goals"):
+        lines += ["", "goals", *(f"  {goal_in_words(goal)}" for goal in data["goals"])]
     return "\n".join([*lines, *_notes(data)])
 
 

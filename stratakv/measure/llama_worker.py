@@ -1,7 +1,9 @@
 """llama.cpp behind a pipe, run as a script by any interpreter that has llama-cpp-python: JSON lines in, JSON lines out.
 
 Requests: {"do": "open", "name", "model", "type", "context", "threads"} loads a model once a path and fills a cache of that type;
-{"do": "step", "name"} decodes one token on top of it: {"seconds"}; {"do": "version"}: {"version"}.
+{"do": "step", "name"} decodes one token on top of it: {"seconds"}; {"do": "prefill", "model", "type", "tokens", "threads"}
+computes a prompt in an empty cache: {"seconds"}; {"do": "quantize", "model", "to", "file_type", "threads"}: {};
+{"do": "version"}: {"version"}.
 
 The cache is filled by decoding 512 tokens once and adding their state again and again: time depends on how many cells a
 sequence has, not on what is in them.
@@ -28,9 +30,9 @@ _MAIN, _SPARE = 0, 1  # sequences: the one that is measured, the one that pieces
 class Session:
     """One context of llama.cpp with a filled cache."""
 
-    def __init__(self, model: Any, type_: str, context: int, threads: int) -> None:
+    def __init__(self, model: Any, type_: str, context: int, threads: int, room: int = _ROOM) -> None:
         params = llama.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = context + _ROOM, _PIECE, _PIECE
+        params.n_ctx, params.n_batch, params.n_ubatch = context + room, _PIECE, _PIECE
         params.n_seq_max, params.kv_unified = 2, True
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = _TYPES[type_]
@@ -92,6 +94,21 @@ def _load(path: str) -> Any:
     return model
 
 
+def _prefill(model: Any, type_: str, tokens: int, threads: int) -> float:
+    """Seconds of a prompt of `tokens`, in pieces of 512, after a piece that was thrown away again."""
+    session = Session(model, type_, _PIECE, threads, room=tokens)
+    llama.llama_memory_seq_rm(session.memory, _MAIN, -1, -1)
+    prompt = [1 + i % 7 for i in range(tokens)]
+    return sum(session._decode(prompt[start : start + _PIECE], start, _MAIN) for start in range(0, tokens, _PIECE))
+
+
+def _quantize(source: str, target: str, file_type: int, threads: int) -> None:
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.ftype, parameters.nthread = file_type, threads
+    if llama.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(parameters)):
+        raise RuntimeError(f"llama.cpp can't quantize {source}")
+
+
 def main() -> None:
     """Answer requests until the input ends."""
     quiet = llama.llama_log_callback(lambda *_: None)
@@ -109,6 +126,12 @@ def main() -> None:
                 sessions[request["name"]] = Session(
                     models[path], request["type"], request["context"], request["threads"]
                 )
+            elif request["do"] == "prefill":
+                path = request["model"]
+                models[path] = models.get(path) or _load(path)
+                answer["seconds"] = _prefill(models[path], request["type"], request["tokens"], request["threads"])
+            elif request["do"] == "quantize":
+                _quantize(request["model"], request["to"], request["file_type"], request["threads"])
             elif request["do"] == "step":
                 answer["seconds"] = sessions[request["name"]].step()
             else:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 QWEN3_SHAPE = "qwen3-0.6b-shape"
+LLAMA_SHAPE = "llama-3.2-1b-shape"
+# llama.cpp's numbers of file types that a shape is quantized to, by what its name ends with
+FILE_TYPES = {"q4_k_m": 15, "q8_0": 7}
 _RANDOM_VALUES = 2**22
 _SPREAD = 0.02
 
@@ -31,6 +34,32 @@ def qwen3_config() -> dict[str, Any]:
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": True,
     }
+
+
+def llama_config() -> dict[str, Any]:
+    """Llama-3.2-1B's published sizes (its stretched RoPE left out: it costs no time)."""
+    return {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
+
+
+def quantized_shape(name: str) -> tuple[str, dict[str, Any], int] | None:
+    """llama.cpp's architecture, the config and the file type of a name such as "qwen3-0.6b-shape-q4_k_m"; None for others."""
+    shapes = {QWEN3_SHAPE: ("qwen3", qwen3_config), LLAMA_SHAPE: ("llama", llama_config)}
+    for shape, (architecture, config) in shapes.items():
+        for kind, number in FILE_TYPES.items():
+            if name == f"{shape}-{kind}":
+                return architecture, config(), number
+    return None
 
 
 def random_model(config: dict[str, Any]) -> PreTrainedModel:
@@ -57,11 +86,11 @@ def random_model(config: dict[str, Any]) -> PreTrainedModel:
     return found
 
 
-def write_random_gguf(path: Path, config: dict[str, Any]) -> None:
-    """The same shape with weights of the same kind as a bf16 GGUF file, for llama.cpp."""
+def write_random_gguf(path: Path, config: dict[str, Any], architecture: str = "qwen3") -> None:
+    """The same shape with weights of the same kind as a bf16 GGUF file; architecture: llama.cpp's, qwen3 or llama."""
     import gguf
 
-    writer = gguf.GGUFWriter(path, "qwen3", use_temp_file=False)
+    writer = gguf.GGUFWriter(path, architecture, use_temp_file=False)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -71,12 +100,13 @@ def write_random_gguf(path: Path, config: dict[str, Any]) -> None:
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(config["head_dim"])
     writer.add_rope_freq_base(1e6)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
     normal = _SPREAD * np.random.default_rng(0).standard_normal(_RANDOM_VALUES, dtype=np.float32)
     bits = (normal.view(np.uint32) >> 16).astype(np.uint16)  # cut to bf16: rounding doesn't matter here
-    for name, shape in _tensors(config):
+    for name, shape in _tensors(config, architecture):
         if len(shape) == 1:
             writer.add_tensor(name, np.ones(shape, dtype=np.float32))
         else:
@@ -88,7 +118,7 @@ def write_random_gguf(path: Path, config: dict[str, Any]) -> None:
     writer.close()
 
 
-def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _tensors(config: dict[str, Any], architecture: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     width, mlp, dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     q, kv = config["num_attention_heads"] * dim, config["num_key_value_heads"] * dim
     yield "token_embd.weight", (config["vocab_size"], width)
@@ -97,8 +127,7 @@ def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         shapes: dict[str, tuple[int, ...]] = {
             "attn_norm": (width,),
             "ffn_norm": (width,),
-            "attn_q_norm": (dim,),
-            "attn_k_norm": (dim,),
+            **({"attn_q_norm": (dim,), "attn_k_norm": (dim,)} if architecture == "qwen3" else {}),
             "attn_q": (q, width),
             "attn_k": (kv, width),
             "attn_v": (kv, width),

@@ -1,0 +1,91 @@
+"""The picture of generation benchmarks: tokens per second over context, ours and llama.cpp's, made from the JSON data alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratakv.errors import UserError
+from stratakv.measure.plot import check_plot_path
+from stratakv.measure.results import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = Mapping[str, Any]
+
+_OURS, _THEIRS = ("#0072B2", "#56B4E9", "#009E73", "#004A73"), ("#9A9A9A", "#6E6E6E", "#C4C4C4")
+_INK, _QUIET, _GRID = "#222222", "#555555", "#E3E3E3"
+_MARKS = ("o", "s", "D", "^", "v")
+
+
+def plot_generate(results: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Draw one or several "stratakv/bench-generate/1" into a PNG or SVG file, a panel a model.
+
+    Raises UserError for a file name of another kind, and when nothing was measured.
+    """
+    kind = check_plot_path(path)
+    rows = [row for data in results for row in data["rows"]]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    if not models:
+        raise UserError("nothing to draw: no row was measured")
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {"svg.hashsalt": "stratakv", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+    with mpl.rc_context({**mpl.rcParamsDefault, **style, "font.size": 9}):
+        columns = min(2, len(models))
+        lines = -(-len(models) // columns)
+        figure = Figure(figsize=(5.2 * columns, 3.4 * lines + 0.6), dpi=150, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
+        for panel, model in zip(panels, models, strict=False):
+            _panel(panel, [row for row in rows if row["model"] == model], model)
+        for panel in panels[len(models) :]:
+            panel.set_axis_off()
+        machine = results[0]["machine"]
+        figure.supxlabel(
+            f"{machine['cpu']}, {results[0]['threads']} threads, medians over tokens; more is better",
+            fontsize=8,
+            color=_QUIET,
+        )
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    write_file(path, buffer.getvalue())
+
+
+def _panel(axes: Axes, rows: Sequence[Row], model: str) -> None:
+    ours = theirs = 0
+    for name in dict.fromkeys(row["cache"] for row in rows):
+        points = sorted((row["context"], row["tokens_per_second"]) for row in rows if row["cache"] == name)
+        peer = next(row["peer"] for row in rows if row["cache"] == name)
+        color = _THEIRS[theirs % len(_THEIRS)] if peer else _OURS[ours % len(_OURS)]
+        axes.plot(
+            *zip(*points, strict=True),
+            color=color,
+            marker=_MARKS[(theirs if peer else ours) % len(_MARKS)],
+            linestyle="--" if peer else "-",
+            linewidth=1.3,
+            markersize=5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            label=name if peer else f"stratakv {name}",
+        )
+        ours, theirs = (ours, theirs + 1) if peer else (ours + 1, theirs)
+    axes.set_title(model, fontsize=10, color=_INK)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1024:g}k" if value >= 1024 else f"{value:g}")
+    axes.set_xticks(sorted({row["context"] for row in rows}))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens of context", color=_INK)
+    axes.set_ylabel("tokens per second", color=_INK)
+    axes.grid(True, which="major", axis="both", color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_QUIET, which="both")
+    axes.minorticks_off()
+    for side in ("top", "right"):
+        axes.spines[side].set_color(_GRID)
+    axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor=_GRID, fontsize=8)
