@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
         "--models",
         metavar="MODEL,...",
         default="embedded,qwen3-0.6b-shape",
-        help="GGUF file, directory, hub name, 'embedded', or random weights: 'qwen3-0.6b-shape' in bf16, and quantized by llama.cpp "
+        help="GGUF file, directory, hub name, 'embedded', or random weights: 'qwen3-0.6b-shape' in bf16, and quantized: "
         "'qwen3-0.6b-shape-q4_k_m', '...-q8_0', 'llama-3.2-1b-shape-...' (embedded,qwen3-0.6b-shape)",
     )
     generate.add_argument(
