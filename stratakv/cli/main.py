@@ -20,6 +20,7 @@ COMMANDS = {
     "plan": "of memory, context and quality any two give the third: a table and a command",
     "perplexity": "perplexity and KL divergence of one profile on a text",
     "compare": "profiles side by side on a text: bytes, PPL, KL divergence, verdicts",
+    "sensitivity": "how much each layer's K and V matter, measured inside llama.cpp for any GGUF that it runs",
     "bench": "speed on this machine: attention beside torch's and llama.cpp's, tokens per second, peak memory",
     "export": "a profile for another runtime: its exact command line, or the best that it can express",
     "report": "a tuned profile's evidence as one HTML page",

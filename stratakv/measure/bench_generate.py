@@ -163,6 +163,7 @@ def _rows(
                 warnings.append(f"{model}, {context} tokens, {cache}: not measured: {error}")
                 continue
             found.setdefault(cache, []).append(run)
+            report(f"  {1 / median(run['seconds']):.1f} tokens/s{_prompt_speed(settings, run)}")
     rows = []
     for cache, runs in found.items():
         times = spread([value for run in runs for value in run.pop("seconds")])
@@ -186,8 +187,14 @@ def _peer(cache: str) -> str | None:
 
 
 def _prompt(settings: Settings, cache: str, context: int) -> int:
-    """Tokens of the prompt to time before this row's decoding; 0: none."""
-    return settings.prefill if context == settings.contexts[0] and not cache.startswith("QuantizedCache") else 0
+    """Tokens of the prompt to time before this row's decoding; 0: none. llama.cpp's prompts over quantized caches take minutes."""
+    slow = cache.startswith("QuantizedCache") or cache in (_LLAMA + "q8_0", _LLAMA + "q4_0")
+    return settings.prefill if context == settings.contexts[0] and not slow else 0
+
+
+def _prompt_speed(settings: Settings, run: dict[str, Any]) -> str:
+    seconds = run["prefill_seconds"]
+    return f", prompt {settings.prefill / seconds:.0f} tokens/s" if seconds else ""
 
 
 def _run(settings: Settings, source: str, model: str, cache: str, context: int) -> dict[str, Any]:
