@@ -187,7 +187,7 @@ def _peer(cache: str) -> str | None:
 
 
 def _prompt(settings: Settings, cache: str, context: int) -> int:
-    """Tokens of the prompt to time before this row's decoding; 0: none. llama.cpp's prompts over quantized caches take minutes."""
+    """Tokens of the prompt to time first; 0: none. llama.cpp takes minutes over quantized caches."""
     slow = cache.startswith("QuantizedCache") or cache in (_LLAMA + "q8_0", _LLAMA + "q4_0")
     return settings.prefill if context == settings.contexts[0] and not slow else 0
 
