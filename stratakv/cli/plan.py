@@ -105,7 +105,7 @@ def format_plan(data: dict[str, Any]) -> str:
                 row["name"],
                 f"{row['bpv']:.3f}",
                 f"{row['bytes_per_token']:,}",
-                "unknown" if row["kld"] is None else milli(row["kld"]) + ("" if row["kld_measured"] else " predicted"),
+                _quality(row),
                 ("" if row["cache_bytes"] is None else size_text(row["cache_bytes"]))
                 + ("" if row["fits"] is not False else " too much"),
                 "no limit" if row["max_context_unlimited"] else longest,
@@ -123,6 +123,15 @@ def format_plan(data: dict[str, Any]) -> str:
     return "\n".join(
         [_title(data), *aligned, *_answer(data), *([] if data["evidence"] else _unknown(data)), *_footer(data)]
     )
+
+
+def _quality(row: dict[str, Any]) -> str:
+    """KLD in 1e-3 and where it is from. Far from where it was measured a prediction can be 0, which no type is but f32."""
+    if row["kld"] is None:
+        return "unknown"
+    if row["kld_measured"]:
+        return f"{milli(row['kld'])} measured"
+    return f"{milli(row['kld'])} predicted" if row["kld"] > 0 else "near 0 predicted"
 
 
 def _title(data: dict[str, Any]) -> str:
@@ -150,9 +159,7 @@ def _answer(data: dict[str, Any]) -> list[str]:
     if row["max_context"] is not None:
         facts.append("no limit of length" if row["max_context_unlimited"] else f"at most {row['max_context']:,} tokens")
     if row["kld"] is not None:
-        facts.append(
-            f"KLD {milli(row['kld'])}e-3 nats, {'measured' if row['kld_measured'] else 'predicted'} on the tuning text"
-        )
+        facts.append(f"KLD, 1e-3 nats: {_quality(row)}, on the tuning text")
     return ["", f"> {row['name']}: {', '.join(facts)}", f"  {data['command']}"]
 
 

@@ -21,6 +21,7 @@ from stratakv.report.sensitivity import sensitivity_charts, side_mark, value_of
 Data = Mapping[str, Any]
 
 _WIDTHS = {"wide": 760.0, "narrow": 360.0}  # the style sheet shows one of them
+_SHORT = 6  # letters of a type's name that fit beside K or V in a narrow cell
 _HERE = Path(__file__).parent
 _FAMILIES = {
     "tuned": "tuned",
@@ -49,6 +50,7 @@ def build_report(evidence: Data, judges: Sequence[Data] = ()) -> str:
         geometry=_geometry(evidence),
         layers=_layers(evidence),
         types=_type_key(evidence),
+        long_names=any(len(name) > _SHORT for pair in evidence["chosen"]["pairs"] for name in pair),
         judges=[_judged(judge, evidence) for judge in judges],
         tuning=_tuning_text(evidence),
         sensitivities=sensitivity_charts(evidence["sensitivity"]),
@@ -118,11 +120,10 @@ def _family(row: Data, evidence: Data) -> str:
     """Of rows that don't name it: by the pairs and the name."""
     if row["profile"] == evidence["chosen"]["pairs"]:
         return "tuned"
-    if len({tuple(pair) for pair in row["profile"]}) == 1:
-        return "uniform"
-    if row["name"].startswith("permutation"):
-        return "permutation"
-    return "mode" if row["name"].startswith("mode") else "rule"
+    for start, family in (("permutation", "permutation"), ("mode", "mode"), ("edges", "rule")):
+        if row["name"].startswith(start):
+            return family
+    return "uniform" if len({tuple(pair) for pair in row["profile"]}) == 1 else "rule"
 
 
 def _answer(row: Data, rows: Sequence[Data], reference: str) -> str:
@@ -192,7 +193,10 @@ def _commands(evidence: Data) -> list[tuple[str, str]]:
 
 
 def _machine(machine: Data) -> str:
-    return ", ".join(f"{key} {value}" for key, value in machine.items() if not isinstance(value, (dict, list)))
+    told = {key.replace("_", " "): value for key, value in machine.items() if not isinstance(value, (dict, list))}
+    if isinstance(told.get("memory"), int):
+        told["memory"] = f"{told['memory'] / 2**30:.1f} GiB"
+    return ", ".join(f"{key} {value}" for key, value in told.items())
 
 
 def _kld(value: float, ends: Sequence[float] | None = None) -> str:

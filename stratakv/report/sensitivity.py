@@ -42,7 +42,8 @@ def _chart(cells: Sequence[Cell], sign: int, name: str, word: str) -> Markup:
     values = [sign * (value_of(cell) or 0.0) for cell in cells]
     highest = max(values)
     lowest = max(min(value for value in values if value > 0), highest / 3000)
-    y = log_scale([lowest / 2, highest, *(max(ends) for cell in cells if (ends := _ends(cell, sign)))], bottom, top)
+    ends_above = [high for cell in cells if (ends := _ends(cell, sign)) and (high := ends[1]) > 0]
+    y = log_scale([lowest / 2, highest, *ends_above], bottom, top)
     layers = max(cell["ordinal"] for cell in cells) + 1
     x = Scale(-0.6, layers - 0.4, left, right)
     drawn = []

@@ -68,8 +68,8 @@ def _log_ticks(low: float, high: float, wanted: int) -> list[float]:
 
 
 def tick_text(kld: float) -> str:
-    """A KLD in nats as the label of a tick, in 1e-3: '0.003', '10'."""
-    return f"{1e3 * kld:.3g}"
+    """A KLD in nats as the label of a tick, in 1e-3: '0.003', '10', '2,000'."""
+    return f"{1e3 * kld:,.0f}" if kld >= 0.1 else f"{1e3 * kld:.3g}"
 
 
 def text(x: float, y: float, content: str, *, anchor: str = "start", css: str = "", rotate: bool = False) -> Markup:

@@ -86,6 +86,14 @@ def test_sensitivities_have_a_chart_a_type_with_its_sign():
     assert "layer 0, V turbo2: KLD added 8.00 [7.98, 8.02] e-3" in charts[0]["chart"]
 
 
+def test_cells_whose_interval_lies_on_the_other_side_of_0_stand_at_the_edge():
+    data = evidence()["sensitivity"]
+    for cell in data["cells"][:2]:
+        cell.update(kld=-1e-4, ci95=[-2e-4, -1e-5])
+    chart = sensitivity_charts(data)[0]["chart"]
+    assert "layer 1, K turbo2: KLD added -0.100 [-0.200, -0.0100] e-3" in chart
+
+
 def test_rows_at_equal_bytes_are_sorted_and_permutations_are_one():
     rows = equal_rows(judgement())
     assert [row["name"] for row in rows] == ["tuned-turbo4", "turbo4", "20 shuffles of the tuned profile"]
