@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stratakv import KVCache, load_model, resolve
+from stratakv.cli import demo
 from stratakv.engine.conversation import Conversation
 from stratakv.engine.generate import Sampling, generate
 
@@ -51,7 +52,7 @@ def test_seed_repeats_a_draw(loaded) -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-@pytest.mark.parametrize("profile", ["f16", "turbo4", "turbo3", "mode7", "edges3"])
+@pytest.mark.parametrize("profile", demo.PROFILES)
 def test_generation_reads_pages_only(loaded, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """nan in what update() was given changes no token; a flipped byte of a middle layer changes the next logits."""
     from stratakv.cache.layers import PackedLayer

@@ -11,13 +11,14 @@ from transformers import AutoModelForCausalLM
 
 from stratakv.assets import embedded_model
 from stratakv.cache.layers import PackedLayer
+from stratakv.cli import demo
 from stratakv.engine.load import LoadedModel
 from stratakv.measure.corpus import Contexts
 from stratakv.measure.forward import context_logits
 from stratakv.measure.run import measure
 from stratakv.profile import resolve
 
-PROFILES = ["f32", "q8_0", "turbo4", "q4_0_rot/turbo3", "edges3-vf16", "mode7"]
+PROFILES = ["f32", "q4_0_rot/turbo3", *demo.PROFILES]
 
 
 def test_a_lossless_profile_gives_the_perplexity_of_a_dense_model(loaded: LoadedModel, contexts: Contexts) -> None:
