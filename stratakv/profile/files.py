@@ -8,13 +8,12 @@ each layer gets.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stratakv.errors import UserError
+from stratakv.files import write_file
 from stratakv.kvtypes import kv_type, type_names
 from stratakv.profile.geometry import LayerGeometry, ModelGeometry
 from stratakv.profile.profile import Pair, Profile
@@ -49,21 +48,7 @@ def save_profile(profile: Profile, path: str | Path) -> None:
 
     Raises UserError when the place cannot be written, ValueError when the evidence is not JSON.
     """
-    path = Path(path)
-    text = json.dumps(profile_to_json(profile), indent=1, allow_nan=False) + "\n"
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)  # mkstemp's files are for their owner only
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"cannot write the profile {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    write_file(path, (json.dumps(profile_to_json(profile), indent=1, allow_nan=False) + "\n").encode())
 
 
 def load_profile(path: str | Path, geometry: ModelGeometry, fingerprint: str | None = None) -> Profile:
