@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_line() -> str:
+    if sys.stdin is None:  # the caller closed it
+        return ""
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:

@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"-n {args.n_predict}: at least 1 new token")
     if args.json and args.json != "-":
         check_writable(args.json)
+    if args.prompt == "-" and sys.stdin is None:
+        raise UserError("-p -: standard input is closed, give the prompt with -p or pipe it in")
     prompt = utf8(sys.stdin.read if args.prompt == "-" else lambda: args.prompt, "the prompt")
     loaded, profile = load_for_generation(args)
     ids = loaded.tokenizer(prompt, return_tensors="pt").input_ids

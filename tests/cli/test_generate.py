@@ -80,6 +80,13 @@ def test_prompt_from_standard_input(capsys, monkeypatch):
     assert capsys.readouterr().out == generated(capsys)[0]
 
 
+def test_a_closed_standard_input(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["generate", "-m", "embedded", "-p", "-"]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+    assert main(["chat", "-m", "embedded"]) == 0
+
+
 def test_json_has_text_tokens_and_bytes(capsys, loaded, tmp_path):
     out, _ = generated(capsys, "--profile", "edges3", "--json", str(tmp_path / "g.json"))
     data = json.loads((tmp_path / "g.json").read_text())
