@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from stratakv.errors import UserError
 
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _offer(args: argparse.Namespace, goal: Target, model: ModelDescription, profile: Profile, reason: str) -> None:
+def _offer(args: argparse.Namespace, goal: Target, model: ModelDescription, profile: Profile, reason: str) -> NoReturn:
     """Work out and print what the target can express instead; always ends in the UserError that says why."""
     from stratakv.cli.measuring_options import say
     from stratakv.export.costs import MeasuredCosts

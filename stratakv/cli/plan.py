@@ -13,10 +13,11 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stratakv.cli.sizes import parse_memory, parse_tokens, size_text
+from stratakv.cli.sizes import parse_memory, parse_tokens
 from stratakv.errors import UserError
 from stratakv.measure.table import milli
 from stratakv.profile.rules import rule_line
+from stratakv.profile.table import size_text
 
 if TYPE_CHECKING:
     from stratakv.cache.plan import Wish

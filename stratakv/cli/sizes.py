@@ -41,11 +41,3 @@ def parse_tokens(text: str, option: str) -> int:
             f"{option} {text!r}: a positive number of tokens, k and m for 1,024 and 1,024 k of them, such as 128k"
         )
     return tokens
-
-
-def size_text(size: int) -> str:
-    """'1.50 GiB', '310.00 MiB', '96 bytes'."""
-    for unit, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= scale:
-            return f"{size / scale:.2f} {unit}"
-    return f"{size} bytes"

@@ -80,7 +80,7 @@ def format_table(data: Mapping[str, Any]) -> str:
         lines.append(
             f"the fork needs {data['fork_bytes_per_token']:,} bytes a token for these (it pads turbo heads to 128)"
         )
-    lines += [f"at {int(context):>9,} tokens: {_size(size)}" for context, size in data["bytes_at_context"].items()]
+    lines += [f"at {int(context):>9,} tokens: {size_text(size)}" for context, size in data["bytes_at_context"].items()]
     lines += [f"warning: {warning}" for warning in data["warnings"]]
     return "\n".join(lines)
 
@@ -120,8 +120,9 @@ def _window(row: Mapping[str, Any]) -> str:
     return f"keeps {row['window']:,} tokens" if row["window"] is not None else ""
 
 
-def _size(size: int) -> str:
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+def size_text(size: int) -> str:
+    """'1.50 GiB', '310.00 MiB', '96 bytes'."""
+    for unit, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= scale:
             return f"{size / scale:.2f} {unit}"
     return f"{size} bytes"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stratakv.cli.sizes import parse_memory, parse_tokens, size_text
+from stratakv.cli.sizes import parse_memory, parse_tokens
 from stratakv.errors import UserError
+from stratakv.profile.table import size_text
 
 
 @pytest.mark.parametrize(
