@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,6 +92,23 @@ def progress(label: str) -> Iterator[Progress]:
             yield report
     else:
         yield _lines(label)
+
+
+@contextmanager
+def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """`progress` for work in stages: called with (stage, done, total), a new bar or a new clock for each stage."""
+    with ExitStack() as stack:
+        current = [""]
+        report: list[Progress] = []
+
+        def stage(name: str, done: int, total: int) -> None:
+            if name != current[0]:
+                stack.close()
+                current[0] = name
+                report[:] = [stack.enter_context(progress(name))]
+            report[0](done, total)
+
+        yield stage
 
 
 @contextmanager

@@ -1,0 +1,173 @@
+"""`stratakv tune`: find the best profile for a model and a budget of bytes, and prove it on text that the choice didn't see."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stratakv.engine.load import LoadedModel
+    from stratakv.measure.corpus import Text
+    from stratakv.tune.run import Request, Tuned
+
+DEFAULT_CONTEXT = 512
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser("tune", help="find the best profile for a model and a budget", description=__doc__)
+    parser.add_argument(
+        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+    )
+    budget = parser.add_argument_group("budget: one of these (uniform turbo4's bytes)")
+    budget.add_argument("--budget", metavar="PROFILE", help="the bytes of a profile, such as turbo4 or q8_0/turbo4")
+    budget.add_argument("--bpv", type=float, metavar="X", help="bits per value, everything counted")
+    budget.add_argument("--bytes-per-token", type=int, metavar="N", help="bytes a token in all KV layers")
+    budget.add_argument("--memory", metavar="SIZE", help="a cache of --context tokens must fit, such as 2GiB")
+    budget.add_argument("--context", type=int, metavar="N", help="tokens, with --memory")
+    parser.add_argument("--types", metavar="T,T,...", help="types that may be used (all that the model can store)")
+    parser.add_argument(
+        "--floor",
+        action="append",
+        default=[],
+        metavar="LAYER=K/V",
+        help="types that a KV layer may not go below in bytes",
+    )
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to tune on (the embedded tuning text)")
+    parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=f"tokens of a context ({DEFAULT_CONTEXT})")
+    parser.add_argument("--effort", choices=("quick", "normal", "full"), default="normal", help="how much is measured")
+    parser.add_argument("--name", help="of the profile (tuned-BPV)")
+    parser.add_argument("--out", default=".", metavar="DIR", help="where NAME.profile.json, NAME.evidence.json go (.)")
+    parser.add_argument(
+        "--runs", metavar="DIR", help="where measurements are kept, to go on after a kill (DIR of --out, stratakv-runs)"
+    )
+    parser.add_argument(
+        "--dtype", choices=("f32", "bf16", "f16"), default="f32", help="of weights and activations (f32)"
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import torch
+
+    from stratakv.assets import tuning_text
+    from stratakv.cli.measuring_options import say
+    from stratakv.engine.describe import describe_model
+    from stratakv.engine.load import load_model
+    from stratakv.errors import UserError
+    from stratakv.measure.corpus import read_text
+    from stratakv.tune.budget import budget_from
+    from stratakv.tune.run import Request, allowed_types
+
+    out = Path(args.out)
+    if not out.is_dir() or not os.access(out, os.W_OK):
+        raise UserError(f"--out {out} is no directory that can be written to")
+    geometry = describe_model(args.model).geometry
+    budget = budget_from(
+        geometry,
+        profile=args.budget,
+        bpv=args.bpv,
+        bytes_per_token=args.bytes_per_token,
+        memory=args.memory,
+        context=args.context,
+    )
+    given = None if args.types is None else tuple(name.strip() for name in args.types.split(",") if name.strip())
+    types = None if given is None else allowed_types(geometry, given)
+    text = read_text(args.text or tuning_text())
+    if args.text is None and args.model != "embedded":
+        say(f"tuning on the embedded text ({text.name}); text like yours is better: --text FILE")
+    request = Request(
+        budget,
+        args.effort,
+        types,
+        floors=_floors(args.floor),
+        name=args.name,
+        runs=Path(args.runs) if args.runs else out / "stratakv-runs",
+    )
+    dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+    loaded = load_model(args.model, dtype=dtypes[args.dtype])
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    tune_and_write(loaded, text, request, args.ctx_size, out, shlex.join(_words(args)))
+    return 0
+
+
+def tune_and_write(
+    loaded: LoadedModel, text: Text, request: Request, context: int | None, out: Path, command: str
+) -> tuple[Path, Path]:
+    """Tune, write NAME.profile.json and NAME.evidence.json into out, print what was found; the two paths."""
+    from stratakv.cli.measuring_options import say, stage_progress
+    from stratakv.measure.results import write_json
+    from stratakv.profile import save_profile
+    from stratakv.tune.evidence import evidence_json, format_evidence
+    from stratakv.tune.run import tune
+
+    limit = loaded.geometry.context
+    with stage_progress() as report:
+        tuned = tune(
+            loaded,
+            text,
+            request,
+            context=context or (min(DEFAULT_CONTEXT, limit) if limit else DEFAULT_CONTEXT),
+            say=say,
+            report=report,
+        )
+    data = evidence_json(tuned, text, request, command)
+    profile_path = out / f"{tuned.profile.name}.profile.json"
+    evidence_path = out / f"{tuned.profile.name}.evidence.json"
+    write_json(data, evidence_path)
+    save_profile(_with_evidence(tuned, data, evidence_path.name), profile_path)
+    print(format_evidence(data))
+    say(f"wrote {profile_path} and {evidence_path}")
+    return profile_path, evidence_path
+
+
+def _with_evidence(tuned: Tuned, data: dict[str, Any], file: str) -> Any:
+    from dataclasses import replace
+
+    row = data["rows"][0]
+    evidence = {
+        "text": data["text"]["sha256"],
+        "context": data["text"]["context"],
+        "chunk": data["text"]["chunk"],
+        "against": data["reference"],
+        "kld": {"mean": row["kld_mean"], "ci95": row["kld_mean_ci95"]},
+        "kld_diff": {"mean": row["kld_diff"], "ci95": row["kld_diff_ci95"]},
+        "file": file,
+    }
+    return replace(tuned.profile, evidence=evidence)
+
+
+def _floors(given: list[str]) -> dict[int, tuple[str, str]]:
+    from stratakv.errors import UserError
+    from stratakv.profile.rules import parse_pair
+
+    floors = {}
+    for text in given:
+        ordinal, equals, types = text.partition("=")
+        if not equals or not ordinal.strip().isdigit():
+            raise UserError(f"--floor {text}: write LAYER=K/V, a KV layer's number and types, such as 0=q8_0/turbo4")
+        floors[int(ordinal)] = parse_pair(types)
+    return floors
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    given = {
+        "--budget": args.budget,
+        "--bpv": args.bpv,
+        "--bytes-per-token": args.bytes_per_token,
+        "--memory": args.memory,
+        "--context": args.context,
+        "--types": args.types,
+        "--text": args.text,
+        "-c": args.ctx_size,
+        "--name": args.name,
+        "--dtype": args.dtype if args.dtype != "f32" else None,
+    }
+    words = ["stratakv", "tune", "-m", args.model, "--effort", args.effort]
+    words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    return words + [word for floor in args.floor for word in ("--floor", floor)]

@@ -1,0 +1,147 @@
+"""KLD of many profiles on the same contexts, each measured once: looked up in the store, else run and kept."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from stratakv.engine.load import LoadedModel
+from stratakv.measure.divergence import Floats
+from stratakv.profile import Profile
+from stratakv.profile.profile import Pair, pair_text
+from stratakv.tune.gradient import BACKWARD_PASSES, gradient_damage
+from stratakv.tune.replay import Replay, batch_size
+from stratakv.tune.store import Store
+
+Pairs = tuple[Pair, ...]
+Report = Callable[[str, int, int], None]
+
+_REPLAYS_KEPT = 1 << 30  # bytes of predictions and layer outputs
+
+
+@dataclass
+class Cost:
+    """What the results of a stage took when they were measured, in this run or an earlier one."""
+
+    seconds: float = 0.0
+    passes: float = 0.0
+
+
+@dataclass
+class Measurer:
+    """Measures on ids, int64 [contexts, context]. report: called with (stage, done, total).
+
+    Contexts are run in batches that share one cache; batch i holds contexts i * size to (i + 1) * size - 1.
+    """
+
+    loaded: LoadedModel
+    ids: torch.Tensor
+    store: Store
+    report: Report = lambda stage, done, total: None
+    costs: dict[str, Cost] = field(default_factory=dict)
+    _stage: str = "other"
+    _used: set[tuple[str, str]] = field(default_factory=set)
+    _replays: OrderedDict[int, tuple[Replay, Pairs | None]] = field(default_factory=OrderedDict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Within, costs are those of this stage."""
+        before, self._stage = self._stage, name
+        try:
+            yield
+        finally:
+            self._stage = before
+
+    def add_cost(self, stage: str, seconds: float, passes: float) -> None:
+        """Count work that was done elsewhere."""
+        cost = self.costs.setdefault(stage, Cost())
+        cost.seconds += seconds
+        cost.passes += passes
+
+    @property
+    def batch(self) -> int:
+        """Contexts in one batch."""
+        return batch_size(self.loaded, self.ids.shape[1])
+
+    def klds(self, profiles: Sequence[Pairs], batches: Sequence[int], around: Pairs | None = None) -> Floats:
+        """Mean KLD against the f16 cache in nats, [profiles, contexts of these batches].
+
+        around: the operating point that most of the profiles differ little from; what lies below the first difference is
+        then not run again. Numbers don't depend on it.
+        """
+        rows: list[list[Floats]] = [[] for _ in profiles]
+        done, total = 0, len(profiles) * len(batches)
+        for batch in batches:
+            for row, pairs in zip(rows, profiles, strict=True):
+                row.append(self._one(pairs, batch, around))
+                done += 1
+                self.report(self._stage, done, total)
+        return np.array([np.concatenate(row) for row in rows])
+
+    def gradients(self, types: Sequence[str], contexts: Sequence[int], draws: int) -> Floats:
+        """`gradient_damage` of each context: [contexts, kv_layers, 2, types]."""
+        found = []
+        for done, index in enumerate(contexts):
+            name = f"{index} {draws} {' '.join(types)}"
+            line = self.store.get("gradient", name)
+            if line is None:
+                started = time.perf_counter()
+                damage = gradient_damage(self.loaded, self.ids[index], types, draws, seed=index)
+                passes = 1 + BACKWARD_PASSES * draws
+                line = self._keep("gradient", name, {"damage": damage.tolist()}, started, passes)
+            self._count("gradient", name, line)
+            found.append(np.array(line["damage"]))
+            self.report(self._stage, done + 1, len(contexts))
+        return np.array(found)
+
+    def _one(self, pairs: Pairs, batch: int, around: Pairs | None) -> Floats:
+        name = f"{batch} {' '.join(map(pair_text, pairs))}"
+        line = self.store.get("kld", name)
+        if line is None:
+            started = time.perf_counter()
+            replay = self._replay(batch, around)
+            before = replay.passes
+            kld = replay.kld(self._profile(pairs))
+            line = self._keep("kld", name, {"kld": kld.tolist()}, started, replay.passes - before)
+        self._count("kld", name, line)
+        return np.array(line["kld"])
+
+    def _replay(self, batch: int, around: Pairs | None) -> Replay:
+        kept = self._replays.pop(batch, None)
+        if kept is None:
+            started = time.perf_counter()
+            replay = Replay(self.loaded, self.ids[batch * self.batch : (batch + 1) * self.batch])
+            self._spent(time.perf_counter() - started, replay.passes)
+            while self._replays and (len(self._replays) + 1) * replay.nbytes > _REPLAYS_KEPT:
+                self._replays.popitem(last=False)
+            kept = replay, None
+        replay, recorded = kept
+        if around is not None and recorded != around:
+            started, before = time.perf_counter(), replay.passes
+            replay.record(self._profile(around))
+            self._spent(time.perf_counter() - started, replay.passes - before)
+            recorded = around
+        self._replays[batch] = replay, recorded
+        return replay
+
+    def _profile(self, pairs: Pairs) -> Profile:
+        return Profile("candidate", self.loaded.geometry, pairs)
+
+    def _keep(self, kind: str, name: str, value: dict[str, object], started: float, passes: float) -> dict[str, object]:
+        spent = {"seconds": round(time.perf_counter() - started, 4), "passes": round(passes, 4)}
+        return self.store.put(kind, name, {**value, **spent})
+
+    def _count(self, kind: str, name: str, line: dict[str, object]) -> None:
+        """A measurement that a resumed run finds in its file costs what it cost."""
+        if (kind, name) not in self._used:
+            self._used.add((kind, name))
+            self._spent(float(line["seconds"]), float(line["passes"]))  # type: ignore[arg-type]
+
+    def _spent(self, seconds: float, passes: float) -> None:
+        self.add_cost(self._stage, seconds, passes)

@@ -1,0 +1,84 @@
+"""A budget and what may be chosen within it: the allocator's side of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stratakv.profile import ModelGeometry
+from stratakv.profile.profile import Pair
+from stratakv.tune.allocate import Allocation, Table
+from stratakv.tune.options import Damages, options_for, size_of
+
+Pairs = tuple[Pair, ...]
+
+_NEAR_BEST = 12  # pairs of a layer that a swap may bring in
+
+
+@dataclass(frozen=True)
+class Problem:
+    """budget: bytes a token, or, with a context, of one sequence of that many tokens. The constraints are `options_for`'s."""
+
+    geometry: ModelGeometry
+    budget: int
+    context: int | None = None
+    types: Collection[str] | None = None
+    pairs: Collection[Pair] | None = None
+    floors: Mapping[int, Pair] = field(default_factory=dict)
+
+    def table(self, damages: Damages) -> Table:
+        """All budgets at once."""
+        constraints = {"types": self.types, "pairs": self.pairs, "floors": self.floors, "context": self.context}
+        return Table(options_for(self.geometry, damages, **constraints))  # type: ignore[arg-type]
+
+    def solve(self, damages: Damages) -> Allocation:
+        """The least damage within the budget."""
+        return self.table(damages).solve(self.budget)
+
+    def size(self, pairs: Sequence[Pair]) -> int:
+        """Bytes of an assignment, in the budget's measure."""
+        layers = self.geometry.kv_layers
+        return sum(size_of(layer, pair, self.context) for layer, pair in zip(layers, pairs, strict=True))
+
+    def price(self, damages: Damages) -> float:
+        """What a byte is worth near the budget, in nats: the slope of the Pareto front there."""
+        front = self.table(damages).front()
+        sizes = np.array([each.size for each in front])
+        low = max(0, int(np.searchsorted(sizes, 0.97 * self.budget)) - 1)
+        high = min(len(front) - 1, int(np.searchsorted(sizes, 1.03 * self.budget)))
+        if high <= low:
+            return 0.0
+        return (front[low].cost - front[high].cost) / float(sizes[high] - sizes[low])
+
+    def allowed(self, damages: Damages) -> list[dict[Pair, int]]:
+        """Sizes of the pairs that each layer may have."""
+        table = self.table(damages)
+        return [dict(zip(layer.pairs, layer.sizes, strict=True)) for layer in table.layers]
+
+    def neighbours(self, pairs: Pairs, damages: Damages, count: int) -> list[Pairs]:
+        """The most promising assignments within the budget that differ in one layer, or in two that swap bytes."""
+        price = self.price(damages)
+        here = self.size(pairs)
+        changes = []
+        for i, sizes in enumerate(self.allowed(damages)):
+            known, there = damages[i], pairs[i]
+            size = size_of(self.geometry.kv_layers[i], there, self.context)
+            near = sorted((p for p in sizes if p != there), key=lambda p: known[p] + price * sizes[p])[:_NEAR_BEST]
+            changes += [(i, pair, sizes[pair] - size, known[pair] - known[there]) for pair in near]
+        found: list[tuple[float, tuple[int, ...]]] = [
+            (cost, (n,)) for n, (_, _, size, cost) in enumerate(changes) if here + size <= self.budget
+        ]
+        for n, (i, _, size, cost) in enumerate(changes):
+            for m, (j, _, other_size, other_cost) in enumerate(changes[:n]):
+                if i != j and here + size + other_size <= self.budget:
+                    found.append((cost + other_cost, (m, n)))
+        found.sort(key=lambda each: each[0])
+        result = []
+        for _, parts in found[:count]:
+            changed = list(pairs)
+            for n in parts:
+                changed[changes[n][0]] = changes[n][1]
+            result.append(tuple(changed))
+        return result

@@ -1,0 +1,353 @@
+"""`tune` from a loaded model and a text to a profile and its evidence, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stratakv.engine.load import LoadedModel
+from stratakv.errors import UserError
+from stratakv.kvtypes import kv_type, type_names
+from stratakv.measure.corpus import Contexts, Text, cut
+from stratakv.measure.divergence import Floats
+from stratakv.measure.rows import METRICS_VERSION, quality_rows
+from stratakv.profile import ModelGeometry, Profile, resolve
+from stratakv.profile.profile import Pair, pair_text
+from stratakv.tune.allocate import Allocation
+from stratakv.tune.budget import Budget
+from stratakv.tune.damage import DamageModel, damage_model, measure_pairs
+from stratakv.tune.effort import EFFORTS, Effort
+from stratakv.tune.headroom import headroom
+from stratakv.tune.measurer import Measurer, Pairs, Report
+from stratakv.tune.problem import Problem
+from stratakv.tune.scores import kept_scores
+from stratakv.tune.sensitivity import Sensitivity, by_ablation, by_gradient
+from stratakv.tune.store import Store
+from stratakv.tune.verify import Found, fidelity, search
+
+LEFT_OUT = ("f32", "bf16")  # f32 is twice f16 for nothing; bf16 takes f16's bytes and is coarser
+SELECTED_SHARE = 2 / 3
+MIN_CONTEXTS = 6
+COMPARED = ("turbo2", "turbo3", "turbo4", "turbo5", "q4_0_rot", "q8_0", "edges3", "mode7")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to tune for. types: allowed ones, None for all that the model can store. floors: by KV ordinal. name: of the
+    profile, made from its bits when None. runs: the directory where measurements are kept."""
+
+    budget: Budget
+    effort: str = "normal"
+    types: tuple[str, ...] | None = None
+    pairs: frozenset[Pair] | None = None
+    floors: dict[int, Pair] = field(default_factory=dict)
+    name: str | None = None
+    runs: Path = Path("stratakv-runs")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The tuning text's contexts: those that the choice sees, in batches spread over the text, and later ones that it doesn't."""
+
+    select: torch.Tensor
+    validate: Contexts
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """All results of the stages. rows: on the validation part."""
+
+    profile: Profile
+    reference: Profile
+    problem: Problem
+    types: tuple[str, ...]
+    sensitivity: Sensitivity
+    headroom: dict[str, Any]
+    found: Found
+    fidelity: dict[str, Any]
+    front: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    split: Split
+    measurer: Measurer
+    effort: Effort
+    warnings: tuple[str, ...]
+
+
+def tune(
+    loaded: LoadedModel,
+    text: Text,
+    request: Request,
+    *,
+    context: int,
+    say: Callable[[str], None] = lambda line: None,
+    report: Report = lambda stage, done, total: None,
+) -> Tuned:
+    """Find a profile within the budget. Everything measured is kept in request.runs as it comes.
+
+    text: of which the first two thirds choose and the last third reports. context: tokens. say: told a line a stage.
+    Raises UserError for a budget or types that allow nothing, and for a text that is too short.
+    """
+    effort, geometry = EFFORTS[request.effort], loaded.geometry
+    types = allowed_types(geometry, request.types)
+    problem = Problem(geometry, request.budget.size, request.budget.context, types, request.pairs, request.floors)
+    problem.table([{(k, v): 0.0 for k in types for v in types}] * len(geometry.kv_layers)).solve(problem.budget)
+    contexts = cut(text, loaded.tokenizer, context, None, geometry.context)
+    split = split_contexts(contexts, effort)
+    store = open_store(loaded, contexts, request.runs, "select")
+    measurer = Measurer(loaded, split.select, store, report)
+    effort = _within(effort, len(split.select), measurer.batch)
+
+    start = _uniform(problem, types)
+    found = by_gradient(measurer, types, start, effort.gradient_contexts, effort.draws)
+    mean = found.damage.mean(axis=0)
+    start = _best_uniform(problem, types, mean)
+    kept = useful_types(geometry, types, mean, start)
+    problem = replace(problem, types=kept)
+    found = _with_types(Sensitivity(types, start, found.damage), kept)
+    predicted = _absolute(found)
+    told = headroom(problem, predicted)
+    say(told["words"])
+
+    ablated = _types_to_ablate(problem, found, predicted, effort.ablated_types)
+    found = by_ablation(measurer, found, ablated, range(effort.ablation_batches))
+    with measurer.stage("ablation"):
+        level = float(measurer.klds([start], range(effort.search_batches), start).mean())
+    wanted = _pairs_to_measure(problem, damage_model(found, level, {}), effort.pairs)
+    extra = measure_pairs(measurer, found, wanted, range(max(1, effort.ablation_batches // 2))) if wanted else {}
+    model = damage_model(found, level, extra)
+    best = search(measurer, problem, model, effort)
+    say(f"chosen: {_described(best, problem)}")
+    checked = fidelity(measurer, problem, best.model, effort.fidelity, range(effort.fidelity_batches))
+
+    bpv = Profile("", geometry, best.pairs).bpv
+    profile = Profile(request.name or f"tuned-{bpv:.3f}", geometry, best.pairs, fingerprint=loaded.fingerprint)
+    reference = Profile(_name_of(start), geometry, start)
+    rows = _validated(loaded, split.validate, request, profile, reference, measurer)
+    front = _front(problem, best, rows[0])
+    warnings = tuple(_warnings(rows, profile.name, request.budget, problem, best))
+    return Tuned(
+        profile, reference, problem, kept, found, told, best, checked, front, rows, split, measurer, effort, warnings
+    )
+
+
+def allowed_types(geometry: ModelGeometry, given: Sequence[str] | None) -> tuple[str, ...]:
+    """The types that every KV layer can store. Raises UserError for a given one that isn't among them."""
+    dims = {dim for layer in geometry.kv_layers for dim in layer.head_dim}
+    if given is not None:
+        for name in given:
+            for dim in dims:
+                kv_type(name).check(dim)
+        return tuple(dict.fromkeys(given))
+    return tuple(name for name in type_names() if name not in LEFT_OUT and all(_can_store(name, dim) for dim in dims))
+
+
+def split_contexts(contexts: Contexts, effort: Effort) -> Split:
+    """The first two thirds for choosing, in an order that spreads any first few over all of them; of the rest as many as
+    the effort validates with. Raises UserError for a text of fewer than MIN_CONTEXTS contexts."""
+    there = len(contexts.ids)
+    if there < MIN_CONTEXTS:
+        raise UserError(
+            f"the text {contexts.text.name} has {there} contexts of {contexts.context} tokens, tuning needs at least "
+            f"{MIN_CONTEXTS}: give a longer text with --text, or a smaller -c"
+        )
+    first = int(there * SELECTED_SHARE)
+    order = sorted(range(first), key=_bits_reversed)
+    rest = np.unique(np.linspace(first, there - 1, min(effort.validate_contexts, there - first)).round().astype(int))
+    return Split(contexts.ids[order], replace(contexts, ids=contexts.ids[rest]))
+
+
+def open_store(loaded: LoadedModel, contexts: Contexts, runs: Path, part: str) -> Store:
+    """The measurements of this model on this cut of this text."""
+    return Store(
+        runs,
+        {
+            "model": loaded.fingerprint,
+            "text": contexts.text.sha256,
+            "context": contexts.context,
+            "part": part,
+            "dtype": str(loaded.model.dtype),
+            "metrics": METRICS_VERSION,
+            "types": {name: kv_type(name).version for name in type_names()},
+        },
+    )
+
+
+def useful_types(geometry: ModelGeometry, types: Sequence[str], damage: Floats, start: Pairs) -> tuple[str, ...]:
+    """Types that no other one beats, by bytes and damage over all layers, for K or for V; and the operating ones."""
+    kept = {name for pair in start for name in pair}
+    for side in (0, 1):
+        size = [sum(kv_type(name).nbytes(layer.head_dim[side]) for layer in geometry.kv_layers) for name in types]
+        total = damage[:, side].sum(axis=0)
+        points = list(zip(size, total.tolist(), strict=True))
+        kept |= {
+            name
+            for name, (s, d) in zip(types, points, strict=True)
+            if not any(a <= s and b <= d and (a, b) != (s, d) for a, b in points)
+        }
+    return tuple(name for name in types if name in kept)
+
+
+def _can_store(name: str, dim: int) -> bool:
+    try:
+        kv_type(name).check(dim)
+    except UserError:
+        return False
+    return True
+
+
+def _bits_reversed(index: int) -> int:
+    return int(f"{index:016b}"[::-1], 2)
+
+
+def _within(effort: Effort, contexts: int, batch: int) -> Effort:
+    """The effort on a text that has fewer contexts than it would use."""
+    batches = max(1, contexts // batch)
+    return replace(
+        effort,
+        gradient_contexts=min(effort.gradient_contexts, contexts),
+        **{
+            name: min(getattr(effort, name), batches)
+            for name in ("ablation_batches", "remeasure_batches", "search_batches", "fidelity_batches")
+        },
+    )
+
+
+def _uniform(problem: Problem, types: Sequence[str]) -> Pairs:
+    return ((types[0], types[0]),) * len(problem.geometry.kv_layers)
+
+
+def _best_uniform(problem: Problem, types: Sequence[str], damage: Floats) -> Pairs:
+    """The type that, used everywhere within the budget, does the least damage; the smallest where none fits."""
+    layers = len(problem.geometry.kv_layers)
+    every = [(((name, name),) * layers, float(damage[..., i].sum())) for i, name in enumerate(types)]
+    fits = [each for each in every if problem.size(each[0]) <= problem.budget]
+    return min(fits, key=lambda each: each[1])[0] if fits else min(every, key=lambda each: problem.size(each[0]))[0]
+
+
+def _with_types(found: Sensitivity, kept: Sequence[str]) -> Sensitivity:
+    columns = [found.types.index(name) for name in kept]
+    return Sensitivity(tuple(kept), found.operating, found.damage[..., columns])
+
+
+def _absolute(found: Sensitivity) -> list[dict[Pair, float]]:
+    """Predicted damage of every pair, the sum of its sides."""
+    mean = found.damage.mean(axis=0)
+    return [
+        {(k, v): float(layer[0, a] + layer[1, b]) for a, k in enumerate(found.types) for b, v in enumerate(found.types)}
+        for layer in mean
+    ]
+
+
+def _types_to_ablate(
+    problem: Problem, found: Sensitivity, predicted: Sequence[dict[Pair, float]], count: int
+) -> list[str]:
+    """The types that the predicted solution uses most, the operating one apart."""
+    solved = problem.solve(predicted).pairs
+    uses = {name: sum(pair.count(name) for pair in solved) for name in found.types}
+    for name in {each for pair in found.operating for each in pair}:
+        uses.pop(name, None)
+    return sorted(uses, key=lambda name: -uses[name])[:count]
+
+
+def _pairs_to_measure(problem: Problem, model: DamageModel, count: int) -> list[tuple[int, Pair]]:
+    """By layer, the pairs nearest to being chosen that change both sides."""
+    damages = model.damages()
+    price = problem.price(damages)
+    wanted: list[tuple[int, Pair]] = []
+    for i, sizes in enumerate(problem.allowed(damages)):
+        there = model.operating[i]
+        both = [pair for pair in sizes if pair[0] != there[0] and pair[1] != there[1]]
+        both.sort(key=lambda pair, i=i, sizes=sizes: damages[i][pair] + price * sizes[pair])  # type: ignore[misc]
+        wanted += [(i, pair) for pair in both[:count]]
+    return wanted
+
+
+def _name_of(pairs: Pairs) -> str:
+    return pair_text(pairs[0]) if len(set(pairs)) == 1 else "uniform"
+
+
+def _described(best: Found, problem: Problem) -> str:
+    counts: dict[Pair, int] = {}
+    for pair in best.pairs:
+        counts[pair] = counts.get(pair, 0) + 1
+    parts = ", ".join(
+        f"{count} x {pair_text(pair)}" for pair, count in sorted(counts.items(), key=lambda item: -item[1])
+    )
+    return f"{parts}; {problem.size(best.pairs):,} of {problem.budget:,} bytes, KLD {best.kld:.3g} where it was chosen"
+
+
+def _validated(
+    loaded: LoadedModel,
+    contexts: Contexts,
+    request: Request,
+    profile: Profile,
+    reference: Profile,
+    measurer: Measurer,
+) -> list[dict[str, Any]]:
+    """compare/1 rows on the part of the text that no choice has seen."""
+    profiles = [profile, reference]
+    for text in COMPARED:
+        try:
+            each = resolve(text, loaded.geometry)
+        except UserError:
+            continue  # a type that this model can't store
+        if all(each.pairs != other.pairs for other in profiles):
+            profiles.append(each)
+    store = open_store(loaded, contexts, request.runs, f"validate {len(contexts.ids)}")
+    with measurer.stage("validation"):
+        baseline, scores = kept_scores(
+            loaded,
+            contexts,
+            profiles,
+            store,
+            batch=contexts.context,
+            progress=lambda done, total: measurer.report("validation", done, total),
+        )
+    store.close()
+    seconds = baseline.seconds + sum(each.seconds for each in scores)
+    measurer.add_cost("validation", seconds, len(contexts.ids) * (1 + len(profiles)))
+    return quality_rows(profiles, scores, baseline, 1, contexts.context)
+
+
+def _front(problem: Problem, best: Found, row: dict[str, Any], most: int = 100) -> list[dict[str, Any]]:
+    """The predicted Pareto front, thinned to `most` points, and the chosen assignment, the one with a measured KLD (row's)."""
+    everything: list[Allocation] = problem.table(best.model.damages()).front()
+    steps = np.unique(np.linspace(0, len(everything) - 1, most).round().astype(int))
+    chosen = Allocation(best.pairs, problem.size(best.pairs), best.model.predict(best.pairs))
+    points = []
+    for each in sorted([*(everything[i] for i in steps), chosen], key=lambda each: each.size):
+        profile = Profile("", problem.geometry, each.pairs)
+        measured = each is chosen
+        points.append(
+            {
+                "bytes_per_token": profile.bytes_per_token,
+                "bpv": profile.bpv,
+                "predicted_kld": max(0.0, each.cost),
+                "pairs": [list(pair) for pair in each.pairs],
+                "kld": row["kld_mean"] if measured else None,
+                "kld_ci95": row["kld_mean_ci95"] if measured else None,
+            }
+        )
+    return points
+
+
+def _warnings(
+    rows: Sequence[dict[str, Any]], name: str, budget: Budget, problem: Problem, best: Found
+) -> Sequence[str]:
+    told = []
+    row = next(row for row in rows if row["name"] == name)
+    if row["verdict_kind"] != "better":
+        reference = next(each["name"] for each in rows if each["verdict_kind"] == "reference")
+        told.append(
+            f"on text that the choice didn't see, {name} is not shown to be better than uniform {reference} "
+            f"({row['verdict']}): this model may not reward mixed types at {budget.text}"
+        )
+    used = problem.size(best.pairs) / problem.budget
+    if used < 0.995:
+        told.append(f"the best assignment found uses {used:.1%} of the budget: more bytes would not have helped here")
+    return told
