@@ -22,6 +22,8 @@ COMMANDS = {
     "compare": "profiles side by side on a text: bytes, PPL, KL divergence, verdicts",
     "sensitivity": "how much each layer's K and V matter, measured inside llama.cpp for any GGUF that it runs",
     "tune": "find the best profile for a model and a budget of bytes, with its evidence",
+    "judge": "a tuned profile against every baseline at its bytes, on text that its tuning never saw",
+    "probe": "within a minute, what is known to break a model under a quantized cache",
     "bench": "speed on this machine: attention beside torch's and llama.cpp's, tokens per second, peak memory",
     "export": "a profile for another runtime: its exact command line, or the best that it can express",
     "report": "a tuned profile's evidence as one HTML page",

@@ -46,7 +46,7 @@ def compare(
     rows = quality_rows(profiles, scores, baseline, index, contexts.context)
     return {
         "schema": COMPARE_SCHEMA,
-        **_conditions(loaded, contexts, batch, command),
+        **conditions(loaded, contexts, batch, command),
         "reference": profiles[index].name,
         "baseline": {"name": "f16", "seconds": baseline.seconds},
         "rows": rows,
@@ -75,10 +75,10 @@ def perplexity(
             del row[name]
     else:
         row = likelihood_row(profile, scores[0], contexts.context)
-    return {"schema": PERPLEXITY_SCHEMA, **_conditions(loaded, contexts, batch, command), "rows": [row]}
+    return {"schema": PERPLEXITY_SCHEMA, **conditions(loaded, contexts, batch, command), "rows": [row]}
 
 
-def _conditions(loaded: LoadedModel, contexts: Contexts, batch: int, command: str) -> dict[str, Any]:
+def conditions(loaded: LoadedModel, contexts: Contexts, batch: int, command: str) -> dict[str, Any]:
     """What a number needs beside it to be compared with another one."""
     dtype: torch.dtype = loaded.model.dtype
     return {

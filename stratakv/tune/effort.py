@@ -10,7 +10,7 @@ class Effort:
     """Counts. gradient_contexts, draws: of the gradient. ablated_types: how many types every cell is measured with, in
     ablation_batches. pairs: a layer's pairs measured together. rounds: of solving and re-measuring, with `drawn` random
     candidates and `alternatives` pairs a layer. swaps: steps of local search with `neighbours` each. Batches are of
-    `Measurer.batch` contexts. fidelity: random assignments, each in fidelity_batches. validate_contexts: for the tuning's own
+    `Measurer.batch` contexts. fidelity: random assignments, each on fidelity_contexts. validate_contexts: for the tuning's own
     report."""
 
     gradient_contexts: int
@@ -26,12 +26,12 @@ class Effort:
     swaps: int
     neighbours: int
     fidelity: int
-    fidelity_batches: int
+    fidelity_contexts: int
     validate_contexts: int
 
 
 EFFORTS = {
-    "quick": Effort(8, 2, 2, 1, 0, 1, 5, 2, 1, 2, 1, 8, 100, 1, 8),
-    "normal": Effort(16, 2, 4, 2, 2, 2, 10, 4, 2, 4, 2, 16, 100, 1, 24),
-    "full": Effort(32, 2, 8, 4, 4, 3, 16, 6, 4, 8, 4, 24, 200, 2, 32),
+    "quick": Effort(8, 2, 2, 1, 0, 1, 5, 2, 1, 2, 1, 8, 100, 1, 12),
+    "normal": Effort(16, 2, 4, 2, 2, 2, 10, 4, 2, 4, 2, 16, 100, 4, 24),
+    "full": Effort(32, 2, 8, 4, 4, 3, 16, 6, 4, 8, 4, 24, 200, 8, 32),
 }

@@ -122,7 +122,7 @@ def tune(
     model = damage_model(found, level, extra)
     best = search(measurer, problem, model, effort)
     say(f"chosen: {_described(best, problem)}")
-    checked = fidelity(measurer, problem, best.model, effort.fidelity, range(effort.fidelity_batches))
+    checked = fidelity(measurer, problem, best.model, effort.fidelity, effort.fidelity_contexts)
 
     bpv = Profile("", geometry, best.pairs).bpv
     profile = Profile(request.name or f"tuned-{bpv:.3f}", geometry, best.pairs, fingerprint=loaded.fingerprint)
@@ -212,7 +212,7 @@ def _within(effort: Effort, contexts: int, batch: int) -> Effort:
         gradient_contexts=min(effort.gradient_contexts, contexts),
         **{
             name: min(getattr(effort, name), batches)
-            for name in ("ablation_batches", "remeasure_batches", "search_batches", "fidelity_batches")
+            for name in ("ablation_batches", "remeasure_batches", "search_batches")
         },
     )
 

@@ -84,15 +84,16 @@ def search(measurer: Measurer, problem: Problem, model: DamageModel, effort: Eff
 
 
 def fidelity(
-    measurer: Measurer, problem: Problem, model: DamageModel, count: int, batches: Sequence[int], seed: int = 1
+    measurer: Measurer, problem: Problem, model: DamageModel, count: int, contexts: int, seed: int = 1
 ) -> dict[str, Any]:
     """Predicted against true KLD of random assignments within the budget.
 
     They are the allocator's choices for damages times random factors. r2: of the predictions as they are (not of a fitted
     line). bias: mean prediction over mean measurement, minus 1. Predictions are scaled by the operating point's KLD on these
-    contexts over that on all.
+    contexts over that on all. contexts: how many of the first ones.
     """
     rng = np.random.default_rng(seed)
+    contexts = min(contexts, len(measurer.ids))
     table, profiles = model.damages(), dict[Pairs, None]()
     least = [min(known.values()) for known in table]
     for _ in range(4 * count):
@@ -107,8 +108,9 @@ def fidelity(
         ]
         profiles[problem.solve(factors).pairs] = None
     with measurer.stage("fidelity"):
-        level = float(measurer.klds([model.operating], batches).mean())
-        measured = measurer.klds(list(profiles), batches).mean(axis=1)
+        few = measurer.in_batches_of(contexts)
+        level = float(few.klds([model.operating], [0]).mean())
+        measured = few.klds(list(profiles), [0]).mean(axis=1)
     scale = level / model.level if model.level > 0 else 1.0
     predicted = np.array([scale * model.predict(pairs) for pairs in profiles])
     left, total = ((measured - predicted) ** 2).sum(), ((measured - measured.mean()) ** 2).sum()

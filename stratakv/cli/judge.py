@@ -1,0 +1,62 @@
+"""`stratakv judge`: a tuned profile against every baseline at its bytes, on text that its tuning never saw."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    from stratakv.cli.measuring_options import add_measuring_options
+
+    parser = commands.add_parser("judge", help="a tuned profile against every baseline", description=__doc__)
+    parser.add_argument("profile", metavar="PROFILE", help="a profile file that stratakv tune wrote")
+    add_measuring_options(parser)
+    parser.add_argument("--permutations", type=int, default=20, metavar="N", help="of the profile over its layers (20)")
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
+    parser.add_argument(
+        "--runs",
+        default="stratakv-runs",
+        metavar="DIR",
+        help="where scores are kept, to go on after a kill (stratakv-runs)",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
+    from stratakv.engine.describe import describe_model
+    from stratakv.errors import UserError
+    from stratakv.measure.results import check_writable
+    from stratakv.measure.table import format_comparison, format_warnings
+    from stratakv.profile import load_profile
+    from stratakv.tune.judge import format_claims, judge
+
+    if args.permutations < 0:
+        raise UserError(f"--permutations {args.permutations}: at least 0")
+    if args.json and args.json != "-":
+        check_writable(args.json)
+    model = describe_model(args.model)
+    profile = load_profile(args.profile, model.geometry, model.fingerprint)
+    loaded, contexts = load_for_measuring(args)
+    for line in format_warnings([*loaded.warnings, *contexts.warnings]):
+        say(line)
+    words = ["stratakv", "judge", args.profile, *option_words(args)]
+    words += ["--permutations", str(args.permutations)] if args.permutations != 20 else []
+    with progress("judge") as report:
+        data = judge(
+            loaded,
+            contexts,
+            profile,
+            runs=Path(args.runs),
+            permutations=args.permutations,
+            batch=args.batch_size,
+            command=shlex.join(words),
+            progress=report,
+        )
+    emit(f"{format_comparison(data)}\n\n{format_claims(data)}", data, args.json)
+    return 0

@@ -1,0 +1,169 @@
+"""What a tuned profile has to beat at its own bytes: uniform pairs, modes, layer rules, permutations of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from stratakv.errors import UserError
+from stratakv.profile import ModelGeometry, Profile, resolve
+from stratakv.profile.modes import MODES
+from stratakv.profile.presets import PRESETS
+from stratakv.profile.profile import Pair, ordinals_text, pair_text
+from stratakv.tune.options import size_of
+
+Family = Literal["tuned", "uniform", "mode", "rule", "permutation"]
+
+TOLERANCE = 0.005
+TURBO = ("turbo2", "turbo3", "turbo4", "turbo5", "turbo6", "turbo8")
+_ALWAYS = ("q4_0_rot", "q8_0/turbo4")  # what users of llama.cpp have today, at its own bytes
+_NEAR, _FAR = 0.97, (0.7, 1.3)
+_RULES = ("first and last", "first", "last")
+
+
+def baselines(tuned: Profile, reference: Profile, permutations: int, seed: int = 0) -> list[tuple[Family, Profile]]:
+    """Every baseline once, the tuned profile and the reference first.
+
+    Uniform pairs near the same bytes and a few around; the fork's modes and our presets at their own bytes; first-N, last-N
+    and both rules adjusted to the tuned profile's bytes; permutations among layers of equal geometry.
+    """
+    geometry = tuned.geometry
+    found: dict[tuple[Pair, ...], tuple[Family, Profile]] = {tuned.pairs: ("tuned", tuned)}
+    candidates: Iterator[tuple[Family, Profile]] = iter(
+        [
+            ("uniform", reference),
+            *(("uniform", each) for each in _uniform(geometry, tuned.bytes_per_token)),
+            *(("mode", each) for each in _modes(geometry)),
+            *(("rule", each) for each in _presets(geometry)),
+            *(("rule", each) for each in rules_at(geometry, tuned.bytes_per_token)),
+            *(("permutation", each) for each in permuted(tuned, permutations, seed)),
+        ]
+    )
+    for family, profile in candidates:
+        found.setdefault(profile.pairs, (family, profile))
+    return list(found.values())
+
+
+def reference_for(geometry: ModelGeometry, size: int) -> Profile:
+    """The largest uniform turbo type within the bytes (and the tolerance), the smallest where none is."""
+    every = [profile for name in TURBO if (profile := _resolved(name, geometry))]
+    if not every:
+        raise UserError(f"model {geometry.name} can't store turbo types: there is no uniform one to judge against")
+    fits = [profile for profile in every if profile.bytes_per_token <= size / (1 - TOLERANCE)]
+    return fits[-1] if fits else every[0]
+
+
+def rules_at(geometry: ModelGeometry, size: int) -> list[Profile]:
+    """First-N, last-N and both: as many layers as fit get better types over a uniform turbo base; the next layer of the
+    rule gets the largest turbo pair that still fits, so that the rule has the same bytes."""
+    layers = geometry.kv_layers
+    bases = [p for name in TURBO if (p := _resolved(name, geometry)) and p.bytes_per_token < size]
+    found = []
+    for base in bases[-1:]:
+        (low, _) = base.pairs[0]
+        for edge in dict.fromkeys(
+            [("q8_0", "q8_0"), ("q8_0", low), (low, "q8_0"), ("turbo6", "turbo6"), ("turbo5", "turbo5")]
+        ):
+            if sum(size_of(layer, edge) for layer in layers) <= size:
+                continue  # it fits everywhere: no rule but a uniform pair
+            for rule in _RULES:
+                pairs = _filled(geometry, size, base.pairs, edge, _order(rule, len(layers)))
+                if pairs is not None:
+                    found.append(Profile(_line(pairs, base.pairs[0]), geometry, pairs))
+    return found
+
+
+def permuted(tuned: Profile, count: int, seed: int) -> list[Profile]:
+    """Different assignments of the same pairs to other layers of the same geometry, hence of the same bytes."""
+    groups: dict[object, list[int]] = {}
+    for ordinal, layer in enumerate(tuned.geometry.kv_layers):
+        groups.setdefault((layer.head_dim, layer.kv_heads, layer.role, layer.window), []).append(ordinal)
+    rng = np.random.default_rng(seed)
+    seen = {tuned.pairs}
+    found: list[Profile] = []
+    for _ in range(20 * count):
+        if len(found) == count:
+            break
+        pairs = list(tuned.pairs)
+        for members in groups.values():
+            for to, source in zip(members, rng.permutation(members), strict=True):
+                pairs[to] = tuned.pairs[source]
+        if tuple(pairs) not in seen:
+            seen.add(tuple(pairs))
+            found.append(replace(tuned, name=f"permutation {len(found) + 1}", pairs=tuple(pairs), evidence=None))
+    return found
+
+
+def _uniform(geometry: ModelGeometry, size: int) -> list[Profile]:
+    names = [*TURBO, "q8_0"]
+    found = [p for name in (*TURBO, "q4_0_rot") if (p := _resolved(name, geometry)) and _within(p, size, *_FAR)]
+    for k in names:
+        for v in names:
+            profile = _resolved(f"{k}/{v}", geometry)
+            if k != v and profile and _within(profile, size, _NEAR, 1.0):
+                found.append(profile)
+    return found + [p for name in _ALWAYS if (p := _resolved(name, geometry))]
+
+
+def _modes(geometry: ModelGeometry) -> list[Profile]:
+    every = [p for number in MODES if number and (p := _resolved(f"mode{number}", geometry))]
+    return [profile for profile in every if not profile.warnings or len(set(profile.pairs)) > 1]
+
+
+def _presets(geometry: ModelGeometry) -> list[Profile]:
+    return [p for name in PRESETS if (p := _resolved(name, geometry))]
+
+
+def _within(profile: Profile, size: int, low: float, high: float) -> bool:
+    return low * size <= profile.bytes_per_token <= high * size
+
+
+def _resolved(text: str, geometry: ModelGeometry) -> Profile | None:
+    """None for what this model can't have (a head_dim that a type can't store, fewer layers than a rule names)."""
+    try:
+        return resolve(text, geometry)
+    except UserError:
+        return None
+
+
+def _order(rule: str, layers: int) -> list[int]:
+    """The layers in the order in which the rule favours them."""
+    if rule == "first":
+        return list(range(layers))
+    if rule == "last":
+        return list(reversed(range(layers)))
+    return [each for pair in zip(range(layers), reversed(range(layers)), strict=True) for each in pair][:layers]
+
+
+def _filled(
+    geometry: ModelGeometry, size: int, base: Sequence[Pair], edge: Pair, order: Sequence[int]
+) -> tuple[Pair, ...] | None:
+    """None where not even one layer can have the edge's pair."""
+    pairs = list(base)
+    left = size - sum(size_of(layer, pair) for layer, pair in zip(geometry.kv_layers, pairs, strict=True))
+    given = 0
+    for ordinal in order:
+        layer = geometry.kv_layers[ordinal]
+        room = left + size_of(layer, pairs[ordinal])
+        if size_of(layer, edge) <= room:
+            left, pairs[ordinal], given = room - size_of(layer, edge), edge, given + 1
+            continue
+        fits = [(k, v) for k in TURBO for v in TURBO if size_of(layer, (k, v)) <= room]
+        pairs[ordinal] = max(
+            fits, key=lambda pair: (size_of(layer, pair), -abs(TURBO.index(pair[0]) - TURBO.index(pair[1])))
+        )
+        break
+    return tuple(pairs) if given else None
+
+
+def _line(pairs: Sequence[Pair], base: Pair) -> str:
+    """The assignment as a rule line that `resolve` reads."""
+    groups: dict[Pair, list[int]] = {}
+    for ordinal, pair in enumerate(pairs):
+        if pair != base:
+            groups.setdefault(pair, []).append(ordinal)
+    clauses = [f"{ordinals_text(members).replace(' ', '')}: {pair_text(pair)}" for pair, members in groups.items()]
+    return "; ".join([*clauses, f"rest: {pair_text(base)}"])

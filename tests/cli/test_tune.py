@@ -1,0 +1,168 @@
+"""`tune` and `judge` by their command lines, with an effort that measures next to nothing."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stratakv.assets import judging_text
+from stratakv.cli.main import main
+from stratakv.engine.load import load_model
+from stratakv.profile import load_profile
+from stratakv.tune import effort
+from stratakv.tune.effort import Effort
+from stratakv.tune.evidence import damages_from
+from stratakv.tune.options import options_for
+from stratakv.tune.replay import Replay
+from stratakv.tune.store import Store
+
+TINY = Effort(2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 4, 1, 4)
+SHORT = ["tune", "-m", "embedded", "-c", "32", "--effort", "quick", "--types", "turbo2,turbo3,turbo4,turbo5,q8_0"]
+load_once = functools.cache(load_model)
+
+_opened: list[str] = []
+_watching = False
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watching and event == "open":
+        _opened.append(str(arguments[0]))
+
+
+sys.addaudithook(_audit)
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stratakv.engine.load.load_model", load_once)
+    monkeypatch.setitem(effort.EFFORTS, "quick", TINY)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """One run's directory, and the files that it opened."""
+    global _watching
+    out = tmp_path_factory.mktemp("tuned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stratakv.engine.load.load_model", load_once)
+        patch.setitem(effort.EFFORTS, "quick", TINY)
+        _opened.clear()
+        _watching = True
+        try:
+            assert main([*SHORT, "--out", str(out), "--name", "mine"]) == 0
+        finally:
+            _watching = False
+    return out, list(_opened)
+
+
+def test_a_profile_within_the_budget_and_its_evidence(tuned: tuple[Path, list[str]]) -> None:
+    out, _ = tuned
+    geometry = load_once("embedded").geometry
+    profile = load_profile(out / "mine.profile.json", geometry, load_once("embedded").fingerprint)
+    assert profile.bytes_per_token <= 3168
+    assert {name for pair in profile.pairs for name in pair} <= {"turbo2", "turbo3", "turbo4", "turbo5", "q8_0"}
+    assert profile.evidence is not None
+    assert profile.evidence["file"] == "mine.evidence.json"
+    data = json.loads((out / "mine.evidence.json").read_text())
+    assert data["schema"] == "stratakv/tune/1"
+    assert data["text"]["name"] == "dracula-tune.txt"
+    assert [tuple(pair) for pair in data["chosen"]["pairs"]] == list(profile.pairs)
+    assert data["budget"] == data["budget"] | {"text": "turbo4", "bytes_per_token": 3168, "bpv": pytest.approx(4.125)}
+    assert len(data["sensitivity"]["cells"]) == 12 * 2 * len(data["types"])
+    assert any(cell["kld"] for cell in data["sensitivity"]["cells"])
+    assert len(data["fidelity"]["points"]) == 4
+    assert data["rows"][0]["name"] == "mine"
+    assert data["rows"][1]["verdict_kind"] == "reference"
+    sizes = [point["bytes_per_token"] for point in data["front"]]
+    assert sizes == sorted(sizes)
+    assert [point["kld"] for point in data["front"] if point["kld"]] == [data["rows"][0]["kld_mean"]]
+    assert data["cost"]["forward_passes"] == pytest.approx(sum(s["forward_passes"] for s in data["cost"]["stages"]))
+    options = options_for(geometry, damages_from(data), types=("turbo4", "q8_0"))
+    assert len(options) == 12
+
+
+def test_tune_never_opens_the_judging_text(tuned: tuple[Path, list[str]]) -> None:
+    _, opened = tuned
+    assert any("dracula-tune" in path for path in opened)
+    assert not any("judge" in path for path in opened)
+
+
+def test_killed_anywhere_it_goes_on_and_measures_nothing_twice(
+    tuned: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted after every seventh measurement, the runs together keep the same lines as one run, each once."""
+    whole, _ = tuned
+    put, kept = Store.put, [0]
+    names: list[tuple[str, str]] = []
+
+    def interrupted(self: Store, kind: str, name: str, value: Any) -> Any:
+        if kept[0] >= 30:
+            kept[0] = 0
+            raise KeyboardInterrupt
+        kept[0] += 1
+        names.append((kind, name))
+        return put(self, kind, name, value)
+
+    monkeypatch.setattr(Store, "put", interrupted)
+    words = [*SHORT, "--out", str(tmp_path), "--name", "mine"]
+    codes = []
+    while not codes or codes[-1] == 130:
+        codes.append(main(words))
+        assert (codes[-1] == 0) == (tmp_path / "mine.profile.json").exists(), "nothing is written before the end"
+    assert codes[-1] == 0
+    assert len(codes) > 3
+    assert len(names) == len(set(names))
+    lines = sum(len(path.read_bytes().splitlines()) for path in (whole / "stratakv-runs").iterdir())
+    assert sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "stratakv-runs").iterdir()) == lines
+    first, second = (json.loads((place / "mine.evidence.json").read_text()) for place in (whole, tmp_path))
+    assert first["chosen"] == second["chosen"]
+    assert first["fidelity"] == second["fidelity"]
+    assert first["sensitivity"] == second["sensitivity"]
+    monkeypatch.setattr(Replay, "__init__", None)
+    assert main(words) == 0, "all is there: no model runs"
+
+
+def test_judging_with_the_claims_in_words(
+    tuned: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = tuned
+    words = ["judge", str(out / "mine.profile.json"), "-f", str(judging_text()), "-c", "32", "--chunks", "4"]
+    words += ["--permutations", "2", "--json", str(tmp_path / "j.json"), "--runs", str(tmp_path / "runs")]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    data = json.loads((tmp_path / "j.json").read_text())
+    assert data["schema"] == "stratakv/judge/1"
+    assert data["rows"][0]["family"] == "tuned"
+    assert {row["family"] for row in data["rows"]} == {"tuned", "uniform", "mode", "rule", "permutation"}
+    assert data["claims"]
+    assert all(each["claim"] in printed for each in data["claims"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "turbo9"], "turbo9"),
+        (["--bytes-per-token", "100"], "budget of 100 bytes is below the"),
+        (["--bpv", "4", "--budget", "turbo4"], "one budget"),
+        (["--text", "/nonexistent.txt"], "/nonexistent.txt"),
+        (["--out", "/nonexistent"], "--out /nonexistent"),
+        (["--floor", "0"], "LAYER=K/V"),
+        (["--floor", "0=f16", "--bpv", "4"], "no measured pair"),
+        (["--floor", "99=q8_0"], "KV layer 99"),
+        (["--types", "turbo4,q9"], "q9"),
+        (["-c", "8192", "--types", "turbo4"], "at least 6"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SHORT, "--out", str(tmp_path), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("stratakv: error: ")
+    assert message in line
+    assert not list(tmp_path.glob("*.json"))

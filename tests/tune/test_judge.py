@@ -1,0 +1,117 @@
+"""Baselines at equal bytes, and claims that can fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stratakv.assets import judging_text
+from stratakv.engine.load import LoadedModel
+from stratakv.errors import UserError
+from stratakv.measure.corpus import cut, read_text
+from stratakv.measure.results import compare
+from stratakv.profile import LayerGeometry, ModelGeometry, Profile, resolve
+from stratakv.tune.baselines import baselines, permuted, reference_for, rules_at
+from stratakv.tune.judge import claims, format_claims, judge
+
+LAYERS = tuple(LayerGeometry(i, i, "full", (128, 128), 2, 4) for i in range(12))
+GEOMETRY = ModelGeometry("made-up", LAYERS)
+TUNED = Profile("tuned", GEOMETRY, (("turbo5", "turbo5"),) * 4 + (("turbo3", "turbo4"),) * 8)
+
+
+def test_rules_take_the_same_bytes_and_can_be_written_as_rule_lines() -> None:
+    found = rules_at(GEOMETRY, 3168)
+    assert len(found) == 15
+    for profile in found:
+        assert 0.98 * 3168 <= profile.bytes_per_token <= 3168
+        assert resolve(profile.name, GEOMETRY).pairs == profile.pairs
+    assert "0,11: q8_0; 1: turbo4; rest: turbo3" in [profile.name for profile in found]
+
+
+def test_the_reference_is_the_largest_uniform_turbo_type_that_fits() -> None:
+    assert reference_for(GEOMETRY, 3168).name == "turbo4"
+    assert reference_for(GEOMETRY, 3160).name == "turbo4", "within the tolerance"
+    assert reference_for(GEOMETRY, 3100).name == "turbo3"
+    assert reference_for(GEOMETRY, 100).name == "turbo2"
+
+
+def test_permutations_move_pairs_only_between_layers_of_the_same_geometry() -> None:
+    mixed = ModelGeometry("mixed", (*LAYERS[:6], *(LayerGeometry(i, i, "full", (64, 64), 2, 4) for i in range(6, 12))))
+    tuned = Profile("tuned", mixed, TUNED.pairs)
+    found = permuted(tuned, 10, seed=0)
+    assert len({profile.pairs for profile in found}) == 10
+    for profile in found:
+        assert profile.bytes_per_token == tuned.bytes_per_token
+        assert sorted(profile.pairs[:6]) == sorted(tuned.pairs[:6])
+        assert profile.pairs != tuned.pairs
+    assert permuted(Profile("same", GEOMETRY, (("turbo4", "turbo4"),) * 12), 10, 0) == [], "nothing to permute"
+
+
+def test_every_family_is_there_and_nothing_twice() -> None:
+    found = baselines(TUNED, reference_for(GEOMETRY, TUNED.bytes_per_token), 20)
+    names = {profile.name for _, profile in found}
+    assert {"turbo4", "q4_0_rot", "q8_0/turbo4", "turbo3/turbo5", "mode 7", "edges3"} <= names
+    assert [family for family, _ in found].count("permutation") == 20
+    assert len({profile.pairs for _, profile in found}) == len(found)
+    assert found[0] == ("tuned", TUNED)
+
+
+def _row(family: str, level: float, size: int = 3168, seed: int = 0) -> dict[str, Any]:
+    kld = level * (1 + 0.1 * np.random.default_rng(seed).random(16))
+    return {
+        "family": family,
+        "name": family,
+        "bytes_per_token": size,
+        "kld_mean": kld.mean(),
+        "kld_per_chunk": kld.tolist(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("level", "size", "expected"),
+    [
+        (0.6, 3168, [True, True, True, True]),
+        (0.8, 3168, [False, True, True, True]),  # less than 30 %
+        (0.95, 3168, [False, True, False, False]),  # a rule and a permutation are better
+        (0.6, 3100, [False, False, False, True]),  # too few bytes to be called equal
+    ],
+)
+def test_claims(level: float, size: int, expected: list[bool]) -> None:
+    rows = [_row("tuned", level, size), _row("uniform", 1.0, seed=1), _row("uniform", 1.3, seed=2)]
+    rows += [_row("rule", 0.9, seed=3), _row("rule", 0.1, 9999, seed=4), _row("permutation", 0.9, seed=5)]
+    found = claims(rows, rows[1], 3168)
+    assert [each["holds"] for each in found] == expected
+    assert format_claims({"claims": found}).count("DOES NOT HOLD") == expected.count(False)
+
+
+def test_the_same_numbers_as_compare_and_nothing_twice(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts = cut(read_text(judging_text()), loaded.tokenizer, 32, 4)
+    tuned = Profile("tuned", loaded.geometry, TUNED.pairs)
+    monkeypatch.setattr(
+        "stratakv.tune.judge.baselines",
+        lambda tuned, reference, permutations: [("tuned", tuned), ("uniform", reference), *_permutations(tuned)],
+    )
+    data = judge(loaded, contexts, tuned, runs=tmp_path, batch=32)
+    plain = compare(loaded, contexts, [tuned], resolve("turbo4", loaded.geometry), batch=32)
+    for row, other in zip(data["rows"], plain["rows"], strict=False):
+        for name in ("kld_mean", "kld_diff_ci95", "ppl", "top1", "kld_p99", "verdict"):
+            assert row[name] == other[name]
+    monkeypatch.setattr("stratakv.tune.scores.measure", None)
+    again = judge(loaded, contexts, tuned, runs=tmp_path, batch=32)
+    assert again["rows"] == data["rows"]
+
+
+def _permutations(tuned: Profile) -> list[tuple[str, Profile]]:
+    return [("permutation", profile) for profile in permuted(tuned, 1, 0)]
+
+
+def test_the_text_of_the_tuning_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
+    text = read_text(judging_text())
+    tuned = Profile("tuned", loaded.geometry, TUNED.pairs, evidence={"text": text.sha256})
+    with pytest.raises(UserError, match="tuned on"):
+        judge(loaded, cut(text, loaded.tokenizer, 32, 4), tuned, runs=tmp_path)
