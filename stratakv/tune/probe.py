@@ -128,7 +128,8 @@ def recommendation(data: Mapping[str, Any]) -> str:
     v = sum(row["v_damage"] for row in data["layers"])
     if cells or data["findings"] or data["uniform_kld"] > data["limit"]:
         side = f"q8_0/{data['type']}" if k > v else f"{data['type']}/q8_0"
-        return f"don't use uniform {data['type']} unmeasured: start from {side} ({k / (k + v):.0%} of the damage is K's), or {tune}"
+        share = f"{k / (k + v):.0%} of the damage is K's"
+        return f"don't use uniform {data['type']} unmeasured: start from {side} ({share}), or {tune}"
     return f"nothing dangerous: uniform {data['type']} costs a KLD of {data['uniform_kld']:.3g} here; {tune} at the same bytes"
 
 

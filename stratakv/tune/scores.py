@@ -36,10 +36,12 @@ def kept_scores(
     for index in range(len(contexts.ids)):
         missing = [profile for profile in profiles if store.get("score", _name(index, profile)) is None]
         missing = list({profile.pairs: profile for profile in missing}.values())
-        if missing or store.get("score", f"{index} {_BASELINE}") is None:
+        has_baseline = store.get("score", f"{index} {_BASELINE}") is not None
+        if missing or not has_baseline:
             one = replace(contexts, ids=contexts.ids[index : index + 1])
             baseline, scores = measure(loaded, one, missing, batch=batch)
-            store.put("score", f"{index} {_BASELINE}", _packed(baseline))
+            if not has_baseline:
+                store.put("score", f"{index} {_BASELINE}", _packed(baseline))
             for profile, each in zip(missing, scores, strict=True):
                 store.put("score", _name(index, profile), _packed(each))
         progress(index + 1, len(contexts.ids))

@@ -184,12 +184,15 @@ def _by_type(found: Sensitivity, left: Floats, right: Floats) -> dict[str, float
     for column, name in enumerate(found.types):
         changed = np.array([[pair[side] != name for side in (0, 1)] for pair in found.operating])
         seen = changed & np.isfinite(left[:, :, column]) & np.isfinite(right[:, :, column])
-        if seen.sum() >= 3:
-            correlations[name] = _spearman(left[:, :, column][seen], right[:, :, column][seen])
+        if seen.sum() >= 3 and (rank := _spearman(left[:, :, column][seen], right[:, :, column][seen])) is not None:
+            correlations[name] = rank
     return correlations
 
 
-def _spearman(left: Floats, right: Floats) -> float:
+def _spearman(left: Floats, right: Floats) -> float | None:
+    """None where one side's numbers are all equal."""
     from scipy.stats import spearmanr
 
+    if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
+        return None
     return float(spearmanr(left, right).statistic)

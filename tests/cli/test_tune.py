@@ -131,7 +131,18 @@ def test_judging_with_the_claims_in_words(
     tuned: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = tuned
-    words = ["judge", str(out / "mine.profile.json"), "-f", str(judging_text()), "-c", "32", "--chunks", "4"]
+    words = [
+        "judge",
+        str(out / "mine.profile.json"),
+        "-m",
+        "embedded",
+        "-f",
+        str(judging_text()),
+        "-c",
+        "32",
+        "--chunks",
+        "4",
+    ]
     words += ["--permutations", "2", "--json", str(tmp_path / "j.json"), "--runs", str(tmp_path / "runs")]
     assert main(words) == 0
     printed = capsys.readouterr().out
@@ -155,7 +166,7 @@ def test_judging_with_the_claims_in_words(
         (["--floor", "0=f16", "--bpv", "4"], "no measured pair"),
         (["--floor", "99=q8_0"], "KV layer 99"),
         (["--types", "turbo4,q9"], "q9"),
-        (["-c", "8192", "--types", "turbo4"], "at least 6"),
+        (["-c", "16384", "--types", "turbo4"], "at least 6"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(
