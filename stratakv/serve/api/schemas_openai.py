@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -12,6 +12,8 @@ MAX_N = 16
 MAX_PROMPTS = 64
 
 Tokens = Annotated[list[TokenId], Field(min_length=1)]
+Each = TypeVar("Each")
+Many = Annotated[list[Each], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
 class StreamOptions(Body):
@@ -41,7 +43,7 @@ class _Common(SamplingBody):
 class CompletionBody(_Common):
     """POST /v1/completions"""
 
-    prompt: str | Tokens | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)] | list[Tokens]
+    prompt: str | Tokens | Many[str] | Many[Tokens]
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None

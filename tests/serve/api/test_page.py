@@ -1,0 +1,152 @@
+"""The page in a real browser: it talks, draws the cache, fits a phone, and can be used by keyboard."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.ui import WebDriverWait
+from servers import ALIAS, running
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FILES = Path(__file__).parents[3] / "stratakv" / "serve" / "web"
+browser_needed = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="no chromium and chromedriver here (Debian: chromium, chromium-driver)"
+)
+
+
+@contextmanager
+def browser(width: int = 1280, height: int = 820) -> Iterator[WebDriver]:
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.binary_location = str(BROWSER)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def until(driver: WebDriver, condition: Callable[[WebDriver], object], seconds: float = 30) -> None:
+    WebDriverWait(driver, seconds, poll_frequency=0.05).until(condition)
+
+
+def text(driver: WebDriver, id_: str) -> str:
+    return driver.find_element(By.ID, id_).text
+
+
+@browser_needed
+def test_a_conversation_by_keyboard(server):
+    with browser() as driver:
+        driver.get(server.url)
+        until(driver, lambda d: text(d, "state-text") == "ready")
+        assert text(driver, "model") == ALIAS and "turbo4" in text(driver, "profile")
+        rows = driver.find_elements(By.CSS_SELECTOR, "#layers tr")
+        assert [row.text.split() for row in rows] == [["turbo4", str(i), "turbo4"] for i in range(12)]
+        bars = driver.find_elements(By.CSS_SELECTOR, "#layers .fill")
+        assert len(bars) == 24 and all(bar.size["width"] > 10 for bar in bars)
+
+        assert driver.switch_to.active_element.get_attribute("id") == "prompt"  # ready to be written in
+        driver.execute_script(
+            "document.getElementById('max-tokens').value = 600; document.getElementById('temperature').value = 0"
+        )
+        keys = webdriver.ActionChains(driver)
+        keys.send_keys("Who goes").key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).send_keys(
+            "there?"
+        ).perform()
+        driver.switch_to.active_element.send_keys(Keys.ENTER)
+        until(driver, lambda d: text(d, "running") == "1" and "working" in text(d, "state-text"))
+        assert re.search(r"[1-9]\d* used", text(driver, "pages"))
+        assert re.search(r"\d+ tokens, \d+ new|reading", text(driver, "slots"))
+        until(driver, lambda d: len(d.find_element(By.CSS_SELECTOR, ".assistant .text").text) > 10)
+        webdriver.ActionChains(driver).send_keys(Keys.ESCAPE).perform()
+        until(driver, lambda d: "stopped" in d.find_element(By.CSS_SELECTOR, ".assistant .facts").text)
+        server.wait_idle()
+        assert driver.find_element(By.CSS_SELECTOR, ".user .text").text == "Who goes\nthere?"
+        assert driver.switch_to.active_element.get_attribute("id") == "prompt"
+
+        driver.execute_script("document.getElementById('max-tokens').value = 5")
+        driver.switch_to.active_element.send_keys("Go on." + Keys.ENTER)
+        until(driver, lambda d: "5 tokens" in d.find_elements(By.CSS_SELECTOR, ".assistant")[1].text)
+        assert text(driver, "announce") == "" or driver.find_element(By.ID, "announce").get_attribute("textContent")
+        driver.find_element(By.ID, "clear").send_keys(Keys.ENTER)
+        assert not driver.find_elements(By.CSS_SELECTOR, ".message")
+        assert driver.get_log("browser") == []
+
+
+@browser_needed
+def test_on_a_phone_nothing_is_cut_off(server):
+    with browser(390, 844) as driver:
+        driver.get(server.url)
+        until(driver, lambda d: text(d, "state-text") == "ready")
+        assert driver.execute_script("return document.documentElement.scrollWidth") == 390
+        for button in driver.find_elements(By.CSS_SELECTOR, "button"):
+            if button.is_displayed():
+                assert button.size["height"] >= 40  # for fingers
+        rect = driver.find_element(By.ID, "composer").rect
+        assert rect["y"] + rect["height"] <= 844
+        driver.execute_script("document.querySelector('.layers').scrollIntoView()")
+        assert driver.find_element(By.ID, "layers").is_displayed()
+
+
+@browser_needed
+def test_colours_differ_enough_in_light_and_dark(server):
+    """WCAG's contrast of texts with what is behind them: 4.5 at least."""
+    ratio = """
+        const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 }); return .2126 * r + .7152 * g + .0722 * b };
+        const behind = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!c.startsWith('rgba(0, 0, 0, 0')) return c } return 'rgb(255, 255, 255)' };
+        return [...document.querySelectorAll('h1, h2, h3, p, dt, dd, button, label, summary, th, td, li span')]
+          .filter((e) => e.checkVisibility() && e.textContent.trim())
+          .map((e) => { const [a, b] = [light(getComputedStyle(e).color), light(behind(e))]; return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.textContent.trim()] })
+          .sort((a, b) => a[0] - b[0])[0];
+    """  # noqa: E501
+    with browser() as driver:
+        for scheme in ("light", "dark"):
+            driver.execute_cdp_cmd(
+                "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            )
+            driver.get(server.url)
+            until(driver, lambda d: text(d, "state-text") == "ready")
+            worst, where = driver.execute_script(ratio)
+            assert worst >= 4.5, (scheme, where, worst)
+
+
+@browser_needed
+def test_a_server_with_a_key_asks_for_it():
+    with running(api_keys=("secret",)) as server, browser() as driver:
+        driver.get(server.url)
+        until(driver, lambda d: d.find_element(By.ID, "key").is_displayed())
+        driver.find_element(By.ID, "key").send_keys("secret" + Keys.ENTER)
+        until(driver, lambda d: text(d, "state-text") == "ready")
+        assert not driver.find_element(By.ID, "key").is_displayed()
+
+
+def test_the_page_needs_no_network():
+    for path in FILES.iterdir():
+        addresses = re.findall(r"https?://[^\s\"'<>]+", path.read_text(encoding="utf-8"))
+        assert [a for a in addresses if not a.startswith("http://www.w3.org/")] == [], path.name
+
+
+def test_the_page_stays_a_page(server):
+    import httpx
+
+    answer = httpx.get(server.url)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    for name in re.findall(r'(?:href|src)="(/web/[^"]+)"', answer.text):
+        assert httpx.get(server.url + name).status_code == 200, name
+    end = time.monotonic() + 5
+    status = httpx.get(f"{server.url}/stratakv/status").json()
+    assert time.monotonic() < end and len(status["layers"]) == 12 and status["layers"][0]["k_bits"] == 4.125
