@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
         help="tokens that all requests share, one may use all (0: the model's)",
     )
     cache.add_argument(
-        "--cache-memory", metavar="SIZE", help="bytes of all pages, 4G or 512M; -c then limits one request"
+        "--cache-memory", metavar="SIZE", help="bytes of all pages, such as 2GiB; -c then limits one request"
     )
     cache.add_argument("-np", "--parallel", type=int, default=4, metavar="N", help="requests that run at once (4)")
     cache.add_argument("--queue", type=int, default=256, metavar="N", help="requests that wait, then 503 (256)")
@@ -130,12 +130,13 @@ def _application(args: argparse.Namespace) -> FastAPI:
 
     from stratakv.cli.generation_options import DTYPES
     from stratakv.cli.profile_options import profile_from_args
+    from stratakv.cli.sizes import parse_memory
     from stratakv.engine.describe import describe_model
-    from stratakv.engine.load import WEIGHTS_HEADROOM, free_memory, load_model
+    from stratakv.engine.load import WEIGHTS_HEADROOM, free_memory, load_model, weights_size
     from stratakv.profile.table import format_table, show_table
     from stratakv.serve.api.app import create_app
     from stratakv.serve.api.settings import ServerSettings
-    from stratakv.serve.capacity import capacity_line, parse_size, plan_capacity
+    from stratakv.serve.capacity import capacity_line, plan_capacity
     from stratakv.serve.engine import Engine
     from stratakv.serve.request import Limits
 
@@ -145,20 +146,24 @@ def _application(args: argparse.Namespace) -> FastAPI:
     model = describe_model(args.model)
     profile = profile_from_args(args, model.geometry, model.fingerprint)
     dtype = DTYPES[args.dtype]
-    weights = int(model.values * dtype.itemsize * WEIGHTS_HEADROOM)
+    packed = device == "cpu"  # what stays in a GGUF file's blocks runs on a CPU only
+    weights = int(weights_size(model, dtype, packed=packed) * WEIGHTS_HEADROOM)
     free = free_memory() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
     capacity = plan_capacity(
         profile,
         slots=args.parallel,
         chunk=args.batch_size,
         context=args.ctx_size,
-        memory=None if args.cache_memory is None else parse_size(args.cache_memory),
+        memory=None if args.cache_memory is None else parse_memory(args.cache_memory, "--cache-memory"),
         free=free - weights,
     )
     _say(format_table(show_table(profile, warnings=(*model.warnings, *capacity.notes))))
     _say(capacity_line(profile, capacity, args.parallel))
-    loaded = load_model(args.model, dtype=dtype)
-    loaded.model.to(device)  # type: ignore[arg-type]
+    loaded = load_model(args.model, dtype=dtype, packed=packed)
+    for note in loaded.notes:
+        _say(note)
+    if not packed:
+        loaded.model.to(device)  # type: ignore[arg-type]
     limits = Limits(args.parallel, capacity.context, capacity.cache_bytes, args.batch_size, args.queue)
     keys = tuple(key.strip() for key in (args.api_key or os.environ.get(KEY_VARIABLE, "")).split(",") if key.strip())
     settings = ServerSettings(
@@ -166,6 +171,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
         model_path=args.model,
         context=capacity.context,
         slots=args.parallel,
+        parameters=model.values,
         n_predict=args.n_predict,
         api_keys=keys,
         slot_save_path=None if args.slot_save_path is None else Path(args.slot_save_path),

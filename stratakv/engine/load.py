@@ -70,6 +70,13 @@ def load_model(
     )
 
 
+def weights_size(description: ModelDescription, dtype: torch.dtype, *, packed: bool = True) -> int:
+    """Bytes that `load_model` needs for the weights, from headers alone."""
+    if packed and description.gguf and ggml.unavailable() is None:
+        return packed_size(description.path, dtype)
+    return description.values * dtype.itemsize
+
+
 @dataclass(frozen=True)
 class Weights:
     """A model in evaluation mode without its tokenizer. nbytes: what its weights take; packed, notes: as in LoadedModel."""

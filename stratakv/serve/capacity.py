@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.errors import UserError
 from stratakv.profile import Profile
+from stratakv.profile.table import size_text
 from stratakv.serve.groups import WindowGroup, capacities, window_groups
 
-_UNITS = {"": 2**20, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _UNKNOWN_CONTEXT = 4096
 
 
@@ -23,14 +22,6 @@ class Capacity:
     tokens: int
     cache_bytes: int
     notes: tuple[str, ...] = ()
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "4G", "512MiB", "300000k"; a plain number is MiB, as in llama-server's --cache-ram."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
-    if not match:
-        raise UserError(f"--cache-memory {text}: give a size like 4G or 512M (a plain number is MiB)")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def plan_capacity(
@@ -64,7 +55,11 @@ def plan_capacity(
         while (tokens := tokens_in(nbytes, wanted)) < wanted and not context and wanted > PAGE_TOKENS:
             wanted = max(tokens, wanted // 2 // PAGE_TOKENS * PAGE_TOKENS, PAGE_TOKENS)
         if tokens < min(wanted, PAGE_TOKENS) or (context and tokens < context):
-            what = f"half of the free memory, {_size(nbytes)}," if memory is None else f"--cache-memory {_size(nbytes)}"
+            what = (
+                f"half of the free memory, {size_text(nbytes)},"
+                if memory is None
+                else f"--cache-memory {size_text(nbytes)}"
+            )
             raise UserError(
                 f"{what} holds {tokens:,} tokens at {profile.bytes_per_token:,} bytes each, one request needs {wanted:,}: "
                 "give more memory, a smaller -c, or a profile with fewer bytes"
@@ -82,8 +77,8 @@ def plan_capacity(
         tokens = tokens_in(nbytes, context)
     if nbytes > free:
         raise UserError(
-            f"a cache of {tokens:,} tokens at {profile.bytes_per_token:,} bytes each needs {_size(nbytes)}, "
-            f"{_size(max(free, 0))} are free beside the weights: "
+            f"a cache of {tokens:,} tokens at {profile.bytes_per_token:,} bytes each needs {size_text(nbytes)}, "
+            f"{size_text(max(free, 0))} are free beside the weights: "
             "give a smaller -c or --cache-memory, or a profile with fewer bytes"
         )
     return Capacity(min(wanted, tokens), tokens, nbytes, tuple(notes))
@@ -101,10 +96,6 @@ def _bytes_for(groups: Sequence[WindowGroup], tokens: int, slots: int, one: int,
 def capacity_line(profile: Profile, capacity: Capacity, slots: int) -> str:
     """The same in one line for the start of a server."""
     return (
-        f"cache: {capacity.tokens:,} tokens in {_size(capacity.cache_bytes)} ({profile.bytes_per_token:,} bytes a token), "
+        f"cache: {capacity.tokens:,} tokens in {size_text(capacity.cache_bytes)} ({profile.bytes_per_token:,} bytes a token), "
         f"up to {capacity.context:,} a request, {slots} slots"
     )
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

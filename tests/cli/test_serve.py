@@ -79,7 +79,7 @@ def test_the_newcomers_page(tmp_path, capfd):
         text = "".join(said)
         assert "2-9    2-9       full  turbo4  turbo2  200 each" in text
         assert "3,216 bytes a token" in text and "warning: mode 7 ignores -ctv turbo4" in text
-        assert "cache: 16,384 tokens in 50.2 MiB (3,216 bytes a token), up to 4,096 a request, 4 slots" in text
+        assert "cache: 16,384 tokens in 50.25 MiB (3,216 bytes a token), up to 4,096 a request, 4 slots" in text
         lines = [
             line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl") and "11434" in line
         ]
@@ -144,8 +144,8 @@ def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--grace", "nan"], "--grace nan"),
         (["--host", "no such host"], "--host no such host"),
         (["--slot-save-path", "/nowhere/at/all"], "there is no such directory"),
-        (["--cache-memory", "much"], "--cache-memory much: give a size like 4G"),
-        (["--cache-memory", "0.001M"], "holds 0 tokens"),
+        (["--cache-memory", "much"], "--cache-memory 'much': a positive size with its unit"),
+        (["--cache-memory", "1KB"], "holds 0 tokens"),
         (["--device", "abacus"], "--device abacus: it must be cpu, cuda"),
         (["-ctk", "q9"], "q9"),
         (["-c", "1000000000"], "GiB are free beside the weights: give a smaller -c"),
@@ -173,7 +173,7 @@ def test_the_extra_is_named_when_it_is_missing(capsys, monkeypatch):
 
 def test_hosts_that_others_can_reach_are_warned_about(capsys, monkeypatch):
     monkeypatch.setattr(serve, "_serve", lambda app, listener, args: 0)
-    monkeypatch.setattr(load, "load_model", lambda source, dtype: embedded())
+    monkeypatch.setattr(load, "load_model", lambda source, **_: embedded())
     options = ["serve", "-m", "embedded", "--port", "0", "-c", "256", "-ngl", "99"]
     assert main([*options, "--host", "0.0.0.0"]) == 0
     err = capsys.readouterr().err

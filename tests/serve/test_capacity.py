@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stratakv import UserError, resolve
-from stratakv.serve.capacity import capacity_line, parse_size, plan_capacity
+from stratakv.serve.capacity import capacity_line, plan_capacity
 from stratakv.serve.groups import capacities, window_groups
 
 GIB = 2**30
@@ -17,15 +17,6 @@ GIB = 2**30
 def plan(profile="turbo4", model=None, **options):
     given_ = {"slots": 4, "chunk": 512, "context": None, "memory": None, "free": 8 * GIB, **options}
     return plan_capacity(resolve(profile, model or plain(12)), **given_)
-
-
-def test_sizes():
-    assert [parse_size(text) for text in ("4G", "512MiB", "1.5g", "300", "1024k", "2 GB")] == [
-        4 * GIB, 512 * 2**20, 3 * GIB // 2, 300 * 2**20, 2**20, 2 * GIB,
-    ]  # fmt: skip
-    for wrong in ("", "G", "-1G", "1X", "1e9", "nan"):
-        with pytest.raises(UserError, match="--cache-memory"):
-            parse_size(wrong)
 
 
 def test_context_is_shared_and_one_may_use_it_all():

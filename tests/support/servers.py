@@ -53,7 +53,14 @@ def running(
     loaded = embedded()
     limits = limits or Limits(slots=4, context=1024, cache_bytes=32 * 2**20)
     engine = Engine(loaded, resolve(profile, loaded.geometry), limits)
-    given = {"alias": ALIAS, "model_path": "embedded", "context": limits.context, "slots": limits.slots, **settings}
+    given = {
+        "alias": ALIAS,
+        "model_path": "embedded",
+        "context": limits.context,
+        "slots": limits.slots,
+        "parameters": 7_869_120,
+        **settings,
+    }
     app = create_app(engine, ServerSettings(**{"grace_seconds": 0.0, **given}))
     listener = socket.socket()
     if send_buffer:

@@ -60,7 +60,7 @@ def router(context: Context) -> APIRouter:
         kind = loaded.model.config.model_type
         info = {
             "general.architecture": kind,
-            "general.parameter_count": sum(p.numel() for p in loaded.model.parameters()),
+            "general.parameter_count": settings.parameters,
             f"{kind}.context_length": loaded.geometry.context,
             f"{kind}.block_count": len(loaded.geometry.layers),
             "stratakv.profile": context.engine.snapshot().profile,
@@ -271,7 +271,7 @@ def _listed(context: Context) -> dict[str, Any]:
 
 def _details(context: Context) -> dict[str, Any]:
     loaded = context.engine.loaded
-    count = sum(p.numel() for p in loaded.model.parameters())
+    count = context.settings.parameters
     family = loaded.model.config.model_type
     return {
         "parent_model": "",

@@ -100,7 +100,7 @@ def model_object(context: Context) -> dict[str, Any]:
         "n_ctx_train": loaded.geometry.context,
         "n_ctx": context.settings.context,
         "n_embd": getattr(config, "hidden_size", 0),
-        "n_params": sum(p.numel() for p in loaded.model.parameters()),
+        "n_params": context.settings.parameters,
         "size": loaded.weight_bytes,
     }
     created = int(context.started)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ServerSettings:
     """alias: the model's name in answers. model_path: as it was given. context: tokens of prompt and answer together.
+    parameters: number of the model's weights.
 
     n_predict: new tokens where a request names no number, -1: as many as the context holds. api_keys: empty: none asked for.
     slot_save_path: where slots are saved, None: they can't be. loopback: only this machine can reach the server.
@@ -25,6 +26,7 @@ class ServerSettings:
     model_path: str
     context: int
     slots: int
+    parameters: int
     n_predict: int = -1
     api_keys: tuple[str, ...] = ()
     slot_save_path: Path | None = None

@@ -27,7 +27,7 @@ def client(host: str = "127.0.0.1:8080", **settings: Any) -> httpx.AsyncClient:
     async def read(path: str) -> Any:
         return {"path": path}
 
-    app.add_middleware(Guard, settings=ServerSettings("m", "m", 128, 1, **settings))
+    app.add_middleware(Guard, settings=ServerSettings("m", "m", 128, 1, 1, **settings))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}")
 
 
