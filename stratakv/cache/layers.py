@@ -137,8 +137,9 @@ class PackedLayer(DynamicLayer):
         if key_states.shape[0] != len(self.tables):
             raise ValueError(f"{self.name} holds {len(self.tables)} sequences, {key_states.shape[0]} were given")
         start, tokens = self.length - self.dropped, key_states.shape[-2]
-        if self.device.type == "cpu" and kernel_name() != "torch" and knows(self.k_type, self.v_type):
-            self._encode_into_pages(key_states, value_states, start, tokens)
+        kernel = kernel_name()
+        if self.device.type == "cpu" and kernel != "torch" and knows(self.k_type, self.v_type):
+            self._encode_into_pages(key_states, value_states, start, tokens, kernel)
         else:
             with self._naming("K"):
                 k_packed = self.k_type.encode(key_states.detach())
@@ -149,13 +150,21 @@ class PackedLayer(DynamicLayer):
         self.length += tokens
         return self._store
 
-    def _encode_into_pages(self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, tokens: int) -> None:
-        pages = addresses_of([self._store.prepare(table, start, tokens) for table in self.tables])
-        position = start % PAGE_TOKENS + np.arange(tokens)
-        slots = pages[:, position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
-        k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (key_states, value_states))
+    def _encode_into_pages(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, tokens: int, kernel: str
+    ) -> None:
+        prepared = [self._store.prepare(table, start, tokens) for table in self.tables]
+        first = start % PAGE_TOKENS
+        if tokens == 1:
+            slots = np.array([pages[0].address * PAGE_TOKENS + first for pages in prepared], dtype=np.int64)
+            k, v = key_states.squeeze(2), value_states.squeeze(2)
+        else:
+            position = np.arange(first, first + tokens)
+            places = addresses_of(prepared)[:, position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
+            slots = places.reshape(-1)
+            k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (key_states, value_states))
         try:
-            cpu_encode.append(k, v, self._store.layout, slots.reshape(-1))
+            cpu_encode.append(k, v, self._store.layout, slots, kernel=kernel)
         except cpu_encode.CannotStoreError as error:
             raise self._refusal(error.side, error) from error
 

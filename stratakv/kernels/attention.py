@@ -44,7 +44,7 @@ def packed_attention(
         return layout.v.unrotate(_torch_attention(q, view, scale, mask, causal, softcap, sinks)).to(query.dtype)
     batch, q_heads, q_tokens, _ = query.shape
     if sequences := _sequences(query, view, mask, causal):
-        rows = query.transpose(1, 2).reshape(batch * q_tokens, q_heads, -1)
+        rows = query.squeeze(2) if q_tokens == 1 else query.transpose(1, 2).reshape(batch * q_tokens, q_heads, -1)
         out = cpu_attention.attend(
             rows, layout, sequences, scale=scale, softcap=softcap, sinks=sinks, precise=precise()
         )
@@ -78,8 +78,8 @@ def _sequences(query: torch.Tensor, view: PackedView, mask: torch.Tensor | None,
     page_start, query_start = _starts(batch, view.addresses.shape[1], q_tokens)
     first = np.empty((batch, q_tokens), dtype=np.int32)
     last = np.empty((batch, q_tokens), dtype=np.int32)
-    np.add(intervals[0], view.start, out=first)
-    np.add(intervals[1], view.start, out=last)
+    first[:] = intervals[0] + view.start
+    last[:] = intervals[1] + view.start
     if causal and mask is None and q_tokens > 1:
         last -= np.arange(q_tokens - 1, -1, -1, dtype=np.int32)
     return Sequences(view.addresses.reshape(-1), page_start, query_start, first.reshape(-1), last.reshape(-1))

@@ -10,7 +10,9 @@ import torch
 from packed_views import pages
 
 from stratakv import KVCache, UserError, load_model
-from stratakv.cache.handle import PackedView
+from stratakv.cache.handle import PackedView, view_of
+from stratakv.cache.layout import PageLayout
+from stratakv.cache.pages import Page, PageStore
 from stratakv.kernels import attention, cpu_attention
 from stratakv.kernels.attention import _sequences, _torch_attention
 from stratakv.kernels.choice import kernel_name, kernel_names
@@ -66,7 +68,7 @@ def test_every_type_on_either_side(kernel: str, dims: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("tokens", [1, 2, 127, 128, 129, 1000, 20_000])
+@pytest.mark.parametrize("tokens", [1, 2, 127, 128, 129, 1000, 20_000, 100_000])
 def test_lengths(kernel: str, tokens: int) -> None:
     view = pages("turbo4", "turbo3", (128, 128), tokens, batch=1)
     q = torch.randn(1, 8, 1, 128, generator=torch.Generator().manual_seed(tokens))
@@ -99,6 +101,24 @@ def test_a_dominant_key_equal_keys_and_huge_logits(kernel: str) -> None:
     assert error(out, expected) <= 1e-2
     equal = pages("q8_0", "turbo4", (128, 128), 400, batch=1)
     out, expected = both(equal, torch.zeros(1, 4, 1, 128), kernel)  # all weights equal
+    assert error(out, expected) <= 1e-2
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("others", [1e-4, 1e-3, 2e-3, 1e-2, 0.1])
+def test_a_sink_beside_many_that_share_the_rest(kernel: str, others: float) -> None:
+    """One token outweighs each other one by far, and all of them together don't: weights of one byte would lose the rest."""
+    layout = PageLayout(kv_type("q8_0"), kv_type("turbo4"), 128, 128, 1)
+    k = torch.zeros(1, 128, 128)
+    k[:, 0, 0] = 1.0
+    v = torch.randn(1, 128, 128, generator=torch.Generator().manual_seed(0)) + 1.0  # values with a common part
+    store = PageStore(layout, torch.device("cpu"))
+    table: list[Page] = []
+    store.write(table, 0, torch.cat([layout.k.encode(k), layout.v.encode(v)], -1))
+    view = view_of(store, [table], 0, 128)
+    q = torch.zeros(1, 4, 1, 128)
+    q[..., 0] = -float(np.log(others))
+    out, expected = both(view, q, kernel, scale=1.0)
     assert error(out, expected) <= 1e-2
 
 

@@ -15,19 +15,16 @@ using stratakv::Partial;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-// exp(x) for x <= 0, 0 below -87: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2], relative error below 2e-7.
-inline F exp_negative(F x) {
-    x = fmax(x, fset1(-87.3f));
-    const F n = round(fmul(x, fset1(1.44269504f)));
-    F r = fma(n, fset1(-0.693359375f), x);
-    r = fma(n, fset1(2.12194440e-4f), r);
-    F p = fset1(1.9875691500e-4f);
-    p = fma(p, r, fset1(1.3981999507e-3f));
-    p = fma(p, r, fset1(8.3334519073e-3f));
-    p = fma(p, r, fset1(4.1665795894e-2f));
-    p = fma(p, r, fset1(1.6666665459e-1f));
-    p = fma(p, r, fset1(5.0000001201e-1f));
-    p = fma(fmul(p, r), r, fadd(r, fset1(1.0f)));
+// 2^x for x <= 0, next to nothing below -126: 2^n times a polynomial on [-1/2, 1/2], relative error below 1e-7.
+inline F exp2_negative(F x) {
+    x = fmax(x, fset1(-126.0f));
+    const F n = round(x), r = fsub(x, n);
+    F p = fset1(1.3276471960e-03f);
+    p = fma(p, r, fset1(9.6755415026e-03f));
+    p = fma(p, r, fset1(5.5507132751e-02f));
+    p = fma(p, r, fset1(2.4022119721e-01f));
+    p = fma(p, r, fset1(6.9314696706e-01f));
+    p = fma(p, r, fset1(1.0000000717e+00f));
     return scale_by_power(p, n);
 }
 
@@ -65,6 +62,8 @@ struct Work {
     IntegerQuery integer;    // integer path
     float *scores;           // [rows][kPageTokens], then the weights
     IntegerWeights weights;
+    float *scales, *minima;  // [v.blocks][kPageTokens]: V's of the tile
+    float factor;            // of raw scores, in the softmax: maximum is in units of these
     float *out;              // [rows][lanes]
     float *minimum;          // [rows][v.blocks]: sum of weights * minimum
     float *maximum, *sum;    // [rows]
@@ -117,6 +116,9 @@ void with_codes(Codes codes, Function f) {
     }
 }
 
+// Whether scores are multiplied by the scale before anything else: a softcap wants it, and the maximum of negative multiples.
+inline bool premultiplied(const Attention &a) { return a.softcap > 0 || !(a.scale > 0); }
+
 inline Work prepare(const Attention &a, int sequence, int head, Arena &arena) {
     Work w{};
     const Side &k = a.k, &v = a.v;
@@ -131,7 +133,7 @@ inline Work prepare(const Attention &a, int sequence, int head, Arena &arena) {
     arena.reset(Arena::padded<float>(rows * w.k_stride) + Arena::padded<std::int32_t>(rows * 2 * w.integer.words_per_row) +
                 Arena::padded<float>(rows) * 3 + Arena::padded<std::int32_t>(rows * k.blocks) +
                 Arena::padded<float>(rows * kPageTokens) + Arena::padded<std::uint8_t>(rows * v.blocks * kPlanes * kPageTokens) +
-                Arena::padded<float>(rows * v.blocks) * 2 + Arena::padded<std::int32_t>(rows * v.blocks) + Arena::padded<float>(rows * w.lanes) +
+                Arena::padded<float>(std::size_t(v.blocks) * kPageTokens) * 2 + Arena::padded<float>(rows * v.blocks) * 2 + Arena::padded<std::int32_t>(rows * v.blocks) + Arena::padded<float>(rows * w.lanes) +
                 Arena::padded<float>(std::max(w.k_stride, (v.dim + 15) / 16 * 16)));
     w.q = arena.take<float>(rows * w.k_stride);
     w.integer.words = arena.take<std::int32_t>(rows * 2 * w.integer.words_per_row);
@@ -141,6 +143,9 @@ inline Work prepare(const Attention &a, int sequence, int head, Arena &arena) {
     w.weights.bytes = arena.take<std::uint8_t>(rows * v.blocks * kPlanes * kPageTokens);
     w.weights.step = arena.take<float>(rows * v.blocks);
     w.weights.sums = arena.take<std::int32_t>(rows * v.blocks);
+    w.scales = arena.take<float>(std::size_t(v.blocks) * kPageTokens);
+    w.minima = arena.take<float>(std::size_t(v.blocks) * kPageTokens);
+    w.factor = premultiplied(a) ? 1.0f : a.scale;
     w.minimum = arena.take<float>(rows * v.blocks);
     w.out = arena.take<float>(rows * w.lanes);
     w.maximum = arena.take<float>(rows);
@@ -169,39 +174,83 @@ inline bool soften(const Attention &a, Work &w, int r, int first, int last) {
         std::fill(scores, scores + kPageTokens, 0.0f);
         return false;
     }
-    const F scale = fset1(a.scale);
-    for (int t = 0; t < kPageTokens; t += 16) fstore(scores + t, fmul(fload(scores + t), scale));
-    if (a.softcap > 0)
-        for (int t = first; t < last; ++t) scores[t] = a.softcap * std::tanh(scores[t] / a.softcap);
-    std::fill(scores, scores + first, kMinusInfinity);
-    std::fill(scores + last, scores + kPageTokens, kMinusInfinity);
-    F top = fset1(kMinusInfinity);
-    for (int t = 0; t < kPageTokens; t += 16) top = fmax(top, fload(scores + t));
-    const float tile_top = hmax(top);
+    if (premultiplied(a))
+        for (int t = 0; t < kPageTokens; ++t) {
+            const float score = scores[t] * a.scale;
+            scores[t] = a.softcap > 0 && t >= first && t < last ? a.softcap * std::tanh(score / a.softcap) : score;
+        }
+    const bool whole = first == 0 && last == kPageTokens;
+    if (!whole) {
+        std::fill(scores, scores + first, kMinusInfinity);
+        std::fill(scores + last, scores + kPageTokens, kMinusInfinity);
+    }
+    F top = fload(scores);
+    for (int t = 16; t < kPageTokens; t += 16) top = fmax(top, fload(scores + t));
+    const float tile_top = hmax(top), log2 = w.factor * 1.44269504f;
     if (tile_top > w.maximum[r]) {
-        const float shrink = std::exp(w.maximum[r] - tile_top);
+        const float shrink = std::exp2((w.maximum[r] - tile_top) * log2);
         w.maximum[r] = tile_top;
         w.sum[r] *= shrink;
         float *out = w.out + std::size_t(r) * w.lanes;
         for (int i = 0; i < w.lanes; i += 16) fstore(out + i, fmul(fload(out + i), fset1(shrink)));
         for (int b = 0; b < blocks; ++b) w.minimum[r * blocks + b] *= shrink;
     }
-    const F maximum = fset1(w.maximum[r]);
+    const F maximum = fset1(w.maximum[r]), factor = fset1(log2);
     F sum = fzero();
+#pragma GCC unroll 8
     for (int t = 0; t < kPageTokens; t += 16) {
-        const F weight = exp_negative(fsub(fload(scores + t), maximum));
+        const F weight = exp2_negative(fmul(fsub(fload(scores + t), maximum), factor));
         fstore(scores + t, weight);
         sum = fadd(sum, weight);
     }
-    // exp(-87) is not 0: tokens out of sight must weigh nothing at all
-    std::fill(scores, scores + first, 0.0f);
-    std::fill(scores + last, scores + kPageTokens, 0.0f);
-    if (first > 0 || last < kPageTokens) {
+    if (!whole) {
+        // 2^-126 is not 0: tokens out of sight must weigh nothing at all
+        std::fill(scores, scores + first, 0.0f);
+        std::fill(scores + last, scores + kPageTokens, 0.0f);
         sum = fzero();
         for (int t = 0; t < kPageTokens; t += 16) sum = fadd(sum, fload(scores + t));
     }
     w.sum[r] += hsum(sum);
     return true;
+}
+
+// V's scales (and minima) of a tile as floats. Pages hold anything outside of [first, last): that must not be read as a number.
+inline void read_scales(const Side &v, const std::uint8_t *tile, int first, int last, const Work &w) {
+    const auto read = [&](std::int64_t offset, float *out) {
+        for (int b = 0; b < v.blocks; ++b, out += kPageTokens) {
+            const std::uint8_t *halves = tile + offset + std::size_t(b) * kPageTokens * 2;
+            for (int t = 0; t < kPageTokens; t += 16) fstore(out + t, fload_f16(halves + t * 2));
+            if (first > 0) std::fill(out, out + first, 0.0f);
+            if (last < kPageTokens) std::fill(out + last, out + kPageTokens, 0.0f);
+        }
+    };
+    read(v.scale, w.scales);
+    if (v.has_minimum) read(v.minimum, w.minima);
+}
+
+// Rounds the weights of all rows times V's scales; returns how. whole: all tokens of the tile are seen; where few are, nothing is
+// gained by rounding more.
+inline Rounding round_weights(const Attention &a, const Work &w, bool whole) {
+    const int blocks = a.v.blocks, count = w.rows * blocks;
+    const auto weights = [&](int i) { return w.scores + std::size_t(i / blocks) * kPageTokens; };
+    const auto scales = [&](int i) { return w.scales + std::size_t(i % blocks) * kPageTokens; };
+    const auto bytes = [&](int i) { return w.weights.bytes + std::size_t(i) * kPlanes * kPageTokens; };
+    if (a.v.has_minimum)
+        for (int i = 0; i < count; ++i) {
+            const float *minima = w.minima + std::size_t(i % blocks) * kPageTokens;
+            F extra = fzero();
+            for (int t = 0; t < kPageTokens; t += 16) extra = fma(fload(weights(i) + t), fload(minima + t), extra);
+            w.minimum[i] += hsum(extra);
+        }
+    if (whole && bears_one_plane(a.v)) {
+        int i = 0;
+        while (i < count && round_to_one_plane(weights(i), scales(i), bytes(i), w.weights.step + i)) ++i;
+        if (i == count) return Rounding::one_plane;
+    }
+    const Rounding rounding = a.v.signed_scale ? Rounding::negative_too : Rounding::two_planes;
+    for (int i = 0; i < count; ++i)
+        round_to_two_planes(weights(i), scales(i), rounding, bytes(i), w.weights.step + i, w.weights.sums + i);
+    return rounding;
 }
 
 // What the loops over codes don't ask for: scales and high bits of V; for floats, which are read row by row, everything.
@@ -227,7 +276,7 @@ inline void finish(const Attention &a, const Work &w, const Partial &partial) {
     for (int r = 0; r < w.rows; ++r) {
         const float *lanes = w.out + std::size_t(r) * w.lanes;
         float *out = partial.out + std::size_t(r) * v.dim;
-        partial.maximum[r] = w.maximum[r];
+        partial.maximum[r] = w.maximum[r] * w.factor;
         partial.sum[r] = w.sum[r];
         if (!integer) {
             std::memcpy(out, lanes, sizeof(float) * v.dim);
@@ -248,7 +297,6 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
     thread_local Arena arena;
     Work w = prepare(a, sequence, head, arena);
     const bool k_integer = integer_side(a, a.k), v_integer = integer_side(a, a.v);
-    const Rounding rounding = a.v.signed_scale ? Rounding::negative_too : Rounding::positive;
     const std::int64_t *pages = a.pages + a.page_start[sequence];
     const std::int32_t *firsts = a.first + a.query_start[sequence], *lasts = a.last + a.query_start[sequence];
     const int lowest = *std::min_element(firsts, firsts + w.q_tokens), highest = *std::max_element(lasts, lasts + w.q_tokens);
@@ -278,19 +326,19 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
             row_weigh(a.v, tile, w.scores, w.rows, first, last, w.out, w.lanes, w.row);
             continue;
         }
-        for (int r = 0; r < w.rows; ++r)
-            for (int b = 0; b < a.v.blocks; ++b) {
-                const std::size_t at = std::size_t(r) * a.v.blocks + b;
-                w.minimum[at] += prepare_weights(a.v, tile, w.scores + std::size_t(r) * kPageTokens, b, rounding,
-                                                 w.weights.bytes + at * kPlanes * kPageTokens, w.weights.step + at, w.weights.sums + at);
-            }
+        read_scales(a.v, tile, first, last, w);
+        const Rounding rounding = round_weights(a, w, first == 0 && last == kPageTokens);
         with_codes(a.v.codes, [&](auto c) {
             constexpr Codes kCodes = decltype(c)::value;
             if constexpr (kCodes == Codes::halves || kCodes == Codes::halves_1) {
                 if (rounding == Rounding::negative_too)
                     return all_weighed<kCodes, Rounding::negative_too>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
             }
-            all_weighed<kCodes, Rounding::positive>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
+            if constexpr (kWeightBits == 8 && (kCodes == Codes::nibble || kCodes == Codes::pair || kCodes == Codes::pair_1 || kCodes == Codes::halves)) {
+                if (rounding == Rounding::one_plane)
+                    return all_weighed<kCodes, Rounding::one_plane>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
+            }
+            all_weighed<kCodes, Rounding::two_planes>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
         });
     }
     finish(a, w, partial);

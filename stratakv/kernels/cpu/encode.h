@@ -13,11 +13,18 @@ struct Encoder {
     Form form = Form::f32;
     int dim = 0, nbytes = 0, blocks = 1, bits = 0;
     Rotation rotation;
-    // turbo
-    std::vector<float> thresholds, integers;
+    // turbo. thresholds: filled up with infinity to 128 or more. squares: of the codebook's integers. magnitudes: the integers' own, below
+    // 8 bits, repeated as in Side::table
+    std::vector<float> thresholds, squares;
+    alignas(64) std::int8_t magnitudes[64] = {};
     float unit = 1;
-    // [tokens of a page][nbytes]: where in a head's tile a canonical byte lies
-    std::vector<std::int32_t> positions;
+    // where in a head's tile a token's canonical bytes lie, in their order: `count` runs of `length` bytes, `stride` apart, the first
+    // at offsets[token of the page]
+    struct Runs {
+        int length, count, stride;
+        std::vector<std::int32_t> offsets;
+    };
+    std::vector<Runs> runs;
 };
 
 enum class Encoded : int { good = 0, not_finite = 1, too_large = 2 };

@@ -1,5 +1,5 @@
-// Encoding in plain loops, compiled once for each instruction set; floats are added in the order of the torch bodies, so that
-// the bytes are the same to the bit. No fused multiply-add may be made of them (-ffp-contract=off).
+// Encoding, compiled once for each instruction set; floats are added in the order of the torch bodies, so that the bytes are
+// the same to the bit. No fused multiply-add may be made of them (-ffp-contract=off).
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -20,22 +20,39 @@ inline Encoded put_half(float value, std::uint8_t *out) {
     return (half & 0x7c00) == 0x7c00 ? Encoded::too_large : Encoded::good;
 }
 
-// Bits [shift, shift + width) of indices, the first in the low bits. Returns the end of the plane.
+// Bits [shift, shift + width) of indices, the first in the low bits, eight at a time. count: a multiple of 8. Returns the end of
+// the plane.
 template <int WIDTH>
 inline std::uint8_t *put_plane(const std::uint8_t *indices, int count, int shift, std::uint8_t *out) {
-    constexpr int kPerByte = 8 / WIDTH, kMask = (1 << WIDTH) - 1;
-    for (int i = 0; i < count / kPerByte; ++i) {
-        int byte = 0;
-        for (int j = 0; j < kPerByte; ++j) byte |= (indices[i * kPerByte + j] >> shift & kMask) << (WIDTH * j);
-        out[i] = static_cast<std::uint8_t>(byte);
+    static_assert(WIDTH == 1 || WIDTH == 2 || WIDTH == 4);
+    for (int i = 0; i < count; i += 8, out += WIDTH) {
+        std::uint64_t x;
+        std::memcpy(&x, indices + i, 8);
+        x = x >> shift & 0x0101010101010101u * ((1 << WIDTH) - 1);
+        if constexpr (WIDTH == 1) {
+            x = x * 0x0102040810204080u >> 56;
+        } else {  // neighbours move together, then pairs, then fours
+            x = (x | x >> (8 - WIDTH)) & 0x0001000100010001u * ((1 << 2 * WIDTH) - 1);
+            x = (x | x >> (16 - 2 * WIDTH)) & 0x0000000100000001u * ((1ull << 4 * WIDTH) - 1);
+            x = x | x >> (32 - 4 * WIDTH);
+        }
+        std::memcpy(out, &x, WIDTH);
     }
-    return out + count / kPerByte;
+    return out;
 }
 
-inline Encoded encode_turbo(const Encoder &e, const float *x, std::uint8_t *out) {
-    const int block = e.dim / e.blocks;
-    alignas(64) float y[kMaxDim];
-    alignas(64) std::uint8_t indices[kMaxDim];
+inline bool finite(const float *x, int dim) {
+    F zeros = fzero();  // stays 0 unless a value is inf or nan
+    int i = 0;
+    for (; i + 16 <= dim; i += 16) zeros = fadd(zeros, fmul(fload(x + i), fzero()));
+    float rest = hsum(zeros);
+    for (; i < dim; ++i) rest += x[i] * 0.0f;
+    return rest == 0.0f;
+}
+
+// Sums halves until an odd number is left, then one by one: the order of _sum_of_squares in kvtypes/turbo.py.
+inline float squares_of(const float *x, int block) {
+    float y[kMaxDim];
     for (int i = 0; i < block; ++i) y[i] = x[i] * x[i];
     int half = block;
     while (half % 2 == 0) {
@@ -44,10 +61,46 @@ inline Encoded encode_turbo(const Encoder &e, const float *x, std::uint8_t *out)
     }
     float squares = y[0];
     for (int i = 1; i < half; ++i) squares = squares + y[i];
-    const float norm = std::sqrt(squares), divisor = norm > 0 ? norm : 1.0f;
+    return squares;
+}
+
+// Codebook indices of a block's direction, and its norm. Blocks of 16 N values, N a power of two, stay in registers.
+template <int N, int BITS>
+inline float turbo_indices_of(const Encoder &e, const float *x, std::uint8_t *indices) {
+    F v[N], squares[N];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) v[i] = fload(x + 16 * i), squares[i] = fmul(v[i], v[i]);
+#pragma GCC unroll 4
+    for (int half = N / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i) squares[i] = fadd(squares[i], squares[i + half]);
+    const float norm = std::sqrt(hsum_of_halves(squares[0]));
+    const F divisor = fset1(norm > 0 ? norm : 1.0f);
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) v[i] = fdiv(v[i], divisor);
+    rotate_vectors<N>(e.rotation, v);
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) store_low_bytes(indices + 16 * i, rank<BITS>(v[i], e.thresholds.data()));
+    return norm;
+}
+
+inline float turbo_indices(const Encoder &e, const float *x, int block, std::uint8_t *indices) {
+    if (block == 128 || block == 64) {
+        const bool wide = block == 128;
+        switch (e.bits) {
+            case 2: return wide ? turbo_indices_of<8, 2>(e, x, indices) : turbo_indices_of<4, 2>(e, x, indices);
+            case 3: return wide ? turbo_indices_of<8, 3>(e, x, indices) : turbo_indices_of<4, 3>(e, x, indices);
+            case 4: return wide ? turbo_indices_of<8, 4>(e, x, indices) : turbo_indices_of<4, 4>(e, x, indices);
+            case 5: return wide ? turbo_indices_of<8, 5>(e, x, indices) : turbo_indices_of<4, 5>(e, x, indices);
+            case 6: return wide ? turbo_indices_of<8, 6>(e, x, indices) : turbo_indices_of<4, 6>(e, x, indices);
+            default: break;
+        }
+    }
+    alignas(64) float y[kMaxDim];
+    const float norm = std::sqrt(squares_of(x, block)), divisor = norm > 0 ? norm : 1.0f;
     for (int i = 0; i < block; ++i) y[i] = x[i] / divisor;
     rotate_run(e.rotation, y);
-    const int count = static_cast<int>(e.thresholds.size());
+    const int count = (1 << e.bits) - 1;
     const float *thresholds = e.thresholds.data();
     if (count < 64) {
         alignas(64) std::int32_t found[kMaxDim];
@@ -66,9 +119,28 @@ inline Encoded encode_turbo(const Encoder &e, const float *x, std::uint8_t *out)
             indices[i] = static_cast<std::uint8_t>(guess);
         }
     }
-    float length = 0;  // sums of squared integers are exact
-    for (int i = 0; i < block; ++i) length += e.integers[indices[i]] * e.integers[indices[i]];
-    const Encoded state = put_half(norm / (std::sqrt(length < 1 ? 1.0f : length) * e.unit), out);
+    return norm;
+}
+
+inline Encoded encode_turbo(const Encoder &e, const float *x, std::uint8_t *out) {
+    const int block = e.dim / e.blocks;
+    alignas(64) std::uint8_t indices[kMaxDim];
+    const float norm = turbo_indices(e, x, block, indices);
+    if (!std::isfinite(norm) && !finite(x, block)) return Encoded::not_finite;
+    // the length of the chosen entries: at most 1024 squares of at most 2^14, exact in any order
+    I sums = zero();
+    int i = 0;
+    if (e.bits < 8) {
+        const Table entries = table(e.magnitudes, 0);
+        for (; i + 64 <= block; i += 64) {
+            const I magnitudes = lookup<6>(load(indices + i), entries);
+            sums = dot_weights(sums, magnitudes, magnitudes);
+        }
+    }
+    float length = hsum(to_float(sums));
+    for (; i < block; ++i) length += e.squares[indices[i]];
+    const float root = std::sqrt(length < 1 ? 1.0f : length);
+    const Encoded state = put_half(norm / (root * e.unit), out);
     out += 2;
     switch (e.bits) {
         case 2: put_plane<2>(indices, block, 0, out); break;
@@ -155,9 +227,8 @@ inline Encoded encode_floats(const Encoder &e, const float *x, std::uint8_t *out
 
 // One vector [dim], which is overwritten -> its canonical bytes.
 inline Encoded encode_vector(const Encoder &e, float *x, std::uint8_t *out) {
-    float zeros = 0;  // stays 0 unless a value is inf or nan
-    for (int i = 0; i < e.dim; ++i) zeros += x[i] * 0.0f;
-    if (!(zeros == 0.0f)) return Encoded::not_finite;
+    // turbo types see it in their norm
+    if (e.form != Encoder::Form::turbo && !finite(x, e.dim)) return Encoded::not_finite;
     const int size = e.dim / e.blocks, bytes = e.nbytes / e.blocks;
     if (e.form <= Encoder::Form::bf16) return encode_floats(e, x, out);
     Encoded state = Encoded::good;
@@ -166,26 +237,68 @@ inline Encoded encode_vector(const Encoder &e, float *x, std::uint8_t *out) {
         const Encoded one = e.form == Encoder::Form::turbo ? encode_turbo(e, x, out)
                           : e.form == Encoder::Form::q8    ? encode_q8(x, size, out)
                                                            : encode_nibbles(e, x, size, out);
+        if (one == Encoded::not_finite) return one;
         if (one != Encoded::good) state = one;
     }
     return state;
 }
 
+// The bytes of one token to where they belong. slot: its place in the page.
+inline void put_token(const Encoder &e, const std::uint8_t *bytes, std::uint8_t *tile, int slot) {
+    for (const Encoder::Runs &runs : e.runs) {
+        std::uint8_t *to = tile + runs.offsets[slot];
+        if (runs.length == 4)
+            for (int i = 0; i < runs.count; ++i, bytes += 4, to += runs.stride) std::memcpy(to, bytes, 4);
+        else
+            for (int i = 0; i < runs.count; ++i, ++bytes, to += runs.stride) *to = *bytes;
+    }
+}
+
+// The same for 4 tokens that follow each other from a multiple of 4 on: where V's codes of 4 tokens lie side by side.
+inline void put_tokens(const Encoder &e, const std::uint8_t (*bytes)[4 * kMaxDim], std::uint8_t *tile, int slot) {
+    int from = 0;
+    for (const Encoder::Runs &runs : e.runs) {
+        if (runs.length == 1 && runs.stride == 4) {
+            std::uint8_t *to = tile + runs.offsets[slot];
+            const std::uint8_t *b0 = bytes[0] + from, *b1 = bytes[1] + from, *b2 = bytes[2] + from, *b3 = bytes[3] + from;
+            for (int i = 0; i < runs.count; ++i) {
+                const std::uint32_t word = b0[i] | b1[i] << 8 | b2[i] << 16 | std::uint32_t(b3[i]) << 24;
+                std::memcpy(to + 4 * i, &word, 4);
+            }
+        } else {
+            for (int t = 0; t < 4; ++t) {
+                std::uint8_t *to = tile + runs.offsets[slot + t];
+                const std::uint8_t *b = bytes[t] + from;
+                for (int i = 0; i < runs.count; ++i, b += runs.length, to += runs.stride) {
+                    if (runs.length == 4) std::memcpy(to, b, 4);
+                    else *to = *b;
+                }
+            }
+        }
+        from += runs.length * runs.count;
+    }
+}
+
 // Tokens [begin, end) of one head, into their pages.
 Encoded encode(const EncodeTask &task, int head, int begin, int end) {
     const Encoder &e = *task.encoder;
-    const std::int32_t *positions = e.positions.data();
     alignas(64) float x[kMaxDim];
-    std::uint8_t bytes[4 * kMaxDim];
-    for (int token = begin; token < end; ++token) {
+    std::uint8_t bytes[4][4 * kMaxDim];
+    for (int token = begin, count = 1; token < end; token += count) {
         const std::int64_t slot = task.slots[token];
+        const bool four = slot >= 0 && slot % 4 == 0 && token + 4 <= end && task.slots[token + 1] == slot + 1 &&
+                          task.slots[token + 2] == slot + 2 && task.slots[token + 3] == slot + 3;
+        count = four ? 4 : 1;
         if (slot < 0) continue;
-        read_row(task.states, token, head, e.dim, x);
-        const Encoded state = encode_vector(e, x, bytes);
-        if (state != Encoded::good) return state;
+        for (int t = 0; t < count; ++t) {
+            read_row(task.states, token + t, head, e.dim, x);
+            const Encoded state = encode_vector(e, x, bytes[t]);
+            if (state != Encoded::good) return state;
+        }
         std::uint8_t *tile = task.where.at(slot / kPageTokens) + head * task.tile_bytes;
-        const std::int32_t *at = positions + std::size_t(slot % kPageTokens) * e.nbytes;
-        for (int i = 0; i < e.nbytes; ++i) tile[at[i]] = bytes[i];
+        const int place = static_cast<int>(slot % kPageTokens);
+        if (four) put_tokens(e, bytes, tile, place);
+        else put_token(e, bytes[0], tile, place);
     }
     return Encoded::good;
 }

@@ -19,11 +19,11 @@ struct Matrix {
 using Input = Matrix<const void>;
 using Output = Matrix<void>;
 
-// y = second * (H (first * x)) * norm on each run of `block` values; block 0: none. paley: H's factor [order, order], order 1: none.
+// y = second * (H (first * x)) on each run of `block` values; block 0: none. paley: H's factor [order, order], order 1: none.
+// first: signs; second: signs times 1 / sqrt(block), which is the same to the bit as one after the other.
 struct Rotation {
     int block = 0, order = 1;
     std::vector<float> first, second, paley;
-    float norm = 1;
 
     Rotation inverse() const {
         Rotation r = *this;

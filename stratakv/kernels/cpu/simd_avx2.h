@@ -186,16 +186,34 @@ inline void store_low_bytes(std::uint8_t *p, I a) {
 
 // Butterflies of strides 1, 2, 4 and 8: lanes i and i + stride become their sum and their difference.
 inline F butterflies(F a) {
+    // times -1 in the second lane of a pair, in the one multiply-add whose product is exact
     const auto within = [](__m256 x) {
-        __m256 partner = _mm256_permute_ps(x, 0xb1);
-        x = _mm256_blend_ps(_mm256_add_ps(x, partner), _mm256_sub_ps(partner, x), 0xaa);
-        partner = _mm256_permute_ps(x, 0x4e);
-        x = _mm256_blend_ps(_mm256_add_ps(x, partner), _mm256_sub_ps(partner, x), 0xcc);
-        partner = _mm256_permute2f128_ps(x, x, 1);
-        return _mm256_blend_ps(_mm256_add_ps(x, partner), _mm256_sub_ps(partner, x), 0xf0);
+        x = _mm256_fmadd_ps(x, _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1), _mm256_permute_ps(x, 0xb1));
+        x = _mm256_fmadd_ps(x, _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1), _mm256_permute_ps(x, 0x4e));
+        return _mm256_fmadd_ps(x, _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1), _mm256_permute2f128_ps(x, x, 1));
     };
     const __m256 low = within(a.v[0]), high = within(a.v[1]);
     return {{_mm256_add_ps(low, high), _mm256_sub_ps(low, high)}};
+}
+
+// The sum of the lanes: halves added lane by lane, then quarters, then pairs, the order that encoding needs.
+inline float hsum_of_halves(F a) { return hsum(a); }
+
+// How many of 2^BITS - 1 ascending thresholds each lane reaches; 128 can be read.
+template <int BITS>
+inline I rank(F a, const float *thresholds) {
+    I count = zero();
+    for (int t = 0; t < (1 << BITS) - 1; ++t) {
+        const __m256 threshold = _mm256_set1_ps(thresholds[t]);
+        // a comparison's lanes are -1
+        for (int i = 0; i < 2; ++i) count.v[i] = _mm256_sub_epi32(count.v[i], _mm256_castps_si256(_mm256_cmp_ps(a.v[i], threshold, _CMP_GE_OQ)));
+    }
+    return count;
+}
+
+// 64 lanes of 0 ... 255 as bytes.
+inline void store_bytes(std::uint8_t *p, const I (&a)[4]) {
+    for (int i = 0; i < 4; ++i) store_low_bytes(p + 16 * i, a[i]);
 }
 
 }  // namespace simd

@@ -118,15 +118,57 @@ inline void store_low_bytes(std::uint8_t *p, I a) {
 }
 
 // Butterflies of strides 1, 2, 4 and 8: lanes i and i + stride become their sum and their difference.
+// Times -1 in the second lane of a pair, in the one multiply-add whose product is exact.
 inline F butterflies(F a) {
     const auto step = [](__m512 x, __m512 partner, __mmask16 second) {
-        return _mm512_mask_sub_ps(_mm512_add_ps(x, partner), second, partner, x);
+        return _mm512_fmadd_ps(x, _mm512_mask_blend_ps(second, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f)), partner);
     };
     __m512 x = a.v;
     x = step(x, _mm512_permute_ps(x, 0xb1), 0xaaaa);
     x = step(x, _mm512_permute_ps(x, 0x4e), 0xcccc);
     x = step(x, _mm512_shuffle_f32x4(x, x, 0xb1), 0xf0f0);
     return {step(x, _mm512_shuffle_f32x4(x, x, 0x4e), 0xff00)};
+}
+
+// The sum of the lanes: halves added lane by lane, then quarters, then pairs, the order that encoding needs.
+inline float hsum_of_halves(F a) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+// How many of 2^BITS - 1 ascending thresholds each lane reaches; 128 can be read.
+template <int BITS>
+inline I rank(F a, const float *thresholds) {
+    static_assert(BITS >= 1 && BITS <= 6);
+    // binary search: after some steps `found` thresholds are known to be reached, the next one to look at is found + step - 1
+    __m512i found = _mm512_setzero_si512();
+    const auto halve = [&](int step) {
+        const float *from = thresholds + step - 1;
+        __m512 threshold;
+        if constexpr (BITS <= 4) threshold = _mm512_permutexvar_ps(found, _mm512_loadu_ps(from));
+        else threshold = _mm512_permutex2var_ps(_mm512_loadu_ps(from), found, _mm512_loadu_ps(from + 16));
+        if constexpr (BITS == 6)
+            threshold = _mm512_mask_mov_ps(threshold, _mm512_test_epi32_mask(found, _mm512_set1_epi32(32)),
+                                           _mm512_permutex2var_ps(_mm512_loadu_ps(from + 32), found, _mm512_loadu_ps(from + 48)));
+        found = _mm512_mask_add_epi32(found, _mm512_cmp_ps_mask(a.v, threshold, _CMP_GE_OQ), found, _mm512_set1_epi32(step));
+    };
+    if constexpr (BITS >= 6) halve(32);
+    if constexpr (BITS >= 5) halve(16);
+    if constexpr (BITS >= 4) halve(8);
+    if constexpr (BITS >= 3) halve(4);
+    if constexpr (BITS >= 2) halve(2);
+    halve(1);
+    return {found};
+}
+
+// 64 lanes of 0 ... 255 as bytes.
+inline void store_bytes(std::uint8_t *p, const I (&a)[4]) {
+    // packing works within 128-bit quarters: their words come out in the order 0 4 8 12 1 5 9 13 ...
+    const __m512i bytes = _mm512_packus_epi16(_mm512_packus_epi32(a[0].v, a[1].v), _mm512_packus_epi32(a[2].v, a[3].v));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, bytes));
 }
 
 }  // namespace simd

@@ -181,5 +181,29 @@ inline F butterflies(F a) {
     return {{vaddq_f32(s0, s1), vaddq_f32(d0, d1), vsubq_f32(s0, s1), vsubq_f32(d0, d1)}};
 }
 
+// The sum of the lanes: halves added lane by lane, then quarters, then pairs, the order that encoding needs.
+inline float hsum_of_halves(F a) {
+    const float32x4_t four = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+// How many of 2^BITS - 1 ascending thresholds each lane reaches; 128 can be read.
+template <int BITS>
+inline I rank(F a, const float *thresholds) {
+    I count = zero();
+    for (int t = 0; t < (1 << BITS) - 1; ++t) {
+        const float32x4_t threshold = vdupq_n_f32(thresholds[t]);
+        // a comparison's lanes are -1
+        for (int i = 0; i < 4; ++i) count.v[i] = s8(vsubq_s32(s32(count.v[i]), vreinterpretq_s32_u32(vcgeq_f32(a.v[i], threshold))));
+    }
+    return count;
+}
+
+// 64 lanes of 0 ... 255 as bytes.
+inline void store_bytes(std::uint8_t *p, const I (&a)[4]) {
+    for (int i = 0; i < 4; ++i) store_low_bytes(p + 16 * i, a[i]);
+}
+
 }  // namespace simd
 }  // namespace

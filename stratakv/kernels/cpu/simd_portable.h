@@ -222,5 +222,29 @@ inline F butterflies(F a) {
     return a;
 }
 
+// The sum of the lanes: halves added lane by lane, then quarters, then pairs, the order that encoding needs.
+inline float hsum_of_halves(F a) {
+    float x[16];
+    std::memcpy(x, a.v, sizeof x);
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) x[i] = x[i] + x[i + half];
+    return x[0];
+}
+
+// How many of 2^BITS - 1 ascending thresholds each lane reaches; 128 can be read.
+template <int BITS>
+inline I rank(F a, const float *thresholds) {
+    I count = zero();
+    for (int t = 0; t < (1 << BITS) - 1; ++t)
+        // a comparison's lanes are -1
+        for (int i = 0; i < 4; ++i) count.v[i] -= as<UnsignedWords>(a.v[i] >= (Floats{} + thresholds[t]));
+    return count;
+}
+
+// 64 lanes of 0 ... 255 as bytes.
+inline void store_bytes(std::uint8_t *p, const I (&a)[4]) {
+    for (int i = 0; i < 4; ++i) store_low_bytes(p + 16 * i, a[i]);
+}
+
 }  // namespace simd
 }  // namespace

@@ -1,5 +1,5 @@
 // Integer arithmetic on one tile: scores of K's codes, weighted sums of V's codes. Exact in the codes; the query is rounded
-// to 15 bits, softmax weights to 8 (or 14 bits where the instructions only take 7 at a time).
+// to 15 bits, softmax weights to 16 (14 where the instructions only take 7 at a time), or to 8 where that is enough.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -124,10 +124,20 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
     }
 }
 
-// Weights are rounded to two planes of bytes, low and high. One plane alone would be 20 % faster and cost up to 1 % of the
-// output: more than what q8_0 loses. Where scales may be negative (q4_0, q5_0) the planes are signed, as the query's are.
-enum class Rounding { positive, negative_too };
-constexpr int kPlanes = 2;
+// Weights are rounded to two planes of bytes, low and high; to one where the tile's weights bear it (see round_to_one_plane),
+// which halves V's products. Where scales may be negative (q4_0, q5_0) the planes are signed, as the query's are.
+enum class Rounding { one_plane, two_planes, negative_too };
+constexpr int kPlanes = 2;  // at most
+constexpr int planes_of(Rounding w) { return w == Rounding::one_plane ? 1 : 2; }
+
+// What one plane may cost: the share of the output's length (V's directions being random), and of the sum of weights.
+constexpr float kOnePlaneError = 0.0075f;
+
+// Whether a type's own error is ten times that of one plane of weights: 4 bits and less. 7 bits would err twice as much.
+inline bool bears_one_plane(const Side &v) {
+    const bool coarse = v.codes == Codes::nibble || v.codes == Codes::pair || v.codes == Codes::pair_1 || v.codes == Codes::halves;
+    return coarse && !v.signed_scale && kWeightBits == 8;
+}
 
 // Softmax weights of one row times V's scales, rounded for one block: bytes[plane][token] and the step of the lowest bit.
 struct IntegerWeights {
@@ -136,45 +146,71 @@ struct IntegerWeights {
     std::int32_t *sums;   // [rows][blocks]: sum of the rounded weights
 };
 
-// weights: [kPageTokens], not negative, 0 for tokens that the row doesn't see. Returns sum of weights * minimum.
-inline float prepare_weights(const Side &side, const std::uint8_t *tile, const float *weights, int block,
-                             Rounding rounding, std::uint8_t *bytes, float *step, std::int32_t *sum) {
-    const std::uint8_t *scales = tile + side.scale + std::size_t(block) * kPageTokens * 2;
-    const std::uint8_t *minima = tile + side.minimum + std::size_t(block) * kPageTokens * 2;
-    alignas(64) float scaled[kPageTokens];
-    F largest = fzero(), extra = fzero();
-    for (int t = 0; t < kPageTokens; t += 16) {
-        const F w = fload(weights + t);
-        // pages hold anything beyond the last token: where the weight is 0 the scale must not be read as a number
-        const F x = where_positive(w, fmul(w, fload_f16(scales + t * 2)));
-        largest = fmax(largest, fmax(x, fsub(fzero(), x)));
-        fstore(scaled + t, x);
-        if (side.has_minimum) extra = fadd(extra, where_positive(w, fmul(w, fload_f16(minima + t * 2))));
+constexpr int kVectors = kPageTokens / 16;
+
+// weights, scales: [kPageTokens], neither negative. False: one plane is too coarse for these weights, a few of which outweigh
+// the many; bytes and step are of no use then.
+inline bool round_to_one_plane(const float *weights, const float *scales, std::uint8_t *bytes, float *step) {
+    F x[kVectors], largest = fzero();
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) x[i] = fmul(fload(weights + 16 * i), fload(scales + 16 * i)), largest = fmax(largest, x[i]);
+    const float top = hmax(largest);
+    *step = top / 255.0f;
+    // so far below the maximum that 255 / top overflows: nothing
+    const F inverse = fset1(top > 1e-30f ? 255.0f / top : 0.0f);
+    F wrong = fzero(), right = fzero(), lost = fzero(), all = fzero();
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; i += 4) {
+        I value[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            const F exact = fmul(x[i + j], inverse);
+            value[j] = to_int(exact);
+            const F error = fsub(exact, to_float(value[j]));
+            wrong = fma(error, error, wrong), right = fma(exact, exact, right);
+            lost = fadd(lost, error), all = fadd(all, exact);
+        }
+        store_bytes(bytes + 16 * i, value);
+    }
+    constexpr float kSquare = kOnePlaneError * kOnePlaneError;
+    return hsum(fsub(wrong, fmul(right, fset1(kSquare)))) <= 0 && std::fabs(hsum(lost)) <= kOnePlaneError * hsum(all);
+}
+
+inline void round_to_two_planes(const float *weights, const float *scales, Rounding rounding, std::uint8_t *bytes, float *step,
+                                std::int32_t *sum) {
+    F x[kVectors], largest = fzero();
+    const bool positive = rounding == Rounding::two_planes;
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) {
+        x[i] = fmul(fload(weights + 16 * i), fload(scales + 16 * i));
+        largest = fmax(largest, positive ? x[i] : fmax(x[i], fsub(fzero(), x[i])));
     }
     const float top = hmax(largest);
     constexpr int kTop = (1 << kWeightBits) - 1;
-    const float range = rounding == Rounding::positive ? float((kTop << kWeightBits) + kTop) : 16256.0f;  // 127 * 128
+    const float range = positive ? float((kTop << kWeightBits) + kTop) : 16256.0f;  // 127 * 128
     *step = top / range;
-    // so far below the maximum that range / top overflows: nothing
     const F inverse = fset1(top > 1e-30f ? range / top : 0.0f);
     F total = fzero();
-    for (int t = 0; t < kPageTokens; t += 16) {
-        const I value = to_int(fmul(fload(scaled + t), inverse));
-        I low, high;
-        if (rounding == Rounding::positive) {
-            low = and_(value, set1(kTop));
-            high = shr32<kWeightBits>(value);
-        } else {
-            high = sub(shr32<7>(add(value, set1(16384 + 64))), set1(128));
-            low = and_(sub(value, shl32<7>(high)), set1(255));
-            high = and_(high, set1(255));
-            total = fadd(total, to_float(value));
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; i += 4) {
+        I low[4], high[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            const I value = to_int(fmul(x[i + j], inverse));
+            if (positive) {
+                low[j] = and_(value, set1(kTop));
+                high[j] = shr32<kWeightBits>(value);
+            } else {
+                high[j] = sub(shr32<7>(add(value, set1(16384 + 64))), set1(128));
+                low[j] = and_(sub(value, shl32<7>(high[j])), set1(255));
+                high[j] = and_(high[j], set1(255));
+                total = fadd(total, to_float(value));
+            }
         }
-        store_low_bytes(bytes + t, low);
-        store_low_bytes(bytes + kPageTokens + t, high);
+        store_bytes(bytes + 16 * i, low);
+        store_bytes(bytes + kPageTokens + 16 * i, high);
     }
-    *sum = static_cast<std::int32_t>(hsum(total));
-    return side.has_minimum ? hsum(extra) : 0.0f;
+    *sum = positive ? 0 : static_cast<std::int32_t>(hsum(total));
 }
 
 // Adds weights . V of R rows for U units from `unit` on: out[r][(unit * kSub + sub) * 16 + lane], lanes in unit order.
@@ -183,10 +219,11 @@ void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeight
                  float *out, std::size_t out_stride, std::ptrdiff_t ahead) {
     constexpr int kSub = Packing<C>::kSub;
     constexpr bool kSigned = W == Rounding::negative_too;
+    constexpr int kPlanes = planes_of(W);
     const Table entries = table(side.table, kSigned ? kCodeOffset : 0);
     const std::uint8_t *w[R];
     for (int r = 0; r < R; ++r)
-        w[r] = weights.bytes + (std::size_t(row + r) * side.blocks + block) * kPlanes * kPageTokens;
+        w[r] = weights.bytes + (std::size_t(row + r) * side.blocks + block) * ::kPlanes * kPageTokens;
     I sum[R][U][kSub][kPlanes];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -238,7 +275,9 @@ void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeight
 #pragma GCC unroll 4
             for (int s = 0; s < kSub; ++s) {
                 I total;
-                if constexpr (kSigned)
+                if constexpr (kPlanes == 1)
+                    total = sum[r][u][s][0];
+                else if constexpr (kSigned)
                     total = sub(add(shl32<7>(sum[r][u][s][1]), sum[r][u][s][0]), set1(kCodeOffset * sum_of_weights));
                 else
                     total = add(shl32<kWeightBits>(sum[r][u][s][1]), sum[r][u][s][0]);
@@ -249,14 +288,14 @@ void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeight
 }
 
 // Rows whose sums fit into registers together.
-template <Codes C>
-constexpr int kWeighRows = 16 / (Packing<C>::kSub * kPlanes);
+template <Codes C, Rounding W>
+constexpr int kWeighRows = 16 / (Packing<C>::kSub * planes_of(W));
 
 // The same for all units of the vector, as many at once as registers hold.
 template <Codes C, int R, Rounding W>
 void weigh(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, float *out,
            std::size_t out_stride, std::ptrdiff_t ahead) {
-    constexpr int kFit = 16 / (R * Packing<C>::kSub * kPlanes);
+    constexpr int kFit = 16 / (R * Packing<C>::kSub * planes_of(W));
     constexpr int U = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
     const int per_block = (side.base_bytes / side.blocks + 15) / 16;
     for (int block = 0; block < side.blocks; ++block) {
@@ -282,11 +321,11 @@ template <Codes C, Rounding W>
 void all_weighed(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int rows, float *out,
                  std::size_t out_stride, std::ptrdiff_t ahead) {
     int row = 0;
-    if constexpr (kWeighRows<C> >= 8)
+    if constexpr (kWeighRows<C, W> >= 8)
         for (; row + 8 <= rows; row += 8) weigh<C, 8, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
-    if constexpr (kWeighRows<C> >= 4)
+    if constexpr (kWeighRows<C, W> >= 4)
         for (; row + 4 <= rows; row += 4) weigh<C, 4, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
-    if constexpr (kWeighRows<C> >= 2)
+    if constexpr (kWeighRows<C, W> >= 2)
         for (; row + 2 <= rows; row += 2) weigh<C, 2, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
     for (; row < rows; ++row) weigh<C, 1, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
 }

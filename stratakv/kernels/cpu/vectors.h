@@ -86,9 +86,39 @@ inline void write_row(const Output &to, std::int64_t token, int head, int dim, c
         for (int d = 0; d < dim; ++d) out[d] = to_half(row[d]);
 }
 
+// One run of 16 N values in registers; N a power of two, no factor of Paley's.
+template <int N>
+[[gnu::always_inline]] inline void rotate_vectors(const Rotation &rotation, F (&v)[N]) {
+    const float *first = rotation.first.data(), *second = rotation.second.data();
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) v[i] = butterflies(fmul(fload(first + 16 * i), v[i]));
+#pragma GCC unroll 4
+    for (int step = 1; step < N; step *= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < N; ++i)
+            if (!(i & step)) {
+                const F sum = fadd(v[i], v[i + step]), difference = fsub(v[i], v[i + step]);
+                v[i] = sum, v[i + step] = difference;
+            }
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) v[i] = fmul(fload(second + 16 * i), v[i]);
+}
+
+template <int N>
+inline void rotate_run_of(const Rotation &rotation, float *y) {
+    F v[N];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) v[i] = fload(y + 16 * i);
+    rotate_vectors<N>(rotation, v);
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) fstore(y + 16 * i, v[i]);
+}
+
 // One run of rotation.block values, in place.
 inline void rotate_run(const Rotation &rotation, float *y) {
     const int block = rotation.block, m = rotation.order;
+    if (m == 1 && block == 128) return rotate_run_of<8>(rotation, y);
+    if (m == 1 && block == 64) return rotate_run_of<4>(rotation, y);
     const float *first = rotation.first.data(), *second = rotation.second.data();
     for (int i = 0; i < block; ++i) y[i] = first[i] * y[i];
     if (m > 1) {
@@ -103,12 +133,7 @@ inline void rotate_run(const Rotation &rotation, float *y) {
             }
         }
     }
-    int step = m;
-    if (m == 1 && block % 16 == 0) {
-        for (int i = 0; i < block; i += 16) fstore(y + i, butterflies(fload(y + i)));
-        step = 16;
-    }
-    for (; step < block; step *= 2)
+    for (int step = m; step < block; step *= 2)
         for (int pair = 0; pair < block; pair += 2 * step) {
             float *a = y + pair, *b = y + pair + step;
             for (int i = 0; i < step; ++i) {
@@ -117,7 +142,7 @@ inline void rotate_run(const Rotation &rotation, float *y) {
                 b[i] = difference;
             }
         }
-    for (int i = 0; i < block; ++i) y[i] = second[i] * y[i] * rotation.norm;
+    for (int i = 0; i < block; ++i) y[i] = second[i] * y[i];
 }
 
 // A whole vector, in place; nothing where the rotation is null or has no block.
