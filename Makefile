@@ -31,5 +31,5 @@ venv:
 	@PYTHON="$(PYTHON)" tools/setup_venv.sh
 
 clean:
-	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache demo-results*
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache demo-results* demo-tuned* stratakv-runs
 	find stratakv tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,11 +1,14 @@
-"""`stratakv demo`: the embedded model through every mode: table, plot, and an answer in words."""
+"""`stratakv demo`: the embedded model through every mode, an answer in words; then a profile tuned for it, and its report."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stratakv.engine.load import LoadedModel
 
 CONTEXT = 512
 CHUNKS = 16
@@ -35,7 +38,7 @@ def add_parser(commands: Any) -> None:
 
     parser = commands.add_parser("demo", help="the embedded model through every mode", description=__doc__)
     add_cut_options(parser)
-    parser.add_argument("--out", default=".", metavar="DIR", help="where demo-results.json, .png and .svg go (.)")
+    parser.add_argument("--out", default=".", metavar="DIR", help="where demo-results.* and demo-tuned.* go (.)")
     parser.set_defaults(func=run, chunks=CHUNKS)
 
 
@@ -72,4 +75,20 @@ def run(args: argparse.Namespace) -> int:
     for plot in plots:
         plot_comparison(data, plot)
         say(f"wrote {plot}")
+    _tune(loaded, out)
     return 0
+
+
+def _tune(loaded: LoadedModel, out: Path) -> None:
+    """A quick profile at uniform turbo4's bytes, and its report."""
+    from stratakv.assets import tuning_text
+    from stratakv.cli.measuring_options import say
+    from stratakv.cli.tune import tune_and_write
+    from stratakv.measure.corpus import read_text
+    from stratakv.tune.budget import budget_from
+    from stratakv.tune.run import Request
+
+    say(f"tuning a profile at {REFERENCE}'s bytes on the embedded tuning text: a few minutes more")
+    request = Request(budget_from(loaded.geometry), "quick", name="demo-tuned", runs=out / "stratakv-runs")
+    words = ["stratakv", "tune", "-m", "embedded", "--effort", "quick", "-c", str(CONTEXT), "--name", "demo-tuned"]
+    tune_and_write(loaded, read_text(tuning_text()), request, CONTEXT, out, shlex.join(words))

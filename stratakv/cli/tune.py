@@ -40,7 +40,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=f"tokens of a context ({DEFAULT_CONTEXT})")
     parser.add_argument("--effort", choices=("quick", "normal", "full"), default="normal", help="how much is measured")
     parser.add_argument("--name", help="of the profile (tuned-BPV)")
-    parser.add_argument("--out", default=".", metavar="DIR", help="where NAME.profile.json, NAME.evidence.json go (.)")
+    parser.add_argument(
+        "--out", default=".", metavar="DIR", help="where NAME.profile.json, .evidence.json and .html go (.)"
+    )
     parser.add_argument(
         "--runs", metavar="DIR", help="where measurements are kept, to go on after a kill (DIR of --out, stratakv-runs)"
     )
@@ -99,10 +101,12 @@ def run(args: argparse.Namespace) -> int:
 def tune_and_write(
     loaded: LoadedModel, text: Text, request: Request, context: int | None, out: Path, command: str
 ) -> tuple[Path, Path]:
-    """Tune, write NAME.profile.json and NAME.evidence.json into out, print what was found; the two paths."""
+    """Tune, write NAME.profile.json, NAME.evidence.json and NAME.html into out, print what was found; the first two paths."""
     from stratakv.cli.measuring_options import say, stage_progress
+    from stratakv.files import write_file
     from stratakv.measure.results import write_json
     from stratakv.profile import save_profile
+    from stratakv.report import build_report
     from stratakv.tune.evidence import evidence_json, format_evidence
     from stratakv.tune.run import tune
 
@@ -119,10 +123,12 @@ def tune_and_write(
     data = evidence_json(tuned, text, request, command)
     profile_path = out / f"{tuned.profile.name}.profile.json"
     evidence_path = out / f"{tuned.profile.name}.evidence.json"
+    report_path = out / f"{tuned.profile.name}.html"
     write_json(data, evidence_path)
+    write_file(report_path, build_report(data, []).encode())
     save_profile(_with_evidence(tuned, data, evidence_path.name), profile_path)
     print(format_evidence(data))
-    say(f"wrote {profile_path} and {evidence_path}")
+    say(f"wrote {profile_path}, {evidence_path} and {report_path}")
     return profile_path, evidence_path
 
 

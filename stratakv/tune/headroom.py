@@ -27,7 +27,7 @@ def headroom(problem: Problem, damages: Damages) -> dict[str, Any]:
     ]
     if not fits:
         words = "no uniform pair of the allowed types fits this budget, so there is nothing to compare with"
-        return {"gain": None, "uniform": None, "spread": None, "words": words}
+        return {"gain": 0.0, "uniform": None, "spread": None, "words": words}
     cost = {pair: sum(known[pair] for known in damages) for pair in fits}
     uniform = min(fits, key=lambda pair: (cost[pair], pair))
     gain = 1 - best.cost / cost[uniform] if cost[uniform] > 0 else 0.0

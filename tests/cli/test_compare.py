@@ -6,11 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tiny_effort import TINY
 
 from stratakv.assets import judging_text
 from stratakv.cli import demo
 from stratakv.cli.main import main
 from stratakv.engine.load import load_model
+from stratakv.tune.effort import EFFORTS
 
 TEXT = str(judging_text())
 load_once = functools.cache(load_model)
@@ -86,6 +88,7 @@ def test_demo_answers_below_its_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "CONTEXT", 32)
+    monkeypatch.setitem(EFFORTS, "quick", TINY)
     assert main(["demo", "--chunks", "4", "--out", str(tmp_path)]) == 0
     out, _ = capsys.readouterr()
     assert out.index("against turbo4") < out.index("Which profiles are better than uniform turbo4")
@@ -95,7 +98,12 @@ def test_demo_answers_below_its_table(
         "demo-results.json",
         "demo-results.png",
         "demo-results.svg",
+        "demo-tuned.evidence.json",
+        "demo-tuned.html",
+        "demo-tuned.profile.json",
+        "stratakv-runs",
     }
+    assert out.index("Which profiles are better") < out.index("demo-tuned for strata-8m")
     assert shlex.split(data["command"])[1] == "compare", "the same numbers by the general command"
 
 

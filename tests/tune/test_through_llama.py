@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from stratakv import UserError, load_model, load_profile
+from stratakv import UserError, load_model
 from stratakv.assets import embedded_model, tuning_text
 from stratakv.cli.main import main
 from stratakv.engine.describe import describe_model
 from stratakv.measure.corpus import Contexts, read_text
 from stratakv.measure.run import measure
-from stratakv.profile import Profile, resolve
+from stratakv.profile import Profile, load_profile, resolve
 from stratakv.weights import ggml
 
 needs_extra = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"needs the extra `gguf`: {ggml.unavailable()}")
