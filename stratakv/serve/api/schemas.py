@@ -72,7 +72,7 @@ class SamplingBody(Body):
     top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS, description="0 or -1: all")
     top_p: float | None = Field(None, ge=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
-    repeat_penalty: float | None = Field(None, gt=0, le=100)
+    repeat_penalty: float | None = Field(None, ge=0.01, le=100)
     repeat_last_n: int | None = Field(None, ge=-1, le=MAX_TOKENS)
     presence_penalty: float | None = Field(None, ge=-100, le=100)
     frequency_penalty: float | None = Field(None, ge=-100, le=100)

@@ -203,6 +203,7 @@ def test_tools(client, stream, choice):
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"store": True}, "store"),
         ({"temperature": -1}, "temperature"),
+        ({"repeat_penalty": 1e-320}, "repeat_penalty"),  # logits would be inf
         ({"n": 1000}, "n"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"stop": ""}, "stop"),
