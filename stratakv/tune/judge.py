@@ -118,7 +118,9 @@ def claims(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any], at: 
         lowest = min(others, key=lambda row: row["kld_mean"])
         change, interval = _change(tuned, lowest)
         made.append(
-            _claim(f"less KLD than the lowest of {len(others)} permutations of itself", change < 0, change, interval)
+            _claim(
+                f"less mean KLD than the lowest of {len(others)} permutations of itself", change < 0, change, interval
+            )
         )
     return made
 
