@@ -38,7 +38,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to tune on (the embedded tuning text)")
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=f"tokens of a context ({DEFAULT_CONTEXT})")
-    parser.add_argument("--effort", choices=("quick", "normal", "full"), default="normal", help="how much is measured")
+    parser.add_argument(
+        "--effort", choices=("quick", "normal", "full"), default="quick", help="how much is measured (quick)"
+    )
     parser.add_argument("--name", help="of the profile (tuned-BPV)")
     parser.add_argument(
         "--out", default=".", metavar="DIR", help="where NAME.profile.json, .evidence.json and .html go (.)"
