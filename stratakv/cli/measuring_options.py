@@ -50,9 +50,10 @@ def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]
     text = read_text(args.file)
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
     loaded = load_model(args.model, dtype=dtypes[args.dtype], exact=True)
-    for note in loaded.notes:
+    contexts = cut(text, loaded.tokenizer, args.ctx_size, args.chunks, loaded.geometry.context)
+    for note in loaded.notes:  # after all that can be refused: a mistake is one line
         say(note)
-    return loaded, cut(text, loaded.tokenizer, args.ctx_size, args.chunks, loaded.geometry.context)
+    return loaded, contexts
 
 
 def option_words(args: argparse.Namespace) -> list[str]:
