@@ -8,6 +8,7 @@ decoded, and written back. The cache underneath is f16.
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -25,6 +26,14 @@ from stratakv.weights import ggml
 _NODE = re.compile(rb"([KV])cur-(\d+)")
 Cell = tuple[int, str]
 """(layer, "k" or "v")."""
+
+
+@functools.cache
+def _silence() -> Any:
+    """A log function of llama.cpp that says nothing. Kept for the life of the process: llama.cpp calls the last one that was
+    set, whichever probe set it."""
+    llama: Any = import_module("llama_cpp")
+    return llama.llama_log_callback(lambda *_: None)
 
 
 class LlamaProbe:
@@ -48,8 +57,7 @@ class LlamaProbe:
             getattr(self._ggml, name).argtypes = [ctypes.c_void_p]
         for name in ("ggml_backend_tensor_get", "ggml_backend_tensor_set"):
             getattr(self._ggml, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-        self._quiet = self._llama.llama_log_callback(lambda *_: None)
-        self._llama.llama_log_set(self._quiet, ctypes.c_void_p(0))
+        self._llama.llama_log_set(_silence(), ctypes.c_void_p(0))
         self._llama.llama_backend_init()
         self.context = context
         self._wanted: Mapping[Cell, str] = {}

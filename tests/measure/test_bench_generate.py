@@ -34,16 +34,17 @@ def test_rows_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert main([*words, "--json", str(results)]) == 0
     data = json.loads(results.read_text())
     assert data["schema"] == "stratakv/bench-generate/1"
-    assert [row["cache"] for row in data["rows"]] == ["DynamicCache", "mode1"]
-    assert [row["peer"] for row in data["rows"]] == ["transformers", None]
+    rows = [row for row in data["rows"] if row["peer"] != "llama.cpp"]  # there where llama-cpp-python is installed
+    assert [row["cache"] for row in rows] == ["DynamicCache", "mode1"]
+    assert [row["peer"] for row in rows] == ["transformers", None]
     geometry = describe_model("embedded").geometry
     profile = resolve("mode1", geometry)
-    dense, packed = data["rows"]
+    dense, packed = rows
     assert dense["cache_bytes"] == (130 + 6) * sum(
         2 * layer.kv_heads * layer.head_dim[0] * 4 for layer in geometry.kv_layers
     )
     assert packed["cache_bytes"] == 2 * 128 * profile.bytes_per_token  # 136 tokens are two pages
-    for row in data["rows"]:
+    for row in rows:
         assert row["tokens_per_second"] == pytest.approx(1e3 / row["ms"])
         if sys.platform == "linux":
             assert row["peak_bytes"] > row["weight_bytes"] + row["cache_bytes"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,21 @@ def probe() -> Any:
 def test_every_cell_is_found_with_its_shape(probe: Any) -> None:
     assert probe.architecture == "llama"
     assert probe.shapes == {(layer, side): (128, 2) for layer in range(12) for side in "kv"}
+
+
+@needs_extra
+def test_a_probe_outlives_another() -> None:
+    from stratakv.tune.llama_probe import LlamaProbe
+
+    first, second = (LlamaProbe(embedded_model(), 16, 1) for _ in range(2))
+    second.close()
+    del second
+    gc.collect()
+    # callbacks made now would come where a log function that went with its probe has been
+    called: list[int] = []
+    others = [ctypes.CFUNCTYPE(None)(lambda: called.append(1)) for _ in range(256)]
+    first.close()  # llama.cpp logs here
+    assert others and not called
 
 
 @needs_extra
