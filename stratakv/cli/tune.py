@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
     budget.add_argument("--bpv", type=float, metavar="X", help="bits per value, everything counted")
     budget.add_argument("--bytes-per-token", type=int, metavar="N", help="bytes a token in all KV layers")
     budget.add_argument("--memory", metavar="SIZE", help="a cache of --context tokens must fit, such as 2GiB")
-    budget.add_argument("--context", type=int, metavar="N", help="tokens, with --memory")
+    budget.add_argument("--context", metavar="N", help="tokens, with --memory, such as 131072 or 128k")
     parser.add_argument("--types", metavar="T,T,...", help="types that may be used (all that the model can store)")
     parser.add_argument(
         "--floor",
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     from stratakv.assets import tuning_text
     from stratakv.cli.measuring_options import say
+    from stratakv.cli.sizes import parse_memory, parse_tokens
     from stratakv.engine.describe import describe_model
     from stratakv.engine.load import load_model
     from stratakv.errors import UserError
@@ -76,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
         profile=args.budget,
         bpv=args.bpv,
         bytes_per_token=args.bytes_per_token,
-        memory=args.memory,
-        context=args.context,
+        memory=None if args.memory is None else parse_memory(args.memory, "--memory"),
+        context=None if args.context is None else parse_tokens(args.context, "--context"),
     )
     given = None if args.types is None else tuple(name.strip() for name in args.types.split(",") if name.strip())
     types = None if given is None else allowed_types(geometry, given)

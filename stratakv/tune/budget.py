@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from stratakv.errors import UserError
 from stratakv.profile import ModelGeometry, resolve
-
-_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+from stratakv.profile.table import size_text
 
 
 @dataclass(frozen=True)
@@ -27,13 +24,13 @@ def budget_from(
     profile: str | None = None,
     bpv: float | None = None,
     bytes_per_token: int | None = None,
-    memory: str | None = None,
+    memory: int | None = None,
     context: int | None = None,
 ) -> Budget:
     """The budget of exactly one way to say it; nothing given: uniform turbo4's bytes.
 
-    profile: any profile text, whose bytes a token are the budget. memory goes with context: a cache of that many tokens must
-    fit. Raises UserError for two ways at once, and for what can't be a budget.
+    profile: any profile text, whose bytes a token are the budget. memory, bytes, goes with context: a cache of that many tokens
+    must fit. Raises UserError for two ways at once, and for what can't be a budget.
     """
     given = [
         name
@@ -50,9 +47,7 @@ def budget_from(
     if (memory is None) != (context is None):
         raise UserError("--memory and --context go together: a cache of how many tokens must fit into how many bytes")
     if memory is not None and context is not None:
-        if context < 1:
-            raise UserError(f"--context {context}: at least 1 token")
-        return Budget(f"{memory} at {context} tokens", parse_size(memory), context)
+        return Budget(f"{size_text(memory)} at {context:,} tokens", memory, context)
     if bpv is not None:
         if not 0 < bpv <= 32:
             raise UserError(f"--bpv {bpv}: bits per value, between 0 and 32")
@@ -64,11 +59,3 @@ def budget_from(
         return Budget(f"{bytes_per_token} bytes a token", bytes_per_token)
     text = profile or "turbo4"
     return Budget(text, resolve(text, geometry).bytes_per_token)
-
-
-def parse_size(text: str) -> int:
-    """'2GiB', '512 MB' or a number of bytes. Raises UserError."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match or match[2].lower() not in _UNITS:
-        raise UserError(f"--memory {text}: write a size such as 2GiB, 512MiB or 800MB")
-    return int(float(match[1]) * _UNITS[match[2].lower()])

@@ -179,6 +179,8 @@ def test_the_claim_holds_on_text_that_the_tuning_never_saw(tmp_path: Path, monke
         (["--bpv", "4", "--budget", "turbo4"], "one budget"),
         (["--text", "/nonexistent.txt"], "/nonexistent.txt"),
         (["--out", "/nonexistent"], "--out /nonexistent"),
+        (["--memory", "2", "--context", "4k"], "such as 2GiB"),
+        (["--memory", "2GiB", "--context", "4x"], "such as 128k"),
         (["--floor", "0"], "LAYER=K/V"),
         (["--floor", "0=f16", "--bpv", "4"], "no measured pair"),
         (["--floor", "99=q8_0"], "KV layer 99"),
