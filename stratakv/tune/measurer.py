@@ -37,15 +37,13 @@ class Cost:
 class Measurer:
     """Measures on ids, int64 [contexts, context]. report: called with (stage, done, total).
 
-    Contexts are run in batches that share one cache; batch i holds contexts i * size to (i + 1) * size - 1. size: None for as
-    many as the model's vocabulary allows.
+    Contexts are run in batches that share one cache, of as many as the model's vocabulary allows.
     """
 
     loaded: LoadedModel
     ids: torch.Tensor
     store: Store
     report: Report = lambda stage, done, total: None
-    size: int | None = None
     costs: dict[str, Cost] = field(default_factory=dict)
     _stage: str = "other"
     _used: set[tuple[str, str]] = field(default_factory=set)
@@ -69,13 +67,7 @@ class Measurer:
     @property
     def batch(self) -> int:
         """Contexts in one batch."""
-        return self.size or batch_size(self.loaded, self.ids.shape[1])
-
-    def in_batches_of(self, size: int) -> Measurer:
-        """The same contexts in batches of another size; costs and stages are shared."""
-        other = Measurer(self.loaded, self.ids, self.store, self.report, size, self.costs)
-        other._stage, other._used = self._stage, self._used
-        return other
+        return batch_size(self.loaded, self.ids.shape[1])
 
     def klds(self, profiles: Sequence[Pairs], batches: Sequence[int], around: Pairs | None = None) -> Floats:
         """Mean KLD against the f16 cache in nats, [profiles, contexts of these batches].
@@ -109,8 +101,7 @@ class Measurer:
         return np.array(found)
 
     def _one(self, pairs: Pairs, batch: int, around: Pairs | None) -> Floats:
-        where = f"{batch}" if self.size is None else f"{batch} of {self.size}"
-        name = f"{where} {' '.join(map(pair_text, pairs))}"
+        name = f"{batch} {' '.join(map(pair_text, pairs))}"
         line = self.store.get("kld", name)
         if line is None:
             started = time.perf_counter()

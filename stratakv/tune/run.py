@@ -20,7 +20,7 @@ from stratakv.profile import ModelGeometry, Profile, resolve
 from stratakv.profile.profile import Pair, pair_text
 from stratakv.tune.allocate import Allocation
 from stratakv.tune.budget import Budget
-from stratakv.tune.damage import DamageModel, damage_model, measure_pairs
+from stratakv.tune.damage import Measured, Terms
 from stratakv.tune.effort import EFFORTS, Effort
 from stratakv.tune.headroom import headroom
 from stratakv.tune.measurer import Measurer, Pairs, Report
@@ -28,7 +28,7 @@ from stratakv.tune.problem import Problem
 from stratakv.tune.scores import kept_scores
 from stratakv.tune.sensitivity import Sensitivity, by_ablation, by_gradient
 from stratakv.tune.store import Store
-from stratakv.tune.verify import Found, fidelity, search
+from stratakv.tune.verify import Found, designed, fidelity, measured_rows, search
 
 LEFT_OUT = ("f32", "bf16")  # f32 is twice f16 for nothing; bf16 takes f16's bytes and is coarser
 SELECTED_SHARE = 2 / 3
@@ -115,23 +115,37 @@ def tune(
 
     ablated = _types_to_ablate(problem, found, predicted, effort.ablated_types)
     found = by_ablation(measurer, found, ablated, range(effort.ablation_batches))
-    with measurer.stage("ablation"):
-        level = float(measurer.klds([start], range(effort.search_batches), start).mean())
-    wanted = _pairs_to_measure(problem, damage_model(found, level, {}), effort.pairs)
-    extra = measure_pairs(measurer, found, wanted, range(max(1, effort.ablation_batches // 2))) if wanted else {}
-    model = damage_model(found, level, extra)
-    best = search(measurer, problem, model, effort)
+    terms = Terms(found.types, start, found.damage.mean(axis=0))
+    with measurer.stage("design"):
+        rows = measured_rows(measurer, terms, designed(problem, terms, effort.designed), effort.designed_batches)
+        level = float(measurer.klds([start], range(len(split.select) // measurer.batch)).mean())
+    of = range(len(rows))
+    rows += _ablated_rows(found)
+    best = search(measurer, problem, terms, level, rows, effort)
     say(f"chosen: {_described(best, problem)}")
-    checked = fidelity(measurer, problem, best.model, effort.fidelity, effort.fidelity_contexts)
+    checked = fidelity(problem, terms, level, rows, of)
 
     bpv = Profile("", geometry, best.pairs).bpv
     profile = Profile(request.name or f"tuned-{bpv:.3f}", geometry, best.pairs, fingerprint=loaded.fingerprint)
     reference = Profile(_name_of(start), geometry, start)
-    rows = _validated(loaded, split.validate, request, profile, reference, measurer)
-    front = _front(problem, best, rows[0])
-    warnings = tuple(_warnings(rows, profile.name, request.budget, problem, best))
+    validated = _validated(loaded, split.validate, request, profile, reference, measurer)
+    front = _front(problem, best, validated[0])
+    warnings = tuple(_warnings(validated, profile.name, request.budget, problem, best))
     return Tuned(
-        profile, reference, problem, kept, found, told, best, checked, front, rows, split, measurer, effort, warnings
+        profile,
+        reference,
+        problem,
+        kept,
+        found,
+        told,
+        best,
+        checked,
+        front,
+        validated,
+        split,
+        measurer,
+        effort,
+        warnings,
     )
 
 
@@ -212,7 +226,7 @@ def _within(effort: Effort, contexts: int, batch: int) -> Effort:
         gradient_contexts=min(effort.gradient_contexts, contexts),
         **{
             name: min(getattr(effort, name), batches)
-            for name in ("ablation_batches", "remeasure_batches", "search_batches")
+            for name in ("ablation_batches", "designed_batches", "search_batches")
         },
     )
 
@@ -254,17 +268,19 @@ def _types_to_ablate(
     return sorted(uses, key=lambda name: -uses[name])[:count]
 
 
-def _pairs_to_measure(problem: Problem, model: DamageModel, count: int) -> list[tuple[int, Pair]]:
-    """By layer, the pairs nearest to being chosen that change both sides."""
-    damages = model.damages()
-    price = problem.price(damages)
-    wanted: list[tuple[int, Pair]] = []
-    for i, sizes in enumerate(problem.allowed(damages)):
-        there = model.operating[i]
-        both = [pair for pair in sizes if pair[0] != there[0] and pair[1] != there[1]]
-        both.sort(key=lambda pair, i=i, sizes=sizes: damages[i][pair] + price * sizes[pair])  # type: ignore[misc]
-        wanted += [(i, pair) for pair in both[:count]]
-    return wanted
+def _ablated_rows(found: Sensitivity) -> list[Measured]:
+    """The ablation's measurements as changes of the operating point's KLD."""
+    if found.added is None or found.base is None or found.base.sum() <= 0:
+        return []
+    rows = []
+    for i, pair in enumerate(found.operating):
+        for side in (0, 1):
+            for column, name in enumerate(found.types):
+                added = found.added[:, i, side, column]
+                if name != pair[side] and np.isfinite(added).all():
+                    change = float(added.sum() / found.base.sum())
+                    rows.append(Measured(found.cell(i, side, name), change, len(added)))
+    return rows
 
 
 def _name_of(pairs: Pairs) -> str:

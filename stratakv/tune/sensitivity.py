@@ -1,8 +1,8 @@
 """How much each layer's K and V matter, two ways: from gradients for all at once, and by changing one cell at a time.
 
 A cell is (layer, side, type). Both ways give the KLD that the change of one cell adds at the operating point, so that they
-can be compared, by rank (Spearman) within each type, and joined: measured numbers are right but noisy, predicted ones have
-hardly any noise and a bias that a type's cells share.
+can be compared by rank (Spearman) within each type: measured numbers are right but noisy, predicted ones have hardly any
+noise and a bias (`damage` joins them).
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ class Sensitivity:
     """Cells by [.., kv_layers, 2 (K, V), types].
 
     damage: predicted KLD of each context when the cell alone is stored as the type. added: KLD that changing the cell adds at
-    the operating point in each context, nan for types that were not measured; None when nothing was.
+    the operating point in each context, nan for types that were not measured; base: the operating point's own KLD there.
+    None when nothing was measured.
     """
 
     types: tuple[str, ...]
     operating: Pairs
     damage: Floats
     added: Floats | None = None
+    base: Floats | None = None
 
     @property
     def predicted(self) -> Floats:
@@ -78,44 +80,7 @@ def by_ablation(measurer: Measurer, found: Sensitivity, types: Sequence[str], ba
     for i in layers:
         for side in (0, 1):
             added[:, i, side, found.types.index(found.operating[i][side])] = 0.0
-    return Sensitivity(found.types, found.operating, found.damage, added)
-
-
-def joined(found: Sensitivity) -> Floats:
-    """Added KLD of every cell, [kv_layers, 2, types]: measured and predicted numbers weighed by their errors.
-
-    The gradient's bias is one factor for the cells of a type and side (types that were not measured: of the nearest one that
-    was). Around it the cells scatter by more than the measurements' noise; the excess, found by moments, says how far a
-    measurement is followed (empirical Bayes: Efron and Morris 1973).
-    """
-    predicted = found.predicted
-    if found.added is None:
-        return predicted
-    added, error = found.added.mean(axis=0), _errors(found.added)
-    result = predicted.copy()
-    factors: dict[tuple[int, int], float] = {}
-    for side in (0, 1):
-        for column in range(len(found.types)):
-            seen = np.isfinite(added[:, side, column]) & (predicted[:, side, column] != 0)
-            if seen.sum() < 2:
-                continue
-            x, y, noise = (each[seen, side, column] for each in (predicted, added, error))
-            factor = float(np.clip(y.sum() / x.sum(), 0.3, 3.0))
-            left = y - factor * x
-            spread = max(0.0, float((left**2 - noise**2).sum() / ((factor * x) ** 2).sum()))
-            prior = spread * (factor * x) ** 2
-            weight = np.divide(prior, prior + noise**2, out=np.ones_like(prior), where=prior + noise**2 > 0)
-            result[seen, side, column] = factor * x + weight * left
-            factors[side, column] = factor
-        levels = np.abs(predicted[:, side]).sum(axis=0)
-        for column in range(len(found.types)):
-            known = [each for s, each in factors if s == side]
-            if known and (side, column) not in factors:
-                nearest = min(
-                    known, key=lambda each: abs(np.log(levels[each] + 1e-30) - np.log(levels[column] + 1e-30))
-                )
-                result[:, side, column] *= factors[side, nearest]
-    return result
+    return Sensitivity(found.types, found.operating, found.damage, added, base)
 
 
 def split_half(found: Sensitivity) -> dict[str, Any]:
@@ -170,13 +135,6 @@ def cells_json(found: Sensitivity) -> list[dict[str, Any]]:
                     }
                 )
     return rows
-
-
-def _errors(values: Floats) -> Floats:
-    """Standard errors over the first axis; of one context alone, as large as the value."""
-    if len(values) < 2:
-        return np.asarray(np.abs(values[0]))
-    return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
 
 
 def _by_type(found: Sensitivity, left: Floats, right: Floats) -> dict[str, float]:

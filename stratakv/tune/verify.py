@@ -1,4 +1,4 @@
-"""Candidates by their true KLD on the packed path: solving again where the solution lies, a local search, a check of the model.
+"""Assignments by their true KLD on the packed path: designed ones that correct the predictions, then the best candidates.
 
 All candidates of a comparison see the same contexts. Successive halving (Jamieson and Talwalkar 2016) spends most of the
 passes on the promising half.
@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from stratakv.measure.divergence import Floats
 from stratakv.tune.allocate import Allocation
-from stratakv.tune.damage import DamageModel, remeasured, worth_measuring
+from stratakv.tune.damage import DamageModel, Measured, Terms, cross_validated, fitted
 from stratakv.tune.effort import Effort
 from stratakv.tune.measurer import Measurer, Pairs
 from stratakv.tune.problem import Problem
 
-_RANDOM_SIGMA = 1.0  # of the lognormal factors that make random assignments
+_SIGMA = 0.7  # of the lognormal factors that make designed assignments
+_SIGNIFICANT = 2.0  # standard errors by which a neighbour has to be better
 
 
 @dataclass(frozen=True)
 class Found:
-    """The chosen assignment, its KLD on the selection contexts, the model around it, and what the last solve says."""
+    """The chosen assignment, its KLD on the contexts where candidates were compared, the model, and what its solution is."""
 
     pairs: Pairs
     kld: float
@@ -31,94 +33,129 @@ class Found:
     allocation: Allocation
 
 
+def designed(problem: Problem, terms: Terms, count: int, seed: int = 1) -> list[Pairs]:
+    """Different assignments within the budget that would be right if each cell mattered more or less than predicted."""
+    rng = np.random.default_rng(seed)
+    layers, types = len(terms.operating), terms.types
+    found = dict[Pairs, None]()
+    for _ in range(4 * count):
+        if len(found) == count:
+            break
+        damage = terms.damage * np.exp(_SIGMA * rng.standard_normal((layers, 2, 1)))
+        table = [
+            {(k, v): float(damage[i, 0, a] + damage[i, 1, b]) for a, k in enumerate(types) for b, v in enumerate(types)}
+            for i in range(layers)
+        ]
+        found[problem.solve(table).pairs] = None
+    found.pop(terms.operating, None)
+    return list(found)
+
+
+def measured_rows(measurer: Measurer, terms: Terms, profiles: Sequence[Pairs], batches: int) -> list[Measured]:
+    """Changes against the operating point, each profile in so many batches; the next profile takes the next ones."""
+    there = len(measurer.ids) // measurer.batch
+    rows, base = [], dict[int, Floats]()
+    for n, pairs in enumerate(profiles):
+        taken = [(n * batches + k) % there for k in range(min(batches, there))]
+        for batch in taken:
+            if batch not in base:
+                base[batch] = measurer.klds([terms.operating], [batch])[0]
+        kld = measurer.klds([pairs], taken)[0]
+        change = float(kld.sum() / np.concatenate([base[batch] for batch in taken]).sum() - 1)
+        rows.append(Measured(pairs, change, len(kld)))
+        measurer.report("design", n + 1, len(profiles))
+    return rows
+
+
+def fidelity(
+    problem: Problem, terms: Terms, level: float, rows: Sequence[Measured], of: Sequence[int]
+) -> dict[str, Any]:
+    """Predicted against true KLD of the designed assignments (rows `of`), each predicted by a fit that didn't see it.
+
+    r2: of the predictions as they are (not of a fitted line). bias: mean prediction over mean measurement, minus 1.
+    gradients: the same two of the gradients alone. KLD is given as the operating point's times the change.
+    """
+    true = np.array([rows[n].change for n in of])
+    predicted = cross_validated(terms, level, rows, of)
+    alone = np.array([terms.row(rows[n].pairs)[0] / level for n in of]) if level > 0 else np.zeros(len(of))
+    points = [
+        {"predicted": level * (1 + p), "measured": level * (1 + m), "bytes_per_token": problem.size(rows[n].pairs)}
+        for n, p, m in zip(of, predicted.tolist(), true.tolist(), strict=True)
+    ]
+    return {"points": points, **_fit(predicted, true), "gradients": _fit(alone, true)}
+
+
 def halving(
     measurer: Measurer, candidates: Sequence[Pairs], batches: Sequence[int], around: Pairs | None
-) -> list[tuple[Pairs, float]]:
-    """The survivors by mean KLD over all batches, best first. The first candidate, the incumbent, always survives."""
+) -> tuple[list[Pairs], Floats]:
+    """The survivors, best first, and their KLD in all batches' contexts. The first candidate always survives."""
     alive = list(dict.fromkeys(candidates))
     incumbent, used = alive[0], 1
     while True:
         used = min(used, len(batches))
-        means = measurer.klds(alive, batches[:used], around).mean(axis=1)
-        ranked = [(alive[i], float(means[i])) for i in np.argsort(means, kind="stable")]
+        klds = measurer.klds(alive, batches[:used], around)
+        order = np.argsort(klds.mean(axis=1), kind="stable")
         if used == len(batches):
-            return ranked
-        keep = [pairs for pairs, _ in ranked[: max(2, -(-len(ranked) // 2))]]
+            return [alive[i] for i in order], klds[order]
+        keep = [alive[i] for i in order[: max(2, -(-len(order) // 2))]]
         alive = keep if incumbent in keep else [*keep, incumbent]
         used *= 2
 
 
-def search(measurer: Measurer, problem: Problem, model: DamageModel, effort: Effort, seed: int = 0) -> Found:
-    """From the model to the best assignment that true KLD finds: rounds of solve, choose, re-measure; then swaps."""
+def search(
+    measurer: Measurer,
+    problem: Problem,
+    terms: Terms,
+    level: float,
+    rows: list[Measured],
+    effort: Effort,
+    seed: int = 0,
+) -> Found:
+    """From the rows to the assignment: what the corrected predictions say is best. Draws of what they leave possible, and
+    then neighbours, replace it only where their true KLD is lower beyond the noise of these contexts: the predictions rest
+    on more of them. The operating point does where it is lower at all."""
     rng = np.random.default_rng(seed)
     batches = range(effort.search_batches)
-    incumbent = model.operating if problem.size(model.operating) <= problem.budget else None
-    for _ in range(effort.rounds):
-        solved = problem.solve(model.damages()).pairs
-        drawn = [problem.solve(model.drawn(rng)).pairs for _ in range(effort.drawn)]
-        with measurer.stage("candidates"):
-            best, kld = halving(measurer, [incumbent or solved, solved, *drawn], batches, model.operating)[0]
-        if best == incumbent == model.operating:
-            break
-        incumbent, model = best, model.moved(best, kld)
-        damages = model.damages()
-        wanted = worth_measuring(model, problem.allowed(damages), effort.alternatives, problem.price(damages))
-        model = remeasured(measurer, model, wanted, range(effort.remeasure_batches))
-    assert incumbent is not None, "an effort has at least one round"
+    model = fitted(terms, level, rows)
+    solution = problem.solve(model.damages())
+    drawn = [problem.solve(model.drawn(rng)).pairs for _ in range(effort.drawn)]
+    with measurer.stage("candidates"):
+        base = measurer.klds([terms.operating], batches, terms.operating)[0]
+        best, kld = _best_of(measurer, [solution.pairs, *drawn], batches, terms.operating)
     for _ in range(effort.swaps):
-        damages = model.damages()
-        candidates = [
-            incumbent,
-            problem.solve(damages).pairs,
-            *problem.neighbours(incumbent, damages, effort.neighbours),
-        ]
+        near = problem.neighbours(best, model.damages(), effort.neighbours)
         with measurer.stage("swaps"):
-            best, kld = halving(measurer, candidates, batches, incumbent)[0]
-        model = model.moved(best, kld)
-        if best == incumbent:
+            better, lower = _best_of(measurer, [best, *near], batches, best)
+        if better == best:
             break
-        incumbent = best
-    with measurer.stage("swaps"):
-        kld = float(measurer.klds([incumbent], batches).mean())
-    return Found(incumbent, kld, model, problem.solve(model.damages()))
+        best, kld = better, lower
+    if base.mean() <= kld.mean() and problem.size(terms.operating) <= problem.budget:
+        best, kld = terms.operating, base
+    mean = float(kld.mean())
+    return Found(best, mean, model.moved(best, mean), solution)
 
 
-def fidelity(
-    measurer: Measurer, problem: Problem, model: DamageModel, count: int, contexts: int, seed: int = 1
-) -> dict[str, Any]:
-    """Predicted against true KLD of random assignments within the budget.
+def _best_of(
+    measurer: Measurer, candidates: Sequence[Pairs], batches: Sequence[int], around: Pairs
+) -> tuple[Pairs, Floats]:
+    """The first candidate, or the survivor of halving that is better beyond the noise; and its KLD by context."""
+    ranked, klds = halving(measurer, candidates, batches, around)
+    first = ranked.index(candidates[0])
+    return (ranked[0], klds[0]) if _better(klds[0], klds[first]) else (ranked[first], klds[first])
 
-    They are the allocator's choices for damages times random factors. r2: of the predictions as they are (not of a fitted
-    line). bias: mean prediction over mean measurement, minus 1. Predictions are scaled by the operating point's KLD on these
-    contexts over that on all. contexts: how many of the first ones.
-    """
-    rng = np.random.default_rng(seed)
-    contexts = min(contexts, len(measurer.ids))
-    table, profiles = model.damages(), dict[Pairs, None]()
-    least = [min(known.values()) for known in table]
-    for _ in range(4 * count):
-        if len(profiles) == count:
-            break
-        factors = [
-            {
-                pair: (value - low) * float(np.exp(_RANDOM_SIGMA * rng.standard_normal()))
-                for pair, value in known.items()
-            }
-            for known, low in zip(table, least, strict=True)
-        ]
-        profiles[problem.solve(factors).pairs] = None
-    with measurer.stage("fidelity"):
-        few = measurer.in_batches_of(contexts)
-        level = float(few.klds([model.operating], [0]).mean())
-        measured = few.klds(list(profiles), [0]).mean(axis=1)
-    scale = level / model.level if model.level > 0 else 1.0
-    predicted = np.array([scale * model.predict(pairs) for pairs in profiles])
-    left, total = ((measured - predicted) ** 2).sum(), ((measured - measured.mean()) ** 2).sum()
+
+def _better(kld: Floats, than: Floats) -> bool:
+    difference = kld - than
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.inf
+    return bool(difference.mean() < -_SIGNIFICANT * error)
+
+
+def _fit(predicted: Floats, measured: Floats) -> dict[str, Any]:
+    left, total = (
+        ((measured - predicted) ** 2).sum(),
+        ((measured - measured.mean()) ** 2).sum() if len(measured) else 0.0,
+    )
     return {
-        "points": [
-            {"predicted": float(p), "measured": float(m), "bytes_per_token": problem.size(pairs)}
-            for pairs, p, m in zip(profiles, predicted, measured, strict=True)
-        ],
         "r2": float(1 - left / total) if total > 0 else None,
-        "bias": float(predicted.mean() / measured.mean() - 1) if measured.mean() > 0 else None,
+        "bias": float((1 + predicted).mean() / (1 + measured).mean() - 1) if len(measured) else None,
     }
