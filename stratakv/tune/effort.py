@@ -8,16 +8,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Effort:
     """Counts. gradient_contexts, draws: of the gradient. ablated_types: how many types every cell is measured with, in
-    ablation_batches. designed: random assignments that correct the gradients, each in designed_batches that take turns.
-    drawn: candidates beside the solution, compared in search_batches. swaps: steps of local search with `neighbours` each.
-    Batches are of `Measurer.batch` contexts. validate_contexts: for the tuning's own report."""
+    ablation_batches. designed: random assignments that correct the gradients, a batch each. drawn: candidates beside the
+    solution, compared in search_batches. swaps: steps of local search with `neighbours` each. Batches are of
+    `Measurer.batch` contexts. validate_contexts: for the tuning's own report."""
 
     gradient_contexts: int
     draws: int
     ablated_types: int
     ablation_batches: int
     designed: int
-    designed_batches: int
     drawn: int
     search_batches: int
     swaps: int
@@ -26,7 +25,7 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(8, 2, 2, 1, 100, 1, 4, 4, 0, 0, 12),
-    "normal": Effort(16, 2, 3, 2, 200, 2, 8, 12, 1, 8, 24),
-    "full": Effort(32, 2, 6, 4, 400, 4, 16, 24, 3, 16, 48),
+    "quick": Effort(8, 2, 2, 1, 200, 4, 4, 0, 0, 12),
+    "normal": Effort(16, 2, 3, 2, 500, 8, 12, 1, 8, 24),
+    "full": Effort(32, 2, 6, 4, 1500, 16, 24, 3, 16, 48),
 }

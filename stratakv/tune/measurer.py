@@ -69,11 +69,13 @@ class Measurer:
         """Contexts in one batch."""
         return batch_size(self.loaded, self.ids.shape[1])
 
-    def klds(self, profiles: Sequence[Pairs], batches: Sequence[int], around: Pairs | None = None) -> Floats:
+    def klds(
+        self, profiles: Sequence[Pairs], batches: Sequence[int], around: Pairs | None = None, quiet: bool = False
+    ) -> Floats:
         """Mean KLD against the f16 cache in nats, [profiles, contexts of these batches].
 
         around: the operating point that most of the profiles differ little from; what lies below the first difference is
-        then not run again. Numbers don't depend on it.
+        then not run again. Numbers don't depend on it. quiet: report nothing.
         """
         rows: list[list[Floats]] = [[] for _ in profiles]
         done, total = 0, len(profiles) * len(batches)
@@ -81,7 +83,8 @@ class Measurer:
             for row, pairs in zip(rows, profiles, strict=True):
                 row.append(self._one(pairs, batch, around))
                 done += 1
-                self.report(self._stage, done, total)
+                if not quiet:
+                    self.report(self._stage, done, total)
         return np.array([np.concatenate(row) for row in rows])
 
     def gradients(self, types: Sequence[str], contexts: Sequence[int], draws: int) -> Floats:

@@ -33,6 +33,7 @@ from stratakv.tune.verify import Found, designed, fidelity, measured_rows, searc
 LEFT_OUT = ("f32", "bf16")  # f32 is twice f16 for nothing; bf16 takes f16's bytes and is coarser
 SELECTED_SHARE = 2 / 3
 MIN_CONTEXTS = 6
+_NEAR_HULL = 0.7  # of log damage: twice what a mix of its neighbours would do
 COMPARED = ("turbo2", "turbo3", "turbo4", "turbo5", "q4_0_rot", "q8_0", "edges3", "mode7")
 
 
@@ -117,7 +118,7 @@ def tune(
     found = by_ablation(measurer, found, ablated, range(effort.ablation_batches))
     terms = Terms(found.types, start, found.damage.mean(axis=0))
     with measurer.stage("design"):
-        rows = measured_rows(measurer, terms, designed(problem, terms, effort.designed), effort.designed_batches)
+        rows = measured_rows(measurer, terms, designed(problem, terms, effort.designed))
         level = float(measurer.klds([start], range(len(split.select) // measurer.batch)).mean())
     of = range(len(rows))
     rows += _ablated_rows(found)
@@ -192,18 +193,29 @@ def open_store(loaded: LoadedModel, contexts: Contexts, runs: Path, part: str) -
 
 
 def useful_types(geometry: ModelGeometry, types: Sequence[str], damage: Floats, start: Pairs) -> tuple[str, ...]:
-    """Types that no other one beats, by bytes and damage over all layers, for K or for V; and the operating ones."""
+    """Undominated types near the lower hull of bytes and log damage, over all layers, for K or V; and the operating ones.
+    A mix of its neighbours beats a type far above the hull, which would only be chosen by mistake."""
     kept = {name for pair in start for name in pair}
     for side in (0, 1):
-        size = [sum(kv_type(name).nbytes(layer.head_dim[side]) for layer in geometry.kv_layers) for name in types]
-        total = damage[:, side].sum(axis=0)
-        points = list(zip(size, total.tolist(), strict=True))
+        sizes = [sum(kv_type(name).nbytes(layer.head_dim[side]) for layer in geometry.kv_layers) for name in types]
+        total = np.log(np.maximum(damage[:, side].sum(axis=0), 1e-30)).tolist()
+        points = list(zip(sizes, total, strict=True))
         kept |= {
             name
-            for name, (s, d) in zip(types, points, strict=True)
-            if not any(a <= s and b <= d and (a, b) != (s, d) for a, b in points)
+            for name, (size, least) in zip(types, points, strict=True)
+            if least <= _hull(points, size) + _NEAR_HULL
+            and not any(a <= size and b <= least and (a, b) != (size, least) for a, b in points)
         }
     return tuple(name for name in types if name in kept)
+
+
+def _hull(points: Sequence[tuple[int, float]], size: int) -> float:
+    """The least that a mix of two points, or one, has at this size."""
+    left = [point for point in points if point[0] <= size]
+    right = [point for point in points if point[0] >= size]
+    return min(
+        a[1] if a[0] == b[0] else a[1] + (b[1] - a[1]) * (size - a[0]) / (b[0] - a[0]) for a in left for b in right
+    )
 
 
 def _can_store(name: str, dim: int) -> bool:
@@ -224,10 +236,7 @@ def _within(effort: Effort, contexts: int, batch: int) -> Effort:
     return replace(
         effort,
         gradient_contexts=min(effort.gradient_contexts, contexts),
-        **{
-            name: min(getattr(effort, name), batches)
-            for name in ("ablation_batches", "designed_batches", "search_batches")
-        },
+        **{name: min(getattr(effort, name), batches) for name in ("ablation_batches", "search_batches")},
     )
 
 

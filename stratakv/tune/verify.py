@@ -51,18 +51,15 @@ def designed(problem: Problem, terms: Terms, count: int, seed: int = 1) -> list[
     return list(found)
 
 
-def measured_rows(measurer: Measurer, terms: Terms, profiles: Sequence[Pairs], batches: int) -> list[Measured]:
-    """Changes against the operating point, each profile in so many batches; the next profile takes the next ones."""
-    there = len(measurer.ids) // measurer.batch
-    rows, base = [], dict[int, Floats]()
+def measured_rows(measurer: Measurer, terms: Terms, profiles: Sequence[Pairs]) -> list[Measured]:
+    """Changes against the operating point, each profile in one batch; the profiles take turns with the batches."""
+    there = range(max(1, min(len(profiles), len(measurer.ids) // measurer.batch)))
+    base = measurer.klds([terms.operating], there, terms.operating).reshape(len(there), -1).sum(axis=1)
+    rows = []
     for n, pairs in enumerate(profiles):
-        taken = [(n * batches + k) % there for k in range(min(batches, there))]
-        for batch in taken:
-            if batch not in base:
-                base[batch] = measurer.klds([terms.operating], [batch])[0]
-        kld = measurer.klds([pairs], taken)[0]
-        change = float(kld.sum() / np.concatenate([base[batch] for batch in taken]).sum() - 1)
-        rows.append(Measured(pairs, change, len(kld)))
+        batch = there[n % len(there)]
+        (kld,) = measurer.klds([pairs], [batch], quiet=True)
+        rows.append(Measured(pairs, float(kld.sum() / base[batch] - 1), len(kld)))
         measurer.report("design", n + 1, len(profiles))
     return rows
 
@@ -73,16 +70,19 @@ def fidelity(
     """Predicted against true KLD of the designed assignments (rows `of`), each predicted by a fit that didn't see it.
 
     r2: of the predictions as they are (not of a fitted line). bias: mean prediction over mean measurement, minus 1.
-    gradients: the same two of the gradients alone. KLD is given as the operating point's times the change.
+    ceiling: the R2 that perfect predictions would have, by the estimated noise of these measurements. gradients: r2 and bias of
+    the gradients alone. KLD is given as the operating point's times the change.
     """
     true = np.array([rows[n].change for n in of])
-    predicted = cross_validated(terms, level, rows, of)
+    predicted, noise = cross_validated(terms, level, rows, of)
     alone = np.array([terms.row(rows[n].pairs)[0] / level for n in of]) if level > 0 else np.zeros(len(of))
     points = [
         {"predicted": level * (1 + p), "measured": level * (1 + m), "bytes_per_token": problem.size(rows[n].pairs)}
         for n, p, m in zip(of, predicted.tolist(), true.tolist(), strict=True)
     ]
-    return {"points": points, **_fit(predicted, true), "gradients": _fit(alone, true)}
+    spread = float(((true - true.mean()) ** 2).sum()) if len(true) else 0.0
+    ceiling = float(np.clip(1 - noise.sum() / spread, 0.0, 1.0)) if spread > 0 else None
+    return {"points": points, **_fit(predicted, true), "ceiling": ceiling, "gradients": _fit(alone, true)}
 
 
 def halving(

@@ -10,7 +10,6 @@ TINY = Effort(
     ablated_types=1,
     ablation_batches=1,
     designed=4,
-    designed_batches=1,
     drawn=1,
     search_batches=1,
     swaps=1,
