@@ -227,8 +227,9 @@ class _Llama:
         if median(long) <= short:
             return None
         layer = [(value - short) / bench_llama.LAYERS for value in long]
-        size = shape.packed_bytes((type_, type_), tokens)
-        return _row(f"llama.cpp {type_}", (type_, type_), "llama.cpp", size, tokens, layer, common)
+        stored = type_.split()[0]
+        size = shape.packed_bytes((stored, stored), tokens)
+        return _row(f"llama.cpp {type_}", (stored, stored), "llama.cpp", size, tokens, layer, common)
 
 
 def _open_llama(settings: Settings, stack: ExitStack) -> _Llama | None:

@@ -1,5 +1,7 @@
 """llama.cpp behind a pipe, run as a script by any interpreter that has llama-cpp-python: JSON lines in, JSON lines out.
 
+"type" is a cache's type, "f16 -fa off" one without flash attention.
+
 Requests: {"do": "open", "name", "model", "type", "context", "threads"} loads a model once a path and fills a cache of that type;
 {"do": "step", "name"} decodes one token on top of it: {"seconds"}; {"do": "prefill", "model", "type", "tokens", "threads"}
 computes a prompt in an empty cache: {"seconds"}; {"do": "quantize", "model", "to", "file_type", "threads"}: {};
@@ -23,7 +25,7 @@ llama: Any = import_module("llama_cpp")
 _PIECE = 512
 _ROOM = 256
 _TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}  # ggml's numbers
-_FLASH_ATTENTION = 1
+_NO_FLASH = " -fa off"
 _MAIN, _SPARE = 0, 1  # sequences: the one that is measured, the one that pieces pass through
 
 
@@ -35,8 +37,8 @@ class Session:
         params.n_ctx, params.n_batch, params.n_ubatch = context + room, _PIECE, _PIECE
         params.n_seq_max, params.kv_unified = 2, True
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = _TYPES[type_]
-        params.flash_attn_type = _FLASH_ATTENTION
+        params.type_k = params.type_v = _TYPES[type_.removesuffix(_NO_FLASH)]
+        params.flash_attn_type = 0 if type_.endswith(_NO_FLASH) else 1
         params.offload_kqv = params.op_offload = False
         self.context: Any = llama.llama_init_from_model(model, params)
         if not self.context:

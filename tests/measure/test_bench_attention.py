@@ -150,6 +150,8 @@ def test_goals_are_met_missed_or_unknown() -> None:
     assert words[0].startswith("met ")
     assert "by 20%" in words[1]
     assert words[4].startswith("unknown")
+    rows.append(_row("llama.cpp f16 -fa off", 4, 3.0, peer="llama.cpp"))  # the faster of the two is the peer
+    assert goals(rows, [], [])[3]["measured"] == pytest.approx(2.5)
 
 
 def test_prefill_goal_is_against_the_fastest_peer() -> None:
