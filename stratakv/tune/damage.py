@@ -153,22 +153,19 @@ def fitted(terms: Terms, level: float, rows: Sequence[Measured]) -> DamageModel:
     return design.posterior(design.scales())
 
 
-def cross_validated(
-    terms: Terms, level: float, rows: Sequence[Measured], of: Sequence[int], folds: int = 5
-) -> tuple[Floats, Floats]:
-    """Predicted changes of the rows `of`, each by a fit that didn't see it, and the variances of their measurements' noise."""
+def cross_validated(terms: Terms, level: float, rows: Sequence[Measured], of: Sequence[int], folds: int = 5) -> Floats:
+    """Predicted changes of the rows `of`, each by a fit that didn't see it."""
     found = np.zeros(len(of))
     if not of or level <= 0:
-        return found, np.zeros(len(of))
-    design = _Design(terms, level, rows)
-    scales = design.scales()
+        return found
+    scales = _Design(terms, level, rows).scales()
     for fold in range(min(folds, len(of))):
         hidden = {of[n] for n in range(fold, len(of), folds)}
         seen = [row for n, row in enumerate(rows) if n not in hidden]
         model = _Design(terms, level, seen).posterior(scales) if seen else fitted(terms, level, ())
         for n in range(fold, len(of), folds):
             found[n] = model.predict(rows[of[n]].pairs) / level - 1
-    return found, np.asarray(scales[-1] ** 2 * design.noise[list(of)])
+    return found
 
 
 class _Design:

@@ -130,8 +130,8 @@ def format_evidence(data: Mapping[str, Any]) -> str:
         lines.append(f"gradients against ablation, rank correlation by type: {ranks}")
     if fit["r2"] is not None:
         lines.append(
-            f"predicted against true KLD of {len(fit['points'])} random assignments: R2 {fit['r2']:.2f} (of "
-            f"{fit['ceiling']:.2f} that their noise allows), bias {fit['bias']:+.0%}; gradients alone: R2 "
+            f"predicted against true KLD of {len(fit['points'])} random assignments: R2 {fit['r2']:.2f}, "
+            f"bias {fit['bias']:+.0%}; gradients alone: R2 "
             f"{fit['gradients']['r2']:.2f}, bias {fit['gradients']['bias']:+.0%}"
         )
     lines.append(f"cost: {data['cost']['forward_passes']:,.0f} forward passes, {data['cost']['seconds']:,.0f} s")

@@ -70,19 +70,16 @@ def fidelity(
     """Predicted against true KLD of the designed assignments (rows `of`), each predicted by a fit that didn't see it.
 
     r2: of the predictions as they are (not of a fitted line). bias: mean prediction over mean measurement, minus 1.
-    ceiling: the R2 that perfect predictions would have, by the estimated noise of these measurements. gradients: r2 and bias of
-    the gradients alone. KLD is given as the operating point's times the change.
+    gradients: the same two of the gradients alone. KLD is given as the operating point's times the change.
     """
     true = np.array([rows[n].change for n in of])
-    predicted, noise = cross_validated(terms, level, rows, of)
+    predicted = cross_validated(terms, level, rows, of)
     alone = np.array([terms.row(rows[n].pairs)[0] / level for n in of]) if level > 0 else np.zeros(len(of))
     points = [
         {"predicted": level * (1 + p), "measured": level * (1 + m), "bytes_per_token": problem.size(rows[n].pairs)}
         for n, p, m in zip(of, predicted.tolist(), true.tolist(), strict=True)
     ]
-    spread = float(((true - true.mean()) ** 2).sum()) if len(true) else 0.0
-    ceiling = float(np.clip(1 - noise.sum() / spread, 0.0, 1.0)) if spread > 0 else None
-    return {"points": points, **_fit(predicted, true), "ceiling": ceiling, "gradients": _fit(alone, true)}
+    return {"points": points, **_fit(predicted, true), "gradients": _fit(alone, true)}
 
 
 def halving(

@@ -116,7 +116,7 @@ def test_a_cross_validated_prediction_has_not_seen_its_row() -> None:
     rows = _rows(60, 0.01)
     spoilt = [*rows]
     spoilt[7] = Measured(rows[7].pairs, rows[7].change + 3.0, 4)
-    before, after = (cross_validated(TERMS, LEVEL, each, range(60))[0][7] for each in (rows, spoilt))
+    before, after = (cross_validated(TERMS, LEVEL, each, range(60))[7] for each in (rows, spoilt))
     assert abs(after - before) < 0.3
 
 
@@ -125,7 +125,6 @@ def test_fidelity_tells_what_the_gradients_alone_would_do() -> None:
     found = fidelity(PROBLEM, TERMS, LEVEL, rows, range(100))
     assert len(found["points"]) == 100
     assert found["r2"] > 0.9 > found["gradients"]["r2"]
-    assert found["ceiling"] > 0.9
     assert abs(found["bias"]) < 0.01
     nothing = fidelity(PROBLEM, TERMS, LEVEL, [], [])
     assert nothing["r2"] is None
