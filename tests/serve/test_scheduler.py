@@ -1,0 +1,214 @@
+"""Scheduling without a model: order, budgets, prefixes, preemption; whatever happens, every page comes back."""
+
+from __future__ import annotations
+
+from geometries import plain, sliding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stratakv.profile import resolve
+from stratakv.serve.groups import BlockTable, WindowGroup, capacities, window_groups
+from stratakv.serve.pool import PagePool
+from stratakv.serve.request import GenerationRequest
+from stratakv.serve.scheduler import Scheduler, Work
+from stratakv.serve.sequence import Sequence, page_keys
+
+FULL = WindowGroup("full", None, (), 1)
+WINDOW = WindowGroup("sliding", 200, (), 1)
+CHUNKED = WindowGroup("chunked", 256, (), 1)
+
+
+def scheduler(pages: int, *, slots: int = 4, chunk: int = 256, groups: tuple[WindowGroup, ...] = (FULL,)) -> Scheduler:
+    return Scheduler(list(groups), [PagePool(pages) for _ in groups], slots=slots, chunk=chunk)
+
+
+def sequence(number: int, prompt: list[int], tables: list[BlockTable], slot: int | None = None) -> Sequence:
+    request = GenerationRequest(tuple(prompt), 10_000, slot=slot)
+    return Sequence(number, request, list(prompt), page_keys(request.prompt, b"salt"), tables)
+
+
+def add(target: Scheduler, number: int, prompt: list[int], slot: int | None = None) -> Sequence:
+    made = sequence(number, prompt, target.new_tables(), slot)
+    target.add(made)
+    return made
+
+
+def step(target: Scheduler, budget: int = 256) -> list[Work]:
+    """Plan, check what must always hold, advance, and let each that draws have a token."""
+    work = target.plan(budget)
+    assert sum(item.count for item in work if item.prefill) <= budget
+    seen = set()
+    for item in work:
+        assert item.sequence in target.running and item.sequence.id not in seen
+        seen.add(item.sequence.id)
+        assert item.start == item.sequence.computed and item.count > 0
+        assert item.prefill == (item.start < item.sequence.prompt_tokens)
+        for group, table in zip(target.groups, item.sequence.tables, strict=True):
+            for position in (group.first_visible(item.start), item.start, item.start + item.count - 1):
+                assert table.page_at(position // 128) is not None
+    for pool in target.pools:
+        assert pool.used + pool.free + pool.cached == pool.capacity
+    target.advance(work)
+    for item in work:
+        if item.draws:
+            item.sequence.tokens.append(7)
+    return work
+
+
+def used(target: Scheduler) -> int:
+    return sum(pool.used for pool in target.pools)
+
+
+def test_decoding_and_prompts_share_a_step() -> None:
+    target = scheduler(32)
+    first = add(target, 0, [1] * 10)
+    assert [(w.count, w.prefill, w.draws) for w in step(target)] == [(10, True, True)]
+    second = add(target, 1, [2] * 500)
+    work = step(target, 64)
+    assert [(w.sequence, w.count, w.prefill) for w in work] == [(first, 1, False), (second, 64, True)]
+    target.remove(first)
+    target.remove(second)
+    assert used(target) == 0
+
+
+def test_prompts_share_the_budget_evenly() -> None:
+    target = scheduler(64)
+    long, short = add(target, 0, [1] * 2000), add(target, 1, [2] * 300)
+    counts = {w.sequence.id: w.count for w in step(target, 128)}
+    assert counts == {long.id: 64, short.id: 64}
+
+
+def test_starts_in_order_and_waits_for_pages() -> None:
+    target = scheduler(5, slots=8)
+    add(target, 0, [1] * 300)  # three pages
+    add(target, 1, [2] * 300)
+    add(target, 2, [3] * 10)
+    step(target)
+    assert [s.id for s in target.running] == [0]  # the second doesn't fit, the third doesn't overtake it
+    assert [s.id for s in target.waiting] == [1, 2]
+
+
+def test_a_request_waits_for_its_slot_and_lets_others_pass() -> None:
+    target = scheduler(32, slots=2)
+    first = add(target, 0, [1] * 10, slot=1)
+    second = add(target, 1, [1] * 10, slot=1)
+    third = add(target, 2, [1] * 10)
+    step(target)
+    assert (first.slot, second.slot, third.slot) == (1, None, 0)
+    target.remove(first)
+    step(target)
+    assert second.slot == 1
+
+
+def test_the_youngest_gives_its_pages_and_is_computed_again() -> None:
+    target = scheduler(4, slots=2)
+    old, young = add(target, 0, [1] * 126), add(target, 1, [2] * 126)
+    for _ in range(140):
+        step(target)
+    assert target.preempted == 1
+    assert old in target.running and young in target.waiting
+    kept = len(young.tokens)
+    assert young.computed == 0 and kept > 126
+    target.remove(old)
+    work = step(target)
+    assert [(w.prefill, w.count) for w in work] == [(True, 126)]
+    work = step(target)  # tokens of the answer again, by decode attention
+    assert [(w.prefill, w.count, w.draws) for w in work] == [(False, kept - 126, True)]
+    target.remove(young)
+    assert used(target) == 0
+
+
+def test_whole_pages_of_prompts_are_found_again() -> None:
+    target = scheduler(32)
+    first = add(target, 0, list(range(300)))
+    while first.in_prompt:
+        step(target)
+    target.remove(first)
+    assert target.pools[0].cached == 2 and used(target) == 0
+    second = add(target, 1, [*range(290), 999])
+    work = step(target)
+    assert second.cached == 256 and [(w.start, w.count) for w in work] == [(256, 35)]
+    exact = add(target, 2, list(range(256)))  # the last token is computed for its logits
+    step(target)
+    assert exact.cached == 128
+    other = add(target, 3, [5, *range(1, 300)])
+    step(target)
+    assert other.cached == 0
+
+
+def test_windows_drop_pages_and_are_found_by_their_last_pages() -> None:
+    target = scheduler(32, groups=(FULL, WINDOW))
+    first = add(target, 0, list(range(1000)))
+    while first.in_prompt:
+        step(target)
+    assert first.tables[1].dropped == (1000 - 199) // 128 and len(first.tables[0].pages) == 8
+    target.remove(first)
+    second = add(target, 1, [*range(1000), 5])
+    step(target)
+    assert second.cached == 896
+    target.pools[1].discard(second.keys[5])
+    third = add(target, 2, [*range(1000), 6])
+    step(target)
+    assert third.cached == 640  # tokens up to there need no page of the window group after the lost one
+    for one in (second, third):
+        target.remove(one)
+    assert used(target) == 0
+
+
+def test_prompts_in_chunked_attention_stop_at_its_borders() -> None:
+    target = scheduler(32, groups=(FULL, CHUNKED), chunk=512)
+    add(target, 0, [1] * 700)
+    assert [step(target, 200)[0].count for _ in range(4)] == [200, 56, 200, 56]
+
+
+def test_groups_of_a_model_share_one_budget() -> None:
+    groups = window_groups(resolve("turbo4", sliding()))
+    assert [(g.kind, g.window, [layer.layer for _, layer in g.layers]) for g in groups] == [
+        ("full", None, [2]),
+        ("sliding", 1024, [0, 1]),
+    ]
+    for budget in (2**22, 2**24, 2**27):
+        pages = capacities(groups, budget, 4, 8192, 512)
+        assert sum(n * g.page_bytes for n, g in zip(pages, groups, strict=True)) <= budget
+    one = window_groups(resolve("turbo4", plain(4)))
+    assert capacities(one, 10 * one[0].page_bytes + 5, 4, 8192, 512) == [10]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_page_is_lost_whatever_happens(data: st.DataObject) -> None:
+    groups = data.draw(st.sampled_from([(FULL,), (FULL, WINDOW), (WINDOW,), (FULL, CHUNKED)]))
+    target = scheduler(data.draw(st.integers(8, 14)), slots=data.draw(st.integers(1, 5)), groups=groups)
+    alive: list[Sequence] = []
+    for number in range(data.draw(st.integers(5, 60))):
+        action = data.draw(st.sampled_from(["add", "step", "step", "step", "remove"]))
+        if action == "add" and len(alive) < 8:
+            length = data.draw(st.integers(1, 500))
+            alive.append(add(target, number, [data.draw(st.integers(0, 1))] * length))
+        elif action == "remove" and alive:
+            gone = alive.pop(data.draw(st.integers(0, len(alive) - 1)))
+            target.remove(gone)
+        else:
+            step(target, data.draw(st.integers(1, 400)))
+        assert len(target.running) + len(target.waiting) == len(alive)
+    for one in alive:
+        target.remove(one)
+    assert used(target) == 0
+    assert sorted(target.free_slots) == list(range(len(target.free_slots)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.integers(1, 600), min_size=1, max_size=6), budget=st.integers(1, 300))
+def test_every_prompt_gets_its_answer(lengths: list[int], budget: int) -> None:
+    target = scheduler(10, slots=3)
+    for number, length in enumerate(lengths):
+        add(target, number, [number] * length)
+    done = 0
+    for _ in range(10_000):
+        step(target, budget)
+        for one in [s for s in target.running if s.generated >= 5]:
+            target.remove(one)
+            done += 1
+        if done == len(lengths):
+            break
+    assert done == len(lengths) and used(target) == 0

@@ -1,0 +1,120 @@
+"""Slots on disk: back byte by byte, refused when anything differs, never half there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from serving import GREEDY, answers, check_same, tokens_of
+
+from stratakv.errors import UserError
+from stratakv.serve.request import GenerationRequest
+
+PROMPT_TOKENS = 300
+
+
+@pytest.fixture
+def saved(engines: Any, text_ids: list[int], tmp_path: Path) -> tuple[Any, Path, Any]:
+    """An engine, a file with the slot of a prompt of PROMPT_TOKENS, and the answer to the prompt."""
+    engine = engines("edges3", slots=2)
+    answer = answers(engine, [GenerationRequest(tuple(text_ids[:PROMPT_TOKENS]), 8, GREEDY, slot=1)])[0]
+    path = tmp_path / "slot.bin"
+    result = asyncio.run(engine.save_slot(1, path))
+    assert (result.tokens, result.nbytes) == (256, path.stat().st_size)
+    return engine, path, answer
+
+
+def test_restored_pages_answer_as_before(saved: Any, engines: Any, text_ids: list[int]) -> None:
+    engine, path, (_, theirs, _) = saved
+    fresh = engines("edges3", slots=2)
+    assert asyncio.run(fresh.restore_slot(0, path)).tokens == 256
+    assert fresh.snapshot().pages_cached == 2 and fresh.snapshot().pages_used == 0
+    (_, ours, finish) = answers(fresh, [GenerationRequest(tuple(text_ids[:PROMPT_TOKENS]), 8, GREEDY)])[0]
+    assert finish.cached_tokens == 256
+    check_same(tokens_of(ours), tokens_of(theirs))
+    for old, new in zip(engine.runner.arenas, fresh.runner.arenas, strict=True):
+        pages = torch.tensor([0, 1])
+        assert torch.equal(old.read(pages), new.read(pages))
+    again = path.with_name("again.bin")
+    asyncio.run(fresh.save_slot(0, again))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_erased_slots_are_empty(saved: Any, text_ids: list[int]) -> None:
+    engine, path, _ = saved
+    assert asyncio.run(engine.erase_slot(1)) == PROMPT_TOKENS
+    assert engine.snapshot().pages_cached == 0
+    with pytest.raises(UserError, match="nothing to save"):
+        asyncio.run(engine.save_slot(1, path))
+    with pytest.raises(UserError, match="slots 0 to 1"):
+        asyncio.run(engine.erase_slot(2))
+
+
+def test_files_that_do_not_fit_are_refused_with_the_reason(saved: Any, engines: Any, tmp_path: Path) -> None:
+    engine, path, _ = saved
+    data = path.read_bytes()
+    wrong = {
+        "truncated": [data[:-1], data[: len(data) // 2], data[:40], data[:9]],
+        "damaged": [data[:5000] + bytes([data[5000] ^ 1]) + data[5001:], data + b"x"],
+        "no slot file": [b"nonsense" * 9],
+    }
+    for reason, contents in wrong.items():
+        for content in contents:
+            bad = tmp_path / "bad.bin"
+            bad.write_bytes(content)
+            with pytest.raises(UserError, match=reason):
+                asyncio.run(engine.restore_slot(0, bad))
+    with pytest.raises(UserError, match="cannot read"):
+        asyncio.run(engine.restore_slot(0, tmp_path / "missing.bin"))
+    other = engines("turbo4", slots=1)
+    with pytest.raises(UserError, match="layer 0, K: saved as q8_0 .version 1.*this server stores turbo4"):
+        asyncio.run(other.restore_slot(0, path))
+    changed = tmp_path / "model.bin"
+    fingerprint = engine.loaded.fingerprint.encode()
+    changed.write_bytes(data.replace(fingerprint, fingerprint[::-1]))
+    with pytest.raises(UserError, match="another model"):
+        asyncio.run(engine.restore_slot(0, changed))
+    assert all(pool.used == 0 for pool in engine.pools)
+
+
+_SAVER = """
+import asyncio, sys
+from stratakv.engine.load import load_model
+from stratakv.profile import resolve
+from stratakv.serve.engine import Engine
+from stratakv.serve.request import GenerationRequest, Limits, SamplingParams
+from stratakv.serve.ticket import collect
+
+async def main():
+    loaded = load_model("embedded")
+    engine = Engine(loaded, resolve("f32", loaded.geometry), Limits(slots=1, context=1024, cache_bytes=2**26))
+    engine.start()
+    await collect(engine.submit(GenerationRequest(tuple(range(10, 610)), 1, SamplingParams(temperature=0))))
+    print("saving", flush=True)
+    while True:
+        await engine.save_slot(0, sys.argv[1])
+
+asyncio.run(main())
+"""
+
+
+def test_a_kill_while_saving_leaves_the_old_file_whole(tmp_path: Path, engines: Any) -> None:
+    path = tmp_path / "slot.bin"
+    with subprocess.Popen([sys.executable, "-c", _SAVER, str(path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "saving\n"
+        deadline = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        while not list(tmp_path.glob(".slot.bin.*.tmp")) and time.monotonic() < deadline:
+            pass
+        os.kill(child.pid, signal.SIGKILL)
+    reader = engines("f32", slots=1)
+    assert asyncio.run(reader.restore_slot(0, path)).tokens == 512
