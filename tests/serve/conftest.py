@@ -26,19 +26,49 @@ def text_ids(loaded: LoadedModel) -> list[int]:
     return loaded.tokenizer(judging_text().read_text(encoding="utf-8")).input_ids
 
 
-@pytest.fixture
-def engines(loaded: LoadedModel) -> Iterator[Callable[..., Engine]]:
-    """Makes and starts engines: `engines("turbo4", slots=8)`; `model=` for another model."""
-    made: list[Engine] = []
+@pytest.fixture(scope="session")
+def started() -> Iterator[dict[Any, Engine]]:
+    """Engines that tests share: starting one takes longer than most tests."""
+    made: dict[Any, Engine] = {}
+    yield made
+    for engine in made.values():
+        asyncio.run(engine.stop())
 
-    def make(profile: str, *, model: LoadedModel | None = None, cache_bytes: int = 2**26, **limits: Any) -> Engine:
+
+@pytest.fixture
+def engines(loaded: LoadedModel, started: dict[Any, Engine]) -> Iterator[Callable[..., Engine]]:
+    """Engines with empty caches: `engines("turbo4", slots=8)`; `model=` for another model; `own=True` for one that no other
+    test gets."""
+    alone: list[Engine] = []
+
+    def make(
+        profile: str, *, model: LoadedModel | None = None, own: bool = False, cache_bytes: int = 2**26, **limits: Any
+    ) -> Engine:
         chosen = model or loaded
         limits = {"context": 1024, **limits, "cache_bytes": cache_bytes}
+        key = (profile, *sorted(limits.items()))
+        if not own and model is None and key in started:
+            engine = started[key]
+            asyncio.run(_clear(engine))
+            return engine
         engine = Engine(chosen, resolve(profile, chosen.geometry), Limits(**limits))
         engine.start()
-        made.append(engine)
+        if own or model is not None:
+            alone.append(engine)
+        else:
+            started[key] = engine
         return engine
 
     yield make
-    for engine in made:
+    for engine in alone:
         asyncio.run(engine.stop())
+
+
+async def _clear(engine: Engine) -> None:
+    def clear() -> None:
+        assert all(pool.used == 0 for pool in engine.pools), "an earlier test left pages in use"
+        for pool in engine.pools:
+            pool.clear_cached()
+        engine.counters.clear()
+
+    await engine.between_steps(clear)

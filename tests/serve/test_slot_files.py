@@ -34,7 +34,7 @@ def saved(engines: Any, text_ids: list[int], tmp_path: Path) -> tuple[Any, Path,
 
 def test_restored_pages_answer_as_before(saved: Any, engines: Any, text_ids: list[int]) -> None:
     engine, path, (_, theirs, _) = saved
-    fresh = engines("edges3", slots=2)
+    fresh = engines("edges3", slots=2, own=True)
     assert asyncio.run(fresh.restore_slot(0, path)).tokens == 256
     assert fresh.snapshot().pages_cached == 2 and fresh.snapshot().pages_used == 0
     (_, ours, finish) = answers(fresh, [GenerationRequest(tuple(text_ids[:PROMPT_TOKENS]), 8, GREEDY)])[0]
