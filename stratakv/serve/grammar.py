@@ -12,6 +12,10 @@ from stratakv.errors import UserError
 from stratakv.serve.request import GrammarSpec
 
 
+# Small models fill an answer with blank lines where they may
+_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
 class Grammars:
     """Makes matchers for one model's tokens. The tokenizer's table is built when the first grammar comes (about a second)."""
 
@@ -76,9 +80,9 @@ def _llguidance_grammar(spec: GrammarSpec) -> str:
     matcher = llguidance.LLMatcher
     try:
         if spec.kind == "json_object":
-            return str(matcher.grammar_from_json_schema({"type": "object"}))
+            return str(matcher.grammar_from_json_schema({"type": "object"}, defaults=_JSON))
         if spec.kind == "json_schema":
-            return str(matcher.grammar_from_json_schema(json.loads(spec.text)))
+            return str(matcher.grammar_from_json_schema(json.loads(spec.text), defaults=_JSON))
         if spec.kind == "regex":
             return str(matcher.grammar_from_regex(spec.text))
         if spec.kind == "gbnf":

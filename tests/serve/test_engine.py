@@ -51,10 +51,14 @@ def test_as_the_cache_of_one_conversation(engines: Any, loaded: LoadedModel, tex
     engine = engines("f32")
     request = GenerationRequest(tuple(text_ids[:200]), 12, GREEDY)
     ((_, pieces, _),) = answers(engine, [request])
+    ids = torch.tensor([request.prompt])
     with torch.inference_mode():
-        cache = KVCache(loaded.model.config, "f32")
         out = loaded.model.generate(
-            torch.tensor([request.prompt]), past_key_values=cache, max_new_tokens=12, do_sample=False, pad_token_id=0
+            ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=KVCache(loaded.model.config, "f32"),
+            max_new_tokens=12,
+            do_sample=False,
         )
     assert [token.id for token in tokens_of(pieces)] == out[0, 200:].tolist()
 
@@ -171,15 +175,17 @@ def test_states_that_can_not_be_stored_hurt_only_their_request(
 ) -> None:
     engine = engines("turbo4", slots=4)
     poison = 2000
-    embedding = loaded.model.get_input_embeddings()
-    kept = embedding.weight.data[poison].clone()
-    embedding.weight.data[poison] = torch.nan
+
+    def poisoned(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        return torch.where((arguments[0] == poison)[..., None], torch.nan, output)
+
+    hook = loaded.model.get_input_embeddings().register_forward_hook(poisoned)
     try:
         good = prompts(text_ids, 3)
         assert all(poison not in request.prompt for request in good)
         results = answers(engine, [*good, GenerationRequest((5, poison, 6), 5, GREEDY)])
     finally:
-        embedding.weight.data[poison] = kept
+        hook.remove()
     assert [finish.reason for _, _, finish in results] == ["length"] * 3 + ["error"]
     assert "non-finite" in results[-1][2].error and "layer 0" in results[-1][2].error
     snapshot = engine.snapshot()
