@@ -11,7 +11,6 @@ import torch
 from stratakv.errors import UserError
 from stratakv.serve.request import GrammarSpec
 
-
 # Small models fill an answer with blank lines where they may
 _JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
