@@ -218,7 +218,10 @@ def _read(engine: Engine, path: Path) -> tuple[tuple[int, ...], list[int], list[
 def _read_open(engine: Engine, file: BinaryIO) -> tuple[tuple[int, ...], list[int], list[torch.Tensor], int]:
     size = os.fstat(file.fileno()).st_size
     source = _Hashing(file)
-    if source.read(min(len(MAGIC), size)) != MAGIC:
+    magic = source.read(min(len(MAGIC), size))
+    if len(magic) < len(MAGIC) and MAGIC.startswith(magic):
+        raise UserError("it is truncated")
+    if magic != MAGIC:
         raise UserError(f"it is no slot file: those begin with {MAGIC.decode().strip()}")
     length = int.from_bytes(source.read(8), "little")
     if length > min(size, 2**26):
