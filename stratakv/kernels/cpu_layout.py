@@ -99,17 +99,23 @@ def _side(side: Side, type_: KVType, dim: int, places: list[Region]) -> Any:
 
 
 def _encoder(layout: PageLayout, side: Side) -> Any:
+    module: Any = native()
+    fields = encoder_fields(layout, side)
+    return module.Encoder(**{**fields, "rotation": module.Rotation(**fields["rotation"])})
+
+
+def encoder_fields(layout: PageLayout, side: Side) -> dict[str, Any]:
+    """What the compiled module's `Encoder` is made of, its rotation as a dictionary of what `Rotation` is made of."""
     type_, dim = (layout.k, layout.k_dim) if side == "k" else (layout.v, layout.v_dim)
     columns = slice(0, layout.k_bytes) if side == "k" else slice(layout.k_bytes, None)
-    module: Any = native()
-    return module.Encoder(
-        dim=dim,
-        nbytes=type_.nbytes(dim),
-        blocks=type_.blocks(dim),
-        positions=layout.positions[:, columns].reshape(-1).tolist(),
-        rotation=_rotation(type_, dim),
+    return {
+        "dim": dim,
+        "nbytes": type_.nbytes(dim),
+        "blocks": type_.blocks(dim),
+        "positions": layout.positions[:, columns].reshape(-1).tolist(),
+        "rotation": _rotation(type_, dim),
         **_form(type_, dim),
-    )
+    }
 
 
 def _form(type_: KVType, dim: int) -> dict[str, Any]:
@@ -131,17 +137,16 @@ def _form(type_: KVType, dim: int) -> dict[str, Any]:
     return {**nothing, "form": _FORMS.index(form), "bits": stored.bits}
 
 
-def _rotation(type_: KVType, dim: int) -> Any:
-    module: Any = native()
+def _rotation(type_: KVType, dim: int) -> dict[str, Any]:
     rotation = type_.rotation(dim)
     if rotation is None:
-        return module.Rotation(block=0, order=1, first=[], second=[], paley=[], norm=1.0)
+        return {"block": 0, "order": 1, "first": [], "second": [], "paley": [], "norm": 1.0}
     first, second, paley = rotation.parts()
-    return module.Rotation(
-        block=rotation.block,
-        order=len(paley),
-        first=first.tolist(),
-        second=second.tolist(),
-        paley=paley.astype(np.float32).reshape(-1).tolist(),
-        norm=1 / sqrt(rotation.block),
-    )
+    return {
+        "block": rotation.block,
+        "order": len(paley),
+        "first": first.tolist(),
+        "second": second.tolist(),
+        "paley": paley.astype(np.float32).reshape(-1).tolist(),
+        "norm": 1 / sqrt(rotation.block),
+    }

@@ -1,4 +1,4 @@
-"""The compiled kernels without Python around them: `native/attend_check.cpp` is built and run."""
+"""The compiled kernels without Python around them: `native/attend_check.cpp` and `native/encode_check.cpp` are built and run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from encode_cases import write_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "stratakv" / "kernels" / "cpu"
@@ -28,21 +29,30 @@ X86_FLAGS = {
     "attend_avx2": ["-mavx2", "-mfma", "-mf16c"],
 }
 ARM_FLAGS = {"attend_neon": ["-march=armv8.2-a+dotprod"]}
-UNITS = ("attend_portable", "attend_avx512", "attend_avx2", "attend_neon", "features", "attend_check")
+UNITS = ("attend_portable", "attend_avx512", "attend_avx2", "attend_neon", "features", "encoder")
+PROGRAMS = ("attend_check", "encode_check")
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 
-def build(compiler: str, to: Path, flags: list[str], special: dict[str, list[str]], link: tuple[str, ...] = ()) -> Path:
-    """Compiles every unit with `flags` and its own, two at a time, and links the checking program."""
+def build(
+    compiler: str,
+    to: Path,
+    flags: list[str],
+    special: dict[str, list[str]],
+    programs: tuple[str, ...] = PROGRAMS,
+    link: tuple[str, ...] = (),
+) -> list[Path]:
+    """Compiles every unit with `flags` and its own, two at a time, and links the checking programs."""
 
     def compile_unit(unit: str) -> Path:
-        source = (CHECK if unit == "attend_check" else SOURCES) / f"{unit}.cpp"
+        source = (CHECK if unit in PROGRAMS else SOURCES) / f"{unit}.cpp"
         command = [
             compiler,
             "-std=c++17",
             "-Wall",
             "-Wextra",
+            "-ffp-contract=off",
             f"-I{SOURCES}",
             *flags,
             *special.get(unit, []),
@@ -54,17 +64,23 @@ def build(compiler: str, to: Path, flags: list[str], special: dict[str, list[str
         return to / f"{unit}.o"
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_unit, UNITS))
-    program = to / "attend_check"
-    subprocess.run([compiler, *flags, *link, *objects, "-o", program], check=True)
-    return program
+        objects = list(pool.map(compile_unit, (*UNITS, *programs)))
+    shared = objects[: len(UNITS)]
+    for name in programs:
+        subprocess.run([compiler, *flags, *link, *shared, to / f"{name}.o", "-o", to / name], check=True)
+    return [to / name for name in programs]
 
 
-def check(command: list[str | Path], kernels: set[str]) -> None:
-    """Runs the program; `kernels` must have been among those that ran."""
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert kernels <= set(re.findall(r"^(\w+): \d+ runs", ran.stdout, re.MULTILINE)), ran.stdout
+def check(programs: list[Path], kernels: set[str], emulator: tuple[str, ...] = ()) -> None:
+    """Runs the programs; `kernels` must have been among those that ran."""
+    for program in programs:
+        arguments = []
+        if program.name == "encode_check":
+            arguments = [program.with_name("encode_cases")]
+            write_cases(*arguments)
+        ran = subprocess.run([*emulator, program, *arguments], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert kernels <= set(re.findall(r"^(\w+): \d+ runs", ran.stdout, re.MULTILINE)), ran.stdout
 
 
 def native_kernels() -> set[str]:
@@ -82,7 +98,9 @@ def native_kernels() -> set[str]:
 @needs_compiler
 def test_every_kernel_of_this_machine(tmp_path: Path) -> None:
     assert COMPILER is not None
-    check([build(COMPILER, tmp_path, ["-O1"], X86_FLAGS if X86 else ARM_FLAGS)], native_kernels())
+    # encoding is compared through the module in test_cpu_encode.py
+    programs = build(COMPILER, tmp_path, ["-O1"], X86_FLAGS if X86 else ARM_FLAGS, programs=("attend_check",))
+    check(programs, native_kernels())
 
 
 @pytest.mark.slow
@@ -90,7 +108,7 @@ def test_every_kernel_of_this_machine(tmp_path: Path) -> None:
 def test_no_kernel_reads_or_writes_out_of_bounds(tmp_path: Path) -> None:
     assert COMPILER is not None
     flags = ["-O1", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-    check([build(COMPILER, tmp_path, flags, X86_FLAGS if X86 else ARM_FLAGS)], native_kernels())
+    check(build(COMPILER, tmp_path, flags, X86_FLAGS if X86 else ARM_FLAGS), native_kernels())
 
 
 @pytest.mark.slow
@@ -100,4 +118,5 @@ def test_no_kernel_reads_or_writes_out_of_bounds(tmp_path: Path) -> None:
 )
 def test_neon_under_emulation(tmp_path: Path) -> None:
     assert EMULATOR is not None
-    check([EMULATOR, build(CROSS, tmp_path, ["-O1"], ARM_FLAGS, link=("-static",))], {"neon", "portable"})
+    programs = build(CROSS, tmp_path, ["-O1"], ARM_FLAGS, link=("-static",))
+    check(programs, {"neon", "portable"}, emulator=(EMULATOR,))

@@ -7,9 +7,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
-#include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -154,41 +151,6 @@ std::pair<int, int> append_states(const std::string &kernel, const Layout &layou
     return {failure.task, static_cast<int>(failure.what)};
 }
 
-Encoder encoder(int form, int dim, int nbytes, int blocks, int bits, Rotation rotation, std::vector<float> thresholds,
-                std::vector<int> integers, float unit, const std::vector<std::int32_t> &positions) {
-    wants(dim <= 1024, "head_dim above 1024 has no kernel");
-    wants(static_cast<int>(positions.size()) == kPageTokens * nbytes, "positions: one a byte and token");
-    Encoder e;
-    e.form = static_cast<Encoder::Form>(form);
-    e.dim = dim, e.nbytes = nbytes, e.blocks = blocks, e.bits = bits, e.rotation = std::move(rotation);
-    e.thresholds = std::move(thresholds), e.unit = unit;
-    e.thresholds.resize(std::max<std::size_t>(e.thresholds.size(), 128), std::numeric_limits<float>::infinity());
-    for (int integer : integers) e.squares.push_back(static_cast<float>(integer * integer));
-    for (std::size_t i = 0; i < 64 && bits < 8 && !integers.empty(); ++i)
-        e.magnitudes[i] = static_cast<std::int8_t>(std::abs(integers[i % integers.size()]));
-    // runs of 4 bytes are copied at once, others byte by byte. Runs belong together while they are equally far apart in all tokens.
-    const auto run = [&](int i) {
-        int length = 1;
-        while (length < 4 && i + length < nbytes && positions[i + length] == positions[i] + length) ++length;
-        return length == 4 ? 4 : 1;
-    };
-    const auto apart = [&](int i, int j, int distance) {
-        for (int t = 0; t < kPageTokens; ++t)
-            if (positions[std::size_t(t) * nbytes + j] != positions[std::size_t(t) * nbytes + i] + distance) return false;
-        return true;
-    };
-    for (int i = 0; i < nbytes;) {
-        Encoder::Runs runs{run(i), 1, 0, {}};
-        for (int t = 0; t < kPageTokens; ++t) runs.offsets.push_back(positions[std::size_t(t) * nbytes + i]);
-        int end = i + runs.length;
-        if (end < nbytes) runs.stride = positions[end] - positions[i];
-        for (; end < nbytes && run(end) == runs.length && apart(i, end, runs.count * runs.stride); end += runs.length) ++runs.count;
-        i = end;
-        e.runs.push_back(std::move(runs));
-    }
-    return e;
-}
-
 }  // namespace
 
 void bind_attention(nb::module_ &m) {
@@ -209,7 +171,7 @@ void bind_attention(nb::module_ &m) {
     nb::class_<Encoder>(m, "Encoder", "How one side's vectors become bytes in a head's tile.")
         .def("__init__", [](Encoder *self, int form, int dim, int nbytes, int blocks, int bits, const Rotation &rotation,
                             std::vector<float> thresholds, std::vector<int> integers, float unit, std::vector<std::int32_t> positions) {
-            new (self) Encoder(encoder(form, dim, nbytes, blocks, bits, rotation, std::move(thresholds), std::move(integers), unit,
+            new (self) Encoder(make_encoder(form, dim, nbytes, blocks, bits, rotation, std::move(thresholds), std::move(integers), unit,
                                        positions));
         }, "form"_a, "dim"_a, "nbytes"_a, "blocks"_a, "bits"_a, "rotation"_a, "thresholds"_a, "integers"_a, "unit"_a, "positions"_a);
     nb::class_<Layout>(m, "Layout", "A layer's page layout: both sides, and a head's tile.")

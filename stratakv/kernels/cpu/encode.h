@@ -27,6 +27,11 @@ struct Encoder {
     std::vector<Runs> runs;
 };
 
+// positions: [kPageTokens, nbytes], where in a head's tile each canonical byte of a token lies. thresholds and integers: a codebook's,
+// empty for other types. std::invalid_argument where sizes don't fit.
+Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotation rotation, std::vector<float> thresholds,
+                     std::vector<int> integers, float unit, const std::vector<std::int32_t> &positions);
+
 enum class Encoded : int { good = 0, not_finite = 1, too_large = 2 };
 
 struct EncodeTask {

@@ -7,7 +7,7 @@
 #include <map>
 #include <memory>
 
-#include "cpu_features.h"
+#include "machine_kernels.h"
 #include "page_types.h"
 
 namespace check {
@@ -250,22 +250,6 @@ std::vector<Case> cases(int round) {
         out.push_back(start);
     }
     return out;
-}
-
-std::vector<const Kernel *> kernels() {
-    const std::vector<std::string> features = stratakv::cpu_features();
-    const auto has = [&](const char *name) { return std::find(features.begin(), features.end(), name) != features.end(); };
-    std::vector<const Kernel *> found;
-    const auto take = [&](const char *name, const Kernel *kernel, bool runs) {
-        if (!kernel) std::printf("%s: not compiled\n", name);
-        else if (!runs) std::printf("%s: not on this machine\n", name);
-        else found.push_back(kernel);
-    };
-    take("avx512", stratakv::avx512_kernel(), has("avx512bw") && has("avx512dq") && has("avx512vl") && has("avx512_vbmi") && has("avx512_vnni"));
-    take("avx2", stratakv::avx2_kernel(), has("avx2") && has("fma") && has("f16c"));
-    take("neon", stratakv::neon_kernel(), has("dotprod"));
-    take("portable", stratakv::portable_kernel(), true);
-    return found;
 }
 
 struct Worst {
