@@ -1,5 +1,234 @@
+"""stratakv's compiled part."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
 def cpu_features() -> list[str]:
-    """Instruction sets that this CPU has and the system allows, found at run time."""
+    """
+    Instruction sets that this CPU has and the system allows, found at run time.
+    """
 
 def compiler() -> str:
     """Name and version of the compiler that built this module."""
+
+class Side:
+    """How one side's vectors lie in a head's tile."""
+
+    def __init__(
+        self,
+        codes: int,
+        dim: int,
+        nbytes: int,
+        blocks: int,
+        group: int,
+        base_bytes: int,
+        base_word: int,
+        base: int,
+        high_bytes: int,
+        high_word: int,
+        high: int,
+        scale: int,
+        minimum: int,
+        signed_scale: bool,
+        unit: float,
+        table: Sequence[int],
+    ) -> None: ...
+
+class Rotation:
+    """y = second * (H (first * x)) * norm on runs of `block` values."""
+
+    def __init__(
+        self,
+        block: int,
+        order: int,
+        first: Sequence[float],
+        second: Sequence[float],
+        paley: Sequence[float],
+        norm: float,
+    ) -> None: ...
+
+class Encoder:
+    """How one side's vectors become bytes in a head's tile."""
+
+    def __init__(
+        self,
+        form: int,
+        dim: int,
+        nbytes: int,
+        blocks: int,
+        bits: int,
+        rotation: Rotation,
+        thresholds: Sequence[float],
+        integers: Sequence[int],
+        unit: float,
+        positions: Sequence[int],
+    ) -> None: ...
+
+class Layout:
+    """A layer's page layout: both sides, and a head's tile."""
+
+    def __init__(
+        self, k: Side, v: Side, k_encoder: Encoder, v_encoder: Encoder, kv_heads: int, tile_bytes: int
+    ) -> None: ...
+    @property
+    def vectors(self) -> tuple[bool, bool]:
+        """
+        Whether integer vector code reads K, V; otherwise rows are decoded one by one.
+        """
+
+def decode(
+    kernel: str,
+    layout: Layout,
+    of_k: bool,
+    base: int,
+    stride: int,
+    pages: Annotated[NDArray[numpy.int64], dict(shape=(None, None), order="C", device="cpu", writable=False)],
+    start: int,
+    floats: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order="C", device="cpu")] | None,
+    bfloats: Annotated[NDArray[numpy.int16], dict(shape=(None, None, None, None), order="C", device="cpu")] | None,
+    threads: int,
+) -> None:
+    """
+    Decode tokens of pages to rows in the stored basis, float32 or bfloat16 (as int16), [sequences, kv_heads, tokens, dim].
+    """
+
+def append(
+    kernel: str,
+    layout: Layout,
+    base: int,
+    stride: int,
+    k: Annotated[NDArray, dict(shape=(None, None, None), device="cpu", writable=False)],
+    v: Annotated[NDArray, dict(shape=(None, None, None), device="cpu", writable=False)],
+    slots: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)],
+    threads: int,
+) -> tuple[int, int]:
+    """
+    Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf or nan, 2 too large.
+    """
+
+def share_openmp(path: str) -> bool:
+    """
+    Run on the threads of the OpenMP library that is loaded from this path; False where that can't be.
+    """
+
+def kernels() -> list[str]:
+    """Names of the attention kernels that run on this machine, best first."""
+
+def attend(
+    kernel: str,
+    layout: Layout,
+    base: int,
+    stride: int,
+    query: Annotated[NDArray, dict(shape=(None, None, None), device="cpu", writable=False)],
+    out: Annotated[NDArray, dict(shape=(None, None, None), device="cpu")],
+    pages: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)],
+    page_start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)],
+    query_start: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],
+    first: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],
+    last: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],
+    sinks: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)] | None,
+    scale: float,
+    softcap: float,
+    precise: bool,
+    threads: int,
+) -> None:
+    """
+    Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis.
+    """
+
+def open_ggml(base: str, cpu: str) -> str:
+    """
+    Use ggml's kernels from these two libraries; what is wrong with them, or nothing.
+    """
+
+def check_ggml_type(type: int) -> None:
+    """ValueError for a type that ggml can't multiply here."""
+
+def guard_mapping(address: int, size: int) -> None:
+    """
+    Let reads of this mapping give zeros, instead of a crash, where its file has become shorter.
+    """
+
+def forget_mapping(address: int) -> None:
+    """Before it is unmapped."""
+
+def mapping_failed(address: int) -> bool:
+    """Whether a read of a guarded mapping found no file behind it."""
+
+class Matrix:
+    """A matrix in a file's blocks, rows x columns."""
+
+    def __init__(
+        self, type: int, rows: int, columns: int, data: int, place: Sequence[int], bias: Sequence[float]
+    ) -> None: ...
+    def unpack(self, index: int, first: int, count: int, floats: int, bfloats: int, threads: int) -> None:
+        """
+        Rows by place to float32 or bfloat16, whichever address is not 0; index: int64, or 0 for first, first + 1, ...
+        """
+
+    def multiply_chosen(
+        self, experts: int, index: int, slots: int, share: int, x: int, out: int, out_stride: int, threads: int
+    ) -> None:
+        """
+        out[slot] = (the index[slot]-th of equal matrices from this one on) x[slot / share].
+        """
+
+class MatrixGroup:
+    """Matrices of one input; their results stand side by side."""
+
+    def __init__(self, matrices: Sequence[Matrix]) -> None: ...
+    def multiply(self, x: int, tokens: int, out: int, threads: int) -> None:
+        """out[token] = all matrices x[token], float32."""
+
+class PackedLayer:
+    """A decoder layer of Llama's kind apart from its attention."""
+
+    def __init__(
+        self,
+        qkv: MatrixGroup,
+        output: MatrixGroup,
+        gate_up: MatrixGroup,
+        down: MatrixGroup,
+        input_norm: Sequence[float],
+        post_norm: Sequence[float],
+        q_norm: Sequence[float],
+        k_norm: Sequence[float],
+        epsilon: float,
+        q_heads: int,
+        kv_heads: int,
+        dim: int,
+        activation: int,
+    ) -> None: ...
+    def enter(
+        self, x: int, batch: int, tokens: int, cos: int, sin: int, cos_batch: int, q: int, k: int, v: int, threads: int
+    ) -> None: ...
+    def leave(self, attended: int, x: int, rows: int, out: int, threads: int) -> None: ...
+
+def rms_norm(x: int, weight: int, epsilon: float, rows: int, dim: int, out: int, threads: int) -> None:
+    """out = x / rms(x) * weight, by rows."""
+
+def gate(activation: int, x: int, rows: int, width: int, out: int, threads: int) -> None:
+    """out = activation(left half of x) * right half, by rows."""
+
+def split_heads(
+    qkv: int,
+    batch: int,
+    tokens: int,
+    q_heads: int,
+    kv_heads: int,
+    dim: int,
+    q_norm: int,
+    k_norm: int,
+    epsilon: float,
+    cos: int,
+    sin: int,
+    cos_batch: int,
+    q: int,
+    k: int,
+    v: int,
+    threads: int,
+) -> None:
+    """Projections to normed and rotated heads."""

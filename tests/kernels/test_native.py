@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from nanobind.stubgen import StubGen
 
 from stratakv.kernels.native import cpu_model, machine, native
 
@@ -83,6 +85,14 @@ def test_features_are_what_the_kernel_reports() -> None:
     assert {linux.get(name, name) for name in found} <= listed
     missed = {name for name in listed - {linux.get(name, name) for name in found} if f'"{name}"' in known}
     assert not missed
+
+
+@pytest.mark.skipif(not built(), reason="installed without a C++ compiler")
+def test_the_stub_is_the_module_s() -> None:
+    stubs = StubGen(importlib.import_module("stratakv._native"))
+    stubs.put(stubs.module)
+    found, kept = (ast.dump(ast.parse(text)) for text in (stubs.get(), (ROOT / "stratakv" / "_native.pyi").read_text()))
+    assert found == kept, "python -m nanobind.stubgen -m stratakv._native -o stratakv/_native.pyi, then ruff format"
 
 
 @pytest.mark.slow
