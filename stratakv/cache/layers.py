@@ -16,8 +16,7 @@ from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.cache.pages import BlockTable, PageStore, addresses_of
 from stratakv.errors import UserError
 from stratakv.kernels import cpu_encode
-from stratakv.kernels.choice import kernel_name
-from stratakv.kernels.cpu_layout import knows
+from stratakv.kernels.choice import compiled_kernel
 from stratakv.kvtypes import KVType
 
 
@@ -137,8 +136,7 @@ class PackedLayer(DynamicLayer):
         if key_states.shape[0] != len(self.tables):
             raise ValueError(f"{self.name} holds {len(self.tables)} sequences, {key_states.shape[0]} were given")
         start, tokens = self.length - self.dropped, key_states.shape[-2]
-        kernel = kernel_name()
-        if self.device.type == "cpu" and kernel != "torch" and knows(self.k_type, self.v_type):
+        if kernel := compiled_kernel(self._store.layout, self.device):
             self._encode_into_pages(key_states, value_states, start, tokens, kernel)
         else:
             with self._naming("K"):

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from stratakv.cache.handle import PackedView
 from stratakv.kernels import cpu_attention, prefill
-from stratakv.kernels.choice import kernel_name, precise
-from stratakv.kernels.cpu_layout import MAX_HEAD_DIM, knows
+from stratakv.kernels.choice import compiled_kernel, precise
 from stratakv.kernels.sequences import FEW_QUERY_TOKENS, Sequences
 
 
@@ -39,7 +38,8 @@ def packed_attention(
     Stored vectors are never un-rotated: q is rotated into K's stored basis once, the output out of V's once.
     """
     layout = view.store.layout
-    if not _compiled(query, view):
+    differentiable = torch.is_grad_enabled() and query.requires_grad
+    if differentiable or compiled_kernel(layout, view.store.device) is None:
         q = layout.k.rotate(query.float())
         return layout.v.unrotate(_torch_attention(q, view, scale, mask, causal, softcap, sinks)).to(query.dtype)
     batch, q_heads, q_tokens, _ = query.shape
@@ -56,15 +56,6 @@ def packed_attention(
     tokens = prefill.Tokens(layout, view.addresses, view.start, view.tokens)
     out = prefill.attend(q, tokens, scale=scale, mask=mask, causal=causal, softcap=softcap, sinks=sinks)
     return layout.v.unrotate(out).to(query.dtype)
-
-
-def _compiled(query: torch.Tensor, view: PackedView) -> bool:
-    """Whether compiled kernels can run: types they know, a CPU, no gradients, unless STRATAKV_KERNEL says torch."""
-    differentiable = torch.is_grad_enabled() and query.requires_grad
-    layout = view.store.layout
-    fits = view.store.device.type == "cpu" and max(layout.k_dim, layout.v_dim) <= MAX_HEAD_DIM
-    fits = fits and knows(layout.k, layout.v)
-    return fits and not differentiable and kernel_name() != "torch"
 
 
 def _sequences(query: torch.Tensor, view: PackedView, mask: torch.Tensor | None, causal: bool) -> Sequences | None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
+import torch
+
+from stratakv.cache.layout import PageLayout
 from stratakv.errors import UserError
+from stratakv.kernels.cpu_layout import MAX_HEAD_DIM, knows
 from stratakv.kernels.native import native
 
 
@@ -35,3 +39,12 @@ def kernel_name() -> str:
             f"STRATAKV_KERNEL={wanted}: not a kernel of this machine, these are: {', '.join(kernel_names())}"
         )
     return wanted or kernel_names()[0]
+
+
+def compiled_kernel(layout: PageLayout, device: torch.device) -> str | None:
+    """The compiled kernel that reads and writes these pages, None where plain torch does: another device than a CPU, types or
+    head dims that no compiled kernel knows, STRATAKV_KERNEL=torch, no compiled module. Every call is dispatched by this.
+    """
+    fits = device.type == "cpu" and max(layout.k_dim, layout.v_dim) <= MAX_HEAD_DIM and knows(layout.k, layout.v)
+    name = kernel_name()
+    return name if fits and name != "torch" else None

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.kernels import cpu_attention, cpu_encode, prefill
 from stratakv.kernels.attention import dense_attention
-from stratakv.kernels.choice import kernel_name, precise
-from stratakv.kernels.cpu_layout import MAX_HEAD_DIM, knows
+from stratakv.kernels.choice import compiled_kernel, precise
 from stratakv.kernels.sequences import Sequences
 
 
@@ -32,7 +31,7 @@ def append(
     key, value: floats [tokens, kv_heads, k_dim or v_dim]. slots: int64 [tokens], page * PAGE_TOKENS + place within the page;
     a negative one isn't stored. cpu_encode.CannotStoreError (a ValueError) for inf and nan and for values too large for the type.
     """
-    if _compiled(pool, layout):
+    if compiled_kernel(layout, pool.device):
         base, stride = pool.data_ptr(), layout.page_bytes
         cpu_encode.append(key, value, layout, slots, base=base, stride=stride)
         return
@@ -66,7 +65,7 @@ def attention(
     query: floats [query tokens, q_heads, k_dim]; sequences, softcap, sinks: as in cpu_attention.attend. Returns
     [query tokens, q_heads, v_dim] in query's dtype, contiguous; zeros where a query sees nothing.
     """
-    if not _compiled(pool, layout):
+    if not compiled_kernel(layout, pool.device):
         return _torch_attention(query, layout, pool, sequences, scale, softcap, sinks)
     base, stride = pool.data_ptr(), layout.page_bytes
 
@@ -88,11 +87,6 @@ def attention(
         result = prefill.attend(q, tokens, scale=scale, window=chunk.window, softcap=softcap, sinks=sinks)
         out[chunk.queries] = layout.v.unrotate(result)[0].transpose(0, 1).to(query.dtype)
     return out
-
-
-def _compiled(pool: torch.Tensor, layout: PageLayout) -> bool:
-    fits = pool.device.type == "cpu" and max(layout.k_dim, layout.v_dim) <= MAX_HEAD_DIM
-    return fits and knows(layout.k, layout.v) and kernel_name() != "torch"
 
 
 def _torch_attention(

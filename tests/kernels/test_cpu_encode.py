@@ -79,3 +79,10 @@ def test_states_in_half_precision_and_not_contiguous(dtype: torch.dtype, monkeyp
     x = torch.randn(1, 40, 3, 64, generator=torch.Generator().manual_seed(0)).to(dtype).transpose(1, 2)
     for kernel in KERNELS:
         assert torch.equal(stored(monkeypatch, kernel, "turbo3", [x]), stored(monkeypatch, "torch", "turbo3", [x]))
+
+
+def test_heads_wider_than_the_kernels_know_are_stored_and_read_in_torch() -> None:
+    x = torch.randn(1, 1, 3, 1056, generator=torch.Generator().manual_seed(0))
+    layer = PackedLayer("layer", kv_type("q8_0"), kv_type("f32"))
+    key, value = layer.update(x, x)
+    assert torch.equal(value + 0, x) and torch.allclose(key + 0, x, atol=0.05)
