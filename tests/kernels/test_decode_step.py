@@ -1,21 +1,28 @@
-"""A decode step allocates nothing of the history's size, and what it allocates doesn't grow with the context."""
+"""A decode step's work is linear in the context, in the compiled kernel alone; nothing of the history's size is allocated."""
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
 import torch
 from torch.profiler import profile
 
 from stratakv import KVCache, load_model
+from stratakv.cache.layout import PAGE_TOKENS, PageLayout
+from stratakv.kernels import ragged
 from stratakv.kernels.choice import kernel_names
+from stratakv.kernels.sequences import Sequences
+from stratakv.kvtypes import kv_type
 
 pytestmark = pytest.mark.skipif(
     len(kernel_names()) == 1, reason="installed without a C++ compiler: the torch body decodes the history"
 )
 
 
-def largest_allocation(loaded, tokens: int) -> int:
-    """Bytes of the largest single allocation of torch during one decode step after `tokens` tokens."""
+def decode_step(loaded, tokens: int) -> tuple[int, list[str]]:
+    """One step after `tokens` tokens: bytes of torch's largest single allocation, and all operations of torch, in order."""
     cache = KVCache(loaded.model.config, "turbo4")
     with torch.inference_mode():
         for layer in range(12):
@@ -24,11 +31,32 @@ def largest_allocation(loaded, tokens: int) -> int:
         loaded.model(step, past_key_values=cache)
         with profile(profile_memory=True) as recorded:
             loaded.model(step, past_key_values=cache)
-    return max(event.self_cpu_memory_usage for event in recorded.events())
+    events = recorded.events()
+    return max(event.self_cpu_memory_usage for event in events), [e.name for e in events if e.name.startswith("aten::")]
 
 
-def test_no_allocation_of_history_size() -> None:
+def test_torch_does_the_same_and_allocates_nothing_of_history_size() -> None:
     loaded = load_model("embedded")
-    short, long = largest_allocation(loaded, 1000), largest_allocation(loaded, 16_000)
+    (short, few), (long, many) = decode_step(loaded, 1000), decode_step(loaded, 16_000)
     packed_layer = 16_000 * 2 * 132
     assert 0 < short <= long <= short + 1024 < packed_layer / 20
+    assert few == many
+
+
+def test_the_kernel_s_time_is_linear_in_the_context() -> None:
+    """By CPU time, the least of many calls: 4 times the tokens take 4 times as long, where quadratic work would take 16."""
+    layout = PageLayout(kv_type("turbo4"), kv_type("turbo4"), 128, 128, 1)
+    pool = torch.zeros(256, layout.page_bytes, dtype=torch.uint8)
+    states = torch.randn(len(pool) * PAGE_TOKENS, 1, 128, generator=torch.Generator().manual_seed(0))
+    ragged.append(states, states, layout, pool, np.arange(len(states), dtype=np.int64))
+    query, threads = states[:1].expand(-1, 4, -1), torch.get_num_threads()
+    torch.set_num_threads(1)
+    least = {64: float("inf"), 256: float("inf")}
+    for _ in range(40):
+        for pages in least:
+            sequences = Sequences.causal([np.arange(pages)], [pages * PAGE_TOKENS], [1])
+            start = time.thread_time_ns()
+            ragged.attention(query, layout, pool, sequences, scale=0.1)
+            least[pages] = min(least[pages], time.thread_time_ns() - start)
+    torch.set_num_threads(threads)
+    assert 2 < least[256] / least[64] < 8
