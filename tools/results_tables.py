@@ -1,22 +1,39 @@
-"""Markdown tables from the JSON of `stratakv compare`: what docs/results.md shows.
+"""Markdown tables from the JSON of `stratakv compare`, `judge` and `tune`: what docs/results.md shows.
 
 python tools/results_tables.py docs/results/*.json
+
+A comparison is a table of its own; judgements are a row each, and so are the evidences of tunings.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from stratakv.measure.intervals import change_interval
+from stratakv.measure.table import milli
+from stratakv.tune.evidence import SCHEMA as TUNE
+from stratakv.tune.judge import SCHEMA as JUDGE
 
 HEAD = (
     "| profile | bpv | bytes/token | PPL - f16 | KLD, 1e-3 nats | median | p99 | top-1 | against {reference} |\n"
     "|---|---:|---:|---:|---:|---:|---:|---:|---|"
 )
+JUDGED = (
+    "| model, text | bytes/token | KLD, 1e-3 nats | against uniform of the budget | best other uniform | best rule | "
+    "best mode | lowest permutation |\n|---|---:|---:|---|---|---|---|---|"
+)
+TUNED = (
+    "| model, budget | bytes/token | headroom told | then, on unseen tuning text | R2 | bias | R2 of gradients alone | "
+    "gradients against ablation | passes | seconds |\n|---|---:|---|---|---:|---:|---:|---|---:|---:|"
+)
+FAMILIES = ("uniform", "rule", "mode", "permutation")
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """One table, a row a profile in the order of the run; a star marks the Pareto front over bytes and KLD."""
     lines = [HEAD.format(reference=result["reference"])]
     for row in result["rows"]:
@@ -30,18 +47,82 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _interval(value: float, ci: list[float] | None, factor: float, form: str) -> str:
+def judged(result: Mapping[str, Any]) -> str:
+    """The tuned row's KLD, and its paired change against the best row of each family within the judgement's bytes."""
+    rows, at = result["rows"], result["equal_bytes"]["at"]
+    tuned = next(row for row in rows if row["family"] == "tuned")
+    reference = next(row for row in rows if row["name"] == result["reference"])
+    cells = [_against(tuned, reference)]
+    for family in FAMILIES:
+        others = [
+            row for row in rows if row["family"] == family and row is not reference and row["bytes_per_token"] <= at
+        ]
+        best = min(others, key=lambda row: row["kld_mean"], default=None)
+        cells.append("none fits" if best is None else _against(tuned, best))
+    text = Path(result["text"]["name"]).stem
+    return (
+        f"| {result['model']['name']}, {text}, {result['chunks']} x {result['context']} | {tuned['bytes_per_token']:,} | "
+        f"{milli(tuned['kld_mean'])} [{', '.join(map(milli, tuned['kld_mean_ci95']))}] | {' | '.join(cells)} |"
+    )
+
+
+def tuned(evidence: Mapping[str, Any]) -> str:
+    """What the tuning told beforehand, what it then measured, and what that cost."""
+    fit, row, told, cost = evidence["fidelity"], evidence["rows"][0], evidence["headroom"], evidence["cost"]
+    ranks = ", ".join(f"{name} {value:.2f}" for name, value in evidence["sensitivity"]["agreement"]["by_type"].items())
+    cells = [
+        f"{evidence['model']['name']}, {evidence['budget']['text']}",
+        f"{row['bytes_per_token']:,}",
+        f"{100 * told['gain']:.0f} % of {told['uniform']}",
+        row["verdict"],
+        _number(fit["r2"], ".2f"),
+        _percent(fit["bias"]),
+        _number(fit["gradients"]["r2"], ".2f"),
+        ranks,
+        f"{cost['forward_passes']:,.0f}",
+        f"{cost['seconds']:,.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _against(tuned: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    change = tuned["kld_mean"] / other["kld_mean"] - 1
+    interval = change_interval(tuned["kld_per_chunk"], other["kld_per_chunk"])
+    ends = "" if interval is None else f" [{100 * interval[0]:+.0f}, {100 * interval[1]:+.0f}]"
+    shown = "" if interval is None or not interval[0] <= 0 <= interval[1] else ", no difference shown"
+    name = "" if other["family"] == "permutation" else f"{other['name']}, "
+    return f"{100 * change:+.1f} %{ends}{shown}<br>{name}{milli(other['kld_mean'])}"
+
+
+def _interval(value: float, ci: Sequence[float] | None, factor: float, form: str) -> str:
     text = format(value * factor, form)
     return text if ci is None else f"{text} [{ci[0] * factor:{form}}, {ci[1] * factor:{form}}]"
 
 
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{round(100 * value):+d} %"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
 def main() -> None:
     """Print the tables of the files given."""
+    rows: dict[str, list[str]] = {JUDGED: [], TUNED: []}
     for path in map(Path, sys.argv[1:]):
         result = json.loads(path.read_text(encoding="utf-8"))
-        text = result["text"]
-        print(f"### {path.stem}\n\n{result['chunks']} contexts of {result['context']} tokens, {text['name']}\n")
-        print(table(result) + "\n")
+        if result.get("schema") == JUDGE:
+            rows[JUDGED].append(judged(result))
+        elif result.get("schema") == TUNE:
+            rows[TUNED].append(tuned(result))
+        elif "rows" in result:
+            text = result["text"]
+            print(f"### {path.stem}\n\n{result['chunks']} contexts of {result['context']} tokens, {text['name']}\n")
+            print(table(result) + "\n")
+    for head, lines in rows.items():
+        if lines:
+            print("\n".join([head, *lines]) + "\n")
 
 
 if __name__ == "__main__":

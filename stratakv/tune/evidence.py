@@ -131,8 +131,8 @@ def format_evidence(data: Mapping[str, Any]) -> str:
     if fit["r2"] is not None:
         lines.append(
             f"predicted against true KLD of {len(fit['points'])} random assignments: R2 {fit['r2']:.2f}, "
-            f"bias {fit['bias']:+.0%}; gradients alone: R2 "
-            f"{fit['gradients']['r2']:.2f}, bias {fit['gradients']['bias']:+.0%}"
+            f"bias {round(100 * fit['bias']):+d} %; gradients alone: R2 "
+            f"{fit['gradients']['r2']:.2f}, bias {round(100 * fit['gradients']['bias']):+d} %"
         )
     lines.append(f"cost: {data['cost']['forward_passes']:,.0f} forward passes, {data['cost']['seconds']:,.0f} s")
     lines += [f"warning: {warning}" for warning in data["warnings"]]

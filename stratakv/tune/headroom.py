@@ -20,6 +20,15 @@ def headroom(problem: Problem, damages: Damages) -> dict[str, Any]:
 
     damages: predicted, absolute, by KV ordinal, of the same pairs in every layer.
     """
+    if only := problem.forced(damages):
+        name = f"uniform {pair_text(only[0])}" if len(set(only)) == 1 else "one assignment of types"
+        words = f"nothing can be saved here: only {name} fits a budget this small; give more bytes, or allow more types"
+        return {
+            "gain": 0.0,
+            "uniform": pair_text(only[0]) if len(set(only)) == 1 else None,
+            "spread": None,
+            "words": words,
+        }
     best = problem.solve(damages)
     common = set.intersection(*(set(known) for known in damages))
     fits = [

@@ -57,6 +57,15 @@ class Problem:
         table = self.table(damages)
         return [dict(zip(layer.pairs, layer.sizes, strict=True)) for layer in table.layers]
 
+    def forced(self, damages: Damages) -> Pairs | None:
+        """The one assignment that the budget leaves, None where there are several. UserError where there is none."""
+        layers = self.table(damages).layers
+        steps = [sorted(layer.sizes)[:2] for layer in layers]
+        room = self.budget - sum(sizes[0] for sizes in steps)
+        if any(len(sizes) > 1 and sizes[1] - sizes[0] <= room for sizes in steps):
+            return None
+        return self.solve(damages).pairs
+
     def neighbours(self, pairs: Pairs, damages: Damages, count: int) -> list[Pairs]:
         """The most promising assignments within the budget that differ in one layer, or in two that swap bytes."""
         price = self.price(damages)

@@ -114,8 +114,11 @@ def tune(
     told = headroom(problem, predicted)
     say(told["words"])
 
-    ablated = _types_to_ablate(problem, found, predicted, effort.ablated_types)
-    found = by_ablation(measurer, found, ablated, range(effort.ablation_batches))
+    if problem.forced(predicted) is None:
+        ablated = _types_to_ablate(problem, found, predicted, effort.ablated_types)
+        found = by_ablation(measurer, found, ablated, range(effort.ablation_batches))
+    else:  # nothing to find out
+        effort = replace(effort, designed=0, drawn=0, swaps=0)
     terms = Terms(found.types, start, found.damage.mean(axis=0))
     with measurer.stage("design"):
         rows = measured_rows(measurer, terms, designed(problem, terms, effort.designed))
@@ -366,7 +369,10 @@ def _warnings(
 ) -> Sequence[str]:
     told = []
     row = next(row for row in rows if row["name"] == name)
-    if row["verdict_kind"] != "better":
+    reference_pairs = next(each["profile"] for each in rows if each["verdict_kind"] == "reference")
+    if row["profile"] == reference_pairs:
+        told.append(f"{name} is uniform: no mix of types is expected to be better at {budget.text}")
+    elif row["verdict_kind"] != "better":
         reference = next(each["name"] for each in rows if each["verdict_kind"] == "reference")
         told.append(
             f"on text that the choice didn't see, {name} is not shown to be better than uniform {reference} "

@@ -19,7 +19,7 @@ from stratakv.tune.effort import Effort
 from stratakv.tune.measurer import Measurer, Pairs
 from stratakv.tune.problem import Problem
 
-_SIGMA = 0.7  # of the lognormal factors that make designed assignments
+_SIGMAS = (0.7, 1.4, 2.8)  # of the lognormal factors that make designed assignments; the next where one makes too few
 _SIGNIFICANT = 2.0  # standard errors by which a neighbour has to be better
 
 
@@ -38,10 +38,10 @@ def designed(problem: Problem, terms: Terms, count: int, seed: int = 1) -> list[
     rng = np.random.default_rng(seed)
     layers, types = len(terms.operating), terms.types
     found = dict[Pairs, None]()
-    for _ in range(4 * count):
+    for sigma in np.repeat(_SIGMAS, 4 * count):
         if len(found) == count:
             break
-        damage = terms.damage * np.exp(_SIGMA * rng.standard_normal((layers, 2, 1)))
+        damage = terms.damage * np.exp(sigma * rng.standard_normal((layers, 2, 1)))
         table = [
             {(k, v): float(damage[i, 0, a] + damage[i, 1, b]) for a, k in enumerate(types) for b, v in enumerate(types)}
             for i in range(layers)

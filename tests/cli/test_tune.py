@@ -133,6 +133,22 @@ def test_killed_anywhere_it_goes_on_and_measures_nothing_twice(
     assert main(words) == 0, "all is there: no model runs"
 
 
+def test_where_only_one_assignment_fits_nothing_is_searched(
+    tuned: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = tuned
+    runs = ["--runs", str(out / "stratakv-runs")]
+    assert main([*SHORT, "--budget", "turbo2", "--out", str(tmp_path), "--name", "least", *runs]) == 0
+    printed = capsys.readouterr()
+    assert "nothing can be saved here: only uniform turbo2 fits a budget this small" in printed.err
+    assert "least is uniform: no mix of types is expected to be better at turbo2" in printed.out
+    data = json.loads((tmp_path / "least.evidence.json").read_text())
+    assert {tuple(pair) for pair in data["chosen"]["pairs"]} == {("turbo2", "turbo2")}
+    assert data["fidelity"]["points"] == []
+    assert "ablation" not in [stage["name"] for stage in data["cost"]["stages"]]
+    assert "Nothing can be saved here" in (tmp_path / "least.html").read_text()
+
+
 def test_judging_with_the_claims_in_words(
     tuned: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,13 @@ def test_designed_assignments_are_different_and_within_the_budget() -> None:
     assert found == designed(PROBLEM, TERMS, 50), "a resumed run measures the same ones"
 
 
+def test_a_model_whose_cells_differ_much_still_gets_as_many() -> None:
+    damage = np.exp(2.0 * np.random.default_rng(4).standard_normal((3, 2, 1))) * np.array([4.0, 1.0, 0.25])
+    geometry = ModelGeometry("three", GEOMETRY.layers[:3])
+    terms = Terms(TYPES, (("turbo4", "turbo4"),) * 3, damage)
+    assert len(designed(Problem(geometry, 132 * 6, None, TYPES), terms, 40)) >= 39
+
+
 def test_more_measurements_predict_unseen_assignments_better() -> None:
     alone = _errors(fitted(TERMS, LEVEL, []))
     few, many = (_errors(fitted(TERMS, LEVEL, _rows(count, 0.03))) for count in (30, 200))
