@@ -17,6 +17,7 @@ from stratakv.serve.request import (
     Finish,
     GenerationRequest,
     NotRunning,
+    Piece,
     PromptTooLong,
     QueueFull,
     SamplingParams,
@@ -75,6 +76,39 @@ def test_a_small_pool_preempts_and_changes_nothing(engines: Any, text_ids: list[
         check_same(tokens_of(ours), tokens_of(theirs))
     snapshot = small.snapshot()
     assert snapshot.counters.preempted > 0 and snapshot.pages_used == 0
+
+
+def test_a_long_prompt_does_not_stall_the_others(engines: Any, text_ids: list[int]) -> None:
+    """Counted in steps: while a prompt is computed, in chunks of the budget at most, every running answer gets a token."""
+    engine = engines("turbo4", slots=4, own=True, prefix_cache=False)
+    budget, prompt = 48, 480
+    steps: list[list[tuple[int, int, bool]]] = []
+    run = engine.runner.run
+
+    def recorded(work: Any) -> Any:
+        steps.append([(item.sequence.id, item.count, item.prefill) for item in work])
+        return run(work)
+
+    engine.runner.run = recorded
+    engine.budget.tokens = lambda decoding: budget if decoding else 512  # whatever it would learn from the clock
+
+    async def short_then_long() -> tuple[list[int], int, list[Any]]:
+        short = [engine.submit(GenerationRequest(tuple(text_ids[i : i + 9]), 40, GREEDY)) for i in range(3)]
+        firsts = [await anext(ticket) for ticket in short]
+        long = engine.submit(GenerationRequest(tuple(text_ids[:prompt]), 2, GREEDY))
+        finishes = [(await collect(ticket))[2] for ticket in (*short, long)]
+        assert all(isinstance(first, Piece) for first in firsts)
+        return [ticket.id for ticket in short], long.id, finishes
+
+    short, long, finishes = asyncio.run(short_then_long())
+    assert [finish.completion_tokens for finish in finishes] == [40, 40, 40, 2]
+    beside = [step for step in steps if any(id_ == long and prefill for id_, _, prefill in step)]
+    assert len(beside) == prompt / budget
+    for step in beside:
+        assert {id_: (count, prefill) for id_, count, prefill in step if id_ != long} == dict.fromkeys(
+            short, (1, False)
+        )
+        assert sum(count for _, count, prefill in step if prefill) <= budget
 
 
 def test_cancelled_requests_give_their_pages_back(engines: Any, text_ids: list[int]) -> None:

@@ -78,6 +78,25 @@ def test_prompts_share_the_budget_evenly() -> None:
     assert counts == {long.id: 64, short.id: 64}
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    running=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    prompts=st.lists(st.integers(1, 900), min_size=1, max_size=3),
+    budget=st.integers(1, 120),
+)
+def test_running_answers_get_a_token_in_every_step(running: list[int], prompts: list[int], budget: int) -> None:
+    target = scheduler(1000, slots=8)
+    answering = [add(target, number, [number] * length) for number, length in enumerate(running)]
+    while any(one.in_prompt for one in answering):
+        step(target)
+    reading = [add(target, 10 + number, [10 + number] * length) for number, length in enumerate(prompts)]
+    while any(one.in_prompt for one in reading):
+        before = [one.generated for one in answering]
+        work = step(target, budget)  # which checks that the budget is kept
+        assert any(item.prefill for item in work)
+        assert [one.generated for one in answering] == [count + 1 for count in before]
+
+
 def test_starts_in_order_and_waits_for_pages() -> None:
     target = scheduler(5, slots=8)
     add(target, 0, [1] * 300)  # three pages
