@@ -74,6 +74,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, line in COMMANDS.items():
         if name == chosen:
             import_module(f"stratakv.cli.{name}").add_parser(commands)
+            parser.prog = f"stratakv {name}"  # whose --help an unknown option is sent to
         else:
             commands.add_parser(name, help=line)
     return parser

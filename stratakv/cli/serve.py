@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import ipaddress
 import os
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _EXTRA = ("fastapi", "uvicorn", "pydantic")
 KEY_VARIABLE = "LLAMA_API_KEY"
+_ON, _OFF = ("on", "1", "true", "enabled"), ("off", "0", "false", "disabled")
 
 
 def add_parser(commands: Any) -> None:
@@ -100,12 +102,30 @@ def _check(args: argparse.Namespace) -> None:
         ("--port", args.port, 0 <= args.port < 2**16, "0 to 65535"),
         ("--queue", args.queue, args.queue >= 0, "0 or more"),
         ("--grace", args.grace, 0 <= args.grace < 86400, "0 to 86400 seconds"),
+        ("-ngl/--n-gpu-layers", args.n_gpu_layers, _is_layers(args.n_gpu_layers), "a number, all or auto"),
+        ("-fa/--flash-attn", args.flash_attn, args.flash_attn in (None, *_ON, *_OFF, "auto"), "on, off or auto"),
+        (
+            "--api-key",
+            repr(args.api_key),
+            args.api_key is None or bool(_keys(args.api_key)),
+            "a key, or several with commas",
+        ),
     ]
     for name, value, good, allowed in checks:
         if not good:
             raise UserError(f"{name} {value}: it must be {allowed}")
+    if args.flash_attn in _OFF:
+        _say(f"warning: -fa {args.flash_attn} is ignored, attention is always fused")
     if args.slot_save_path is not None and not Path(args.slot_save_path).is_dir():
         raise UserError(f"--slot-save-path {args.slot_save_path}: there is no such directory, make it first")
+
+
+def _is_layers(given: str | None) -> bool:
+    return given in (None, "all", "auto") or given.removeprefix("-").isdecimal()
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    return tuple(key.strip() for key in text.split(",") if key.strip())
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -120,7 +140,12 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise UserError(f"can't listen on {host}:{port}: {error.strerror or error}; --port chooses another") from error
+        remedy = (
+            "--host takes an address of this machine"
+            if error.errno == errno.EADDRNOTAVAIL
+            else "--port chooses another"
+        )
+        raise UserError(f"can't listen on {host}:{port}: {error.strerror or error}; {remedy}") from error
     return listener
 
 
@@ -165,7 +190,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     if not packed:
         loaded.model.to(device)  # type: ignore[arg-type]
     limits = Limits(args.parallel, capacity.context, capacity.cache_bytes, args.batch_size, args.queue)
-    keys = tuple(key.strip() for key in (args.api_key or os.environ.get(KEY_VARIABLE, "")).split(",") if key.strip())
+    keys = _keys(os.environ.get(KEY_VARIABLE, "") if args.api_key is None else args.api_key)
     settings = ServerSettings(
         alias=args.alias or loaded.name,
         model_path=args.model,

@@ -73,8 +73,8 @@ class Answer:
         elif sequence.generated >= self.limit:
             self.finish("length")
 
-    def finish(self, reason: FinishReason, error: str | None = None) -> None:
-        """End the answer; what was held back comes out, unless a stop string was found."""
+    def finish(self, reason: FinishReason, error: str | None = None, *, impossible: bool = False) -> None:
+        """End the answer; what was held back comes out, unless a stop string was found. error, impossible: as in Finish."""
         if self.finished is not None:
             return
         held = self._stream.flush()
@@ -91,6 +91,7 @@ class Answer:
             1e3 * ((first or now) - started) if started is not None else 0.0,
             1e3 * (now - first) if first is not None else 0.0,
             error,
+            impossible,
         )
         self.items.append(self.finished)
 

@@ -282,7 +282,7 @@ class Engine:
                 try:
                     answer.draw(outcome)
                 except ValueError as error:  # a grammar that has failed, or left no token
-                    answer.finish("error", str(error))
+                    answer.finish("error", str(error), impossible=True)
 
     def _end_finished(self, work: list[Work]) -> None:
         for item in work:

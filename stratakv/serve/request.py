@@ -112,7 +112,8 @@ class Piece:
 @dataclass(frozen=True)
 class Finish:
     """The end of an answer. cached_tokens: of the prompt, found in pages that were there. prompt_ms: from the moment the
-    request got a slot to its first token; decode_ms: from there to its end; error: in words, when reason is "error"."""
+    request got a slot to its first token; decode_ms: from there to its end; error: in words, when reason is "error"; impossible:
+    the request asked for what can't be, such as a grammar that no token can continue."""
 
     reason: FinishReason
     stop_string: str | None = None
@@ -122,6 +123,7 @@ class Finish:
     prompt_ms: float = 0.0
     decode_ms: float = 0.0
     error: str | None = None
+    impossible: bool = False
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,8 @@ async def _whole(ticket: Ticket) -> Answer:
 
 def _check(finish: Finish) -> None:
     if finish.reason == "error":
-        raise ApiError(finish.error or "the model failed at this request", status=500, code="generation_failed")
+        status = 400 if finish.impossible else 500
+        raise ApiError(finish.error or "the model failed at this request", status=status, code="generation_failed")
     if finish.reason == "cancelled":
         raise ApiError(finish.error or "the server ended this request", status=503, code="cancelled")
 

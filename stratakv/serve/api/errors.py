@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -90,9 +91,30 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
+def _most_telling(errors: Sequence[Any]) -> Any:
+    """Where a field takes several forms, pydantic says for each why it is not that one: what is wrong with the form that was
+    given tells more than that it is no other form."""
+    first = errors[0]
+    same = [error for error in errors if error["loc"][:2] == first["loc"][:2]]
+    return next((error for error in same if not error["type"].endswith("_type")), first)
+
+
+def _place(error: Any, body: Any) -> list[str]:
+    """The way to a field in the body as it was sent, without the names that pydantic gives to the forms of a field."""
+    first, *others = error["loc"][1:] or [None]
+    place, here = [] if first is None else [str(first)], body.get(first) if isinstance(body, dict) else None
+    for part in others:
+        if (isinstance(here, list) and isinstance(part, int)) or (isinstance(here, dict) and part in here):
+            here = here[part]
+        elif not (error["type"] == "missing" and part == error["loc"][-1]):
+            continue
+        place.append(str(part))
+    return place
+
+
 def _from_validation(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"][1:]]
+    first = _most_telling(error.errors())
+    place = _place(first, error.body)
     param = place[0] if place else None
     if first["type"] == "extra_forbidden":
         name = ".".join(place)

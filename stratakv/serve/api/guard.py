@@ -27,7 +27,8 @@ class Guard:
     """ASGI middleware. It reads a request's whole body, within limits of size, time and depth, before the endpoint runs.
 
     Any content type is taken as JSON, since `curl -d` and Ollama's examples name another one. A browser's page of another
-    origin is refused: it could otherwise use a server that listens on the loopback address only.
+    origin is refused: it could otherwise use a server that listens on the loopback address only. HEAD, by which Ollama's command
+    and load balancers look whether somebody is there, is GET without its body, which the HTTP server leaves out.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
@@ -43,7 +44,9 @@ class Guard:
         try:
             self._check_origin(headers)
             self._check_key(scope["path"], headers)
-            if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}
+            elif scope["method"] not in ("GET", "OPTIONS"):
                 body = await self._read(headers, receive)
                 await self._check_json(body)
                 MutableHeaders(scope=scope)["content-type"] = "application/json"

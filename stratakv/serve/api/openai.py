@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from stratakv import __version__
 from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all, timings
 from stratakv.serve.api.errors import ApiError
-from stratakv.serve.api.requests import new_tokens, slot_of, sse, stream_errors
+from stratakv.serve.api.requests import choices, new_tokens, slot_of, sse, stream_errors
 from stratakv.serve.api.schemas import sampling_params, stop_list
 from stratakv.serve.api.schemas_openai import CompletionBody
 from stratakv.serve.api.settings import Context
@@ -52,9 +52,9 @@ def router(context: Context) -> APIRouter:
     async def completions(body: CompletionBody, http: Request) -> Response:
         prompts = await context.prompter.run(_prompts, context, body.prompt)
         requests = [
-            completion_request(context, body, prompt, logprobs=body.logprobs)
+            request
             for prompt in prompts
-            for _ in range(body.n or 1)
+            for request in choices(completion_request(context, body, prompt, logprobs=body.logprobs), body.n)
         ]
         if len(requests) > settings.max_choices:
             raise ApiError(f"{len(requests)} answers at once: at most {settings.max_choices}", param="n")
@@ -76,7 +76,7 @@ def router(context: Context) -> APIRouter:
             chunks = _stream(head, tickets, echoes, body.logprobs is not None, usage_wanted)
             return TicketStream(stream_errors(chunks), tickets, "text/event-stream", settings.send_seconds)
         answers = await gather(http, tickets)
-        choices = [
+        said = [
             {
                 "index": index,
                 "text": echoes[index] + answer.text,
@@ -86,7 +86,7 @@ def router(context: Context) -> APIRouter:
             for index, answer in enumerate(answers)
         ]
         finishes = [answer.finish for answer in answers]
-        return JSONResponse({**head, "choices": choices, "usage": usage(finishes), "timings": timings(finishes[0])})
+        return JSONResponse({**head, "choices": said, "usage": usage(finishes), "timings": timings(finishes[0])})
 
     return routes
 

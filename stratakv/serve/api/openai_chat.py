@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from stratakv.serve.api.answers import Answer, TicketStream, gather, merge, submit_all, timings
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.openai import FINGERPRINT, finite, usage
-from stratakv.serve.api.requests import new_tokens, slot_of, sse, stream_errors
+from stratakv.serve.api.requests import choices, new_tokens, slot_of, sse, stream_errors
 from stratakv.serve.api.schemas import JSON_OBJECT, sampling_params, schema_grammar, stop_list
 from stratakv.serve.api.schemas_openai import ChatBody, Message, NamedTool, ResponseFormat, TemplateBody, Tool
 from stratakv.serve.api.settings import Context
@@ -43,7 +43,7 @@ def router(context: Context) -> APIRouter:
         messages, variables = message_dicts(body.messages), template_variables(body.chat_template_kwargs)
         prompt = await context.prompter.run(context.prompter.chat, messages, tools, variables)
         request = _request(context, body, prompt, grammar)
-        tickets = submit_all(context.engine, [request] * (body.n or 1))
+        tickets = submit_all(context.engine, choices(request, body.n))
         names = [tool["function"]["name"] for tool in tools]
         texts = [ChatText(names, strip=context.prompter.own_template is None) for _ in tickets]
         most = 1 if body.parallel_tool_calls is False else None
@@ -55,13 +55,13 @@ def router(context: Context) -> APIRouter:
             chunks = _stream(head, tickets, texts, most, bool(body.logprobs), usage_wanted)
             return TicketStream(stream_errors(chunks), tickets, "text/event-stream", settings.send_seconds)
         answers = await gather(http, tickets)
-        choices = [
+        said = [
             _choice(index, answer, text, most, bool(body.logprobs))
             for index, (answer, text) in enumerate(zip(answers, texts, strict=True))
         ]
         finishes = [answer.finish for answer in answers]
         head["object"] = "chat.completion"
-        return JSONResponse({**head, "choices": choices, "usage": usage(finishes), "timings": timings(finishes[0])})
+        return JSONResponse({**head, "choices": said, "usage": usage(finishes), "timings": timings(finishes[0])})
 
     @routes.post("/apply-template", tags=["llama-server"])
     async def apply_template(body: TemplateBody) -> JSONResponse:

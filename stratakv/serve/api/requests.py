@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from stratakv.serve.api.errors import ApiError, as_api_error
 from stratakv.serve.api.settings import Context
-from stratakv.serve.request import PromptTooLong
+from stratakv.serve.request import GenerationRequest, PromptTooLong
 
 
 def new_tokens(context: Context, prompt_tokens: int, asked: int | None) -> int:
@@ -18,6 +19,15 @@ def new_tokens(context: Context, prompt_tokens: int, asked: int | None) -> int:
         raise PromptTooLong(prompt_tokens, context.settings.context - 1)
     limit = context.settings.n_predict if asked is None else asked
     return room if limit < 0 else min(limit, room)
+
+
+def choices(request: GenerationRequest, n: int | None) -> list[GenerationRequest]:
+    """The same request n times. With a seed the next ones draw with the numbers after it: n equal answers help nobody."""
+    sampling = request.sampling
+    if sampling.seed is None:
+        return [request] * (n or 1)
+    seeds = [(sampling.seed + index) % 2**63 for index in range(n or 1)]
+    return [replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds]
 
 
 def slot_of(context: Context, slot: int | None) -> int | None:

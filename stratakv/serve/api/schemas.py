@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.request import GrammarSpec, SamplingParams
@@ -43,6 +43,15 @@ _TURNED_OFF: dict[str, tuple[Any, ...]] = {
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+
+
+def _some(tokens: int) -> int:
+    if not tokens:
+        raise ValueError("it must be 1 or more, or -1: as many as fit")
+    return tokens
+
+
+NewTokens = Annotated[int, Field(ge=-1, le=MAX_TOKENS, description="-1: as many as fit"), AfterValidator(_some)]
 Bias = Annotated[float, Field(ge=-1e4, le=1e4)]
 SLOT = Field(None, ge=-1, le=2**15, description="wait for this slot; -1: any")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from stratakv.serve.api.schemas import MAX_TOKENS, SLOT, Bias, Body, SamplingBody, Stops, TokenId
+from stratakv.serve.api.schemas import SLOT, Bias, Body, NewTokens, SamplingBody, Stops, TokenId
 
 MAX_N = 16
 MAX_PROMPTS = 64
@@ -44,7 +44,7 @@ class CompletionBody(_Common):
     """POST /v1/completions"""
 
     prompt: str | Tokens | Many[str] | Many[Tokens]
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_tokens: NewTokens | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
     best_of: Literal[1] | None = None
@@ -136,8 +136,8 @@ class ChatBody(_Common):
     """POST /v1/chat/completions"""
 
     messages: list[Message] = Field(min_length=1, max_length=4096)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_tokens: NewTokens | None = None
+    max_completion_tokens: NewTokens | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None

@@ -140,6 +140,13 @@ def test_a_rebound_name_is_not_localhost():
     assert get("/x", {"authorization": "Bearer k"}, host="behind.example", api_keys=("k",)).status_code == 200
 
 
+def test_head_is_get_without_its_body(server):
+    for path in ("/", "/health", "/api/version"):
+        answer = httpx.head(f"{server.url}{path}")
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-length"] == httpx.get(f"{server.url}{path}").headers["content-length"]
+
+
 def test_ollamas_errors_are_texts():
     async def go() -> Any:
         async with client() as http:

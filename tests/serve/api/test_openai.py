@@ -242,6 +242,53 @@ def test_parameters_that_are_turned_off_are_let_through(client):
     assert answer.choices[0].finish_reason == "length"
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"stop": ["x"] * 17}, "stop: List should have at most 16 items"),
+        ({"stop": ["x", ""]}, "stop.1: String should have at least 1 character"),
+        ({"stop": {"x": 1}}, "stop: Input should be a valid string"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+         "messages.0.content.0.type: Input should be 'text'"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text: Field required"),
+        ({"tool_choice": "never"}, "tool_choice: Input should be 'none', 'auto' or 'required'"),
+        ({"max_tokens": 0}, "max_tokens: it must be 1 or more, or -1"),
+    ],
+    ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_errors_say_what_is_wrong_with_the_form_that_was_given(client, body, says):
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model=ALIAS, messages=HELLO, extra_body={"max_tokens": 2, **body})
+    assert error.value.body["message"].startswith(says)
+
+
+def test_several_answers_differ_though_the_seed_is_given(client):
+    wild = {"model": ALIAS, "seed": 3, "temperature": 1.5, "max_tokens": 12, "extra_body": {"top_k": 0, "min_p": 0}}
+    for create, prompt in (
+        (client.completions.create, {"prompt": "The night was"}),
+        (client.chat.completions.create, {"messages": HELLO}),
+    ):
+        first, second = ([c.model_dump() for c in create(n=3, **prompt, **wild).choices] for _ in range(2))
+        assert first == second and len({json.dumps({**choice, "index": 0}) for choice in first}) == 3
+
+
+def test_as_many_tokens_as_fit(client):
+    answer = client.completions.create(
+        prompt=[5] * 1000, max_tokens=-1, temperature=0, model=ALIAS, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage.total_tokens == 1024
+
+
+def test_a_schema_without_end_is_the_requests_fault(client):
+    """Nothing that fits it is finite: the grammar gives up while the answer is written."""
+    link = {"type": "object", "properties": {"c": {"$ref": "#/$defs/n"}}, "required": ["c"]}
+    schema = {"$defs": {"n": link}, "$ref": "#/$defs/n"}
+    format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(openai.BadRequestError, match="grammar") as error:
+        client.chat.completions.create(messages=HELLO, max_tokens=20, response_format=format_, **GREEDY)
+    assert error.value.code == "generation_failed"
+
+
 def test_bad_schemas_are_the_requests_fault(client):
     format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
     with pytest.raises(openai.BadRequestError, match="schema"):
