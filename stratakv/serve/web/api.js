@@ -11,7 +11,7 @@ export async function call(path, options = {}) {
   const key = sessionStorage.getItem(STORED);
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   const response = await fetch(path, { ...options, headers });
-  if (response.status === 401) throw new NeedsKey("an API key is needed");
+  if (response.status === 401) throw new NeedsKey(key ? "this API key is not the server's" : "an API key is needed");
   if (!response.ok) {
     const body = await response.json().catch(() => null);
     throw new Error(body?.error?.message ?? `the server answered ${response.status}`);

@@ -15,7 +15,7 @@ async function tick() {
     } catch (error) {
       if (error instanceof NeedsKey) {
         document.dispatchEvent(new Event("stratakv-needs-key"));
-        setState("bad", "an API key is needed");
+        setState("bad", error.message);
       } else {
         setState("bad", "the server does not answer");
       }
@@ -44,6 +44,7 @@ function drawSpark(speed) {
   const top = Math.max(1, ...speeds);
   const points = speeds.map((value, i) => `${HISTORY - speeds.length + i},${(23 - (22 * value) / top).toFixed(1)}`);
   $("spark").firstElementChild.setAttribute("points", points.join(" "));
+  $("spark").setAttribute("aria-label", `Tokens a second: now ${speed.toFixed(0)}, at most ${Math.max(...speeds).toFixed(0)} lately`);
 }
 
 function drawPages(status) {
@@ -67,7 +68,9 @@ function drawSlots(status) {
     const fill = element("span", slot.state === "idle" ? "cached" : "used");
     fill.style.width = `${Math.min(100, (100 * slot.tokens) / status.context)}%`;
     bar.append(fill);
-    row.append(element("span", "", slot.id), bar, element("span", "what", words(slot)));
+    const name = element("span", "", slot.id);
+    name.prepend(element("span", "unseen", "Slot"));
+    row.append(name, bar, element("span", "what", words(slot)));
     return row;
   });
   $("slots").replaceChildren(...rows);
@@ -90,7 +93,10 @@ function drawLayers(status) {
       const name = element("th", "", layer.layer);
       name.scope = "row";
       row.append(side("k", layer.k, layer.k_bits), name, side("v", layer.v, layer.v_bits));
-      if (layer.window) row.title = `keeps ${layer.window} tokens`;
+      if (layer.window) {
+        row.title = `keeps ${layer.window} tokens`;
+        name.append(element("span", "unseen", row.title));
+      }
       return row;
     }),
   );
@@ -102,8 +108,11 @@ function side(letter, type, bits) {
   const cell = element("div", "cell");
   const fill = element("span", "fill");
   fill.style.width = `${Math.min(100, (100 * bits) / FULL_BITS)}%`;
-  cell.append(fill, element("span", "", type));
-  cell.title = `${letter.toUpperCase()}: ${type}, ${bits.toFixed(2)} bits a value`;
+  const name = element("span", "", type);
+  const exact = `${bits.toFixed(2)} bits a value`;
+  name.append(element("span", "unseen", exact));
+  cell.append(fill, name);
+  cell.title = `${letter.toUpperCase()}: ${type}, ${exact}`;
   td.append(cell);
   return td;
 }

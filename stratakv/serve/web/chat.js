@@ -2,6 +2,8 @@
 import { NeedsKey, call, events, setKey } from "/web/api.js";
 
 const $ = (id) => document.getElementById(id);
+const SPOKEN = 20000; // milliseconds
+const BREATH = 200; // characters of a sentence without end
 const messages = [];
 let running = null; // AbortController of the answer that is being written
 
@@ -48,6 +50,7 @@ async function ask(text) {
   const place = show("assistant", "Model");
   const bubble = place.parentElement;
   bubble.classList.add("writing");
+  const speech = speaker();
   setRunning(control);
   let answer = "";
   try {
@@ -62,10 +65,11 @@ async function ask(text) {
       if (choice?.delta?.content) {
         answer += choice.delta.content;
         append(place, choice.delta.content);
+        speech.add(choice.delta.content);
       }
       if (chunk.timings) facts(bubble, chunk.timings, choice.finish_reason);
     }
-    $("announce").textContent = `Answer: ${answer}`;
+    speech.end();
   } catch (error) {
     if (error instanceof NeedsKey) {
       // Nothing was asked: the text goes back into its field
@@ -78,10 +82,11 @@ async function ask(text) {
     }
     if (error.name === "AbortError") {
       facts(bubble, null, "stopped");
+      speech.end("Stopped.");
     } else {
       bubble.classList.add("failed");
       append(place, `${answer ? "\n" : ""}${error.message}`);
-      $("announce").textContent = `Error: ${error.message}`;
+      speech.end(`Error: ${error.message}`);
     }
   } finally {
     bubble.classList.remove("writing");
@@ -109,6 +114,8 @@ function show(role, name) {
   $("hint").hidden = true;
   const bubble = document.createElement("div");
   bubble.className = `message ${role}`;
+  bubble.setAttribute("role", "article");
+  bubble.setAttribute("aria-label", name);
   const who = document.createElement("span");
   who.className = role === "user" ? "who unseen" : "who";
   who.textContent = name;
@@ -126,6 +133,34 @@ function append(place, text) {
   const following = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   place.append(text);
   if (following) log.scrollTop = log.scrollHeight;
+}
+
+// What a screen reader says of an answer while it is written: sentences, one after another, since it would read every piece of
+// a word by itself. They are gone a while after the end; the conversation holds them.
+function speaker() {
+  const place = $("announce");
+  let held = "";
+  const say = (words) => {
+    if (!words.trim()) return;
+    const line = document.createElement("p");
+    line.textContent = words.trim();
+    place.append(line);
+    setTimeout(() => line.remove(), SPOKEN);
+  };
+  return {
+    add(text) {
+      held += text;
+      const border = held.length > BREATH ? /^[^]*(?=\s)/ : /^[^]*(?:[.!?:;](?=\s)|\n)/;
+      const whole = held.match(border)?.[0] ?? "";
+      say(whole);
+      held = held.slice(whole.length);
+    },
+    end(last = "") {
+      say(held);
+      held = "";
+      say(last);
+    },
+  };
 }
 
 function facts(bubble, timings, reason) {
