@@ -43,7 +43,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write the command or file there (standard output)")
     parser.add_argument(
-        "--evidence", metavar="FILE", help="NAME.evidence.json of this model: offers go by what it measured"
+        "--evidence",
+        metavar="FILE",
+        help="NAME.evidence.json of this model: offers go by what it measured (the one beside a tuned profile)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON (schema stratakv/export/1)")
     group = parser.add_argument_group("measuring an offer: its true KLD beside that of the profile asked for")
@@ -92,11 +94,11 @@ def _offer(args: argparse.Namespace, goal: Target, model: ModelDescription, prof
     from stratakv.export.costs import MeasuredCosts
     from stratakv.export.offer import offer, offer_data
 
-    costs = None
-    if args.evidence:
-        costs = MeasuredCosts.of(_evidence(args.evidence, model), model.geometry)
+    costs, evidence = None, args.evidence or _beside(args.profile, profile)
+    if evidence:
+        costs = MeasuredCosts.of(_evidence(evidence, model), model.geometry)
         if costs is None:
-            say(f"note: {args.evidence} has no measured sensitivity for every layer and side: the offer goes by bits")
+            say(f"note: {evidence} has no measured sensitivity for every layer and side: the offer goes by bits")
     offered = offer(profile, goal, costs)
     data = offer_data(profile, offered, goal, costs)
     if args.file:
@@ -152,6 +154,15 @@ def _measure(args: argparse.Namespace, profile: Profile, offered: Profile) -> di
         "kld_diff_ci95": after["kld_diff_ci95"],
         "words": f"{milli(after['kld_mean'])}e-3 nats instead of {milli(before['kld_mean'])}e-3, {change}",
     }
+
+
+def _beside(given: str, profile: Profile) -> str | None:
+    """The evidence that `tune` wrote beside a profile file, if it is still there."""
+    from pathlib import Path
+
+    name = (profile.evidence or {}).get("file")
+    path = Path(given).parent / Path(name).name if isinstance(name, str) else None
+    return str(path) if path is not None and path.is_file() else None
 
 
 def _evidence(path: str, model: ModelDescription) -> dict[str, Any]:

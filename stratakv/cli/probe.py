@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     limit = loaded.geometry.context
-    context = args.ctx_size or (min(CONTEXT, limit) if limit else CONTEXT)
+    context = (min(CONTEXT, limit) if limit else CONTEXT) if args.ctx_size is None else args.ctx_size
     contexts = cut(text, loaded.tokenizer, context, args.chunks, limit)
     with progress("probe") as report:
         data = probe(loaded, contexts.ids, limit=args.limit or KLD_LIMIT, progress=report)

@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if not out.is_dir() or not os.access(out, os.W_OK):
         raise UserError(f"--out {out} is no directory that can be written to")
+    if args.name is not None and (not args.name.strip() or Path(args.name).name != args.name):
+        raise UserError(f"--name {args.name!r}: a part of file names, without directories; --out says where they go")
     geometry = describe_model(args.model).geometry
     budget = budget_from(
         geometry,
@@ -81,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
         context=None if args.context is None else parse_tokens(args.context, "--context"),
     )
     given = None if args.types is None else tuple(name.strip() for name in args.types.split(",") if name.strip())
+    if given == ():
+        raise UserError(
+            f"--types {args.types!r} names no type: write some with commas between, such as turbo3,turbo4,turbo5"
+        )
     types = None if given is None else allowed_types(geometry, given)
     text = read_text(args.text or tuning_text())
     if args.text is None and args.model != "embedded":
@@ -97,7 +103,11 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_model(args.model, dtype=dtypes[args.dtype])
     for warning in loaded.warnings:
         say(f"warning: {warning}")
-    tune_and_write(loaded, text, request, args.ctx_size, out, shlex.join(_words(args)))
+    try:
+        tune_and_write(loaded, text, request, args.ctx_size, out, shlex.join(_words(args)))
+    except KeyboardInterrupt:
+        say(f"what was measured is kept in {request.runs}: the same command goes on from there")
+        raise
     return 0
 
 
@@ -119,7 +129,7 @@ def tune_and_write(
             loaded,
             text,
             request,
-            context=context or (min(DEFAULT_CONTEXT, limit) if limit else DEFAULT_CONTEXT),
+            context=(min(DEFAULT_CONTEXT, limit) if limit else DEFAULT_CONTEXT) if context is None else context,
             say=say,
             report=report,
         )

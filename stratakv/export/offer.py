@@ -6,9 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from stratakv.export.costs import MeasuredCosts, distance_costs
-from stratakv.export.target import Target, budget
+from stratakv.export.target import Target, budget, in_layers
 from stratakv.profile import Profile
-from stratakv.profile.profile import ordinals_text
 from stratakv.profile.rules import rule_line
 
 SCHEMA = "stratakv/export/1"
@@ -47,4 +46,4 @@ def _changes(profile: Profile, offered: Profile) -> list[str]:
         for side, before, after in zip("KV", asked, given, strict=True):
             if before != after:
                 found.setdefault(f"{side} {before} -> {after}", []).append(ordinal)
-    return [f"{words} in KV layers {ordinals_text(layers)}" for words, layers in sorted(found.items())]
+    return [in_layers({words: layers}) for words, layers in sorted(found.items())]

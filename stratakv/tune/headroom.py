@@ -20,15 +20,15 @@ def headroom(problem: Problem, damages: Damages) -> dict[str, Any]:
 
     damages: predicted, absolute, by KV ordinal, of the same pairs in every layer.
     """
-    if only := problem.forced(damages):
-        name = f"uniform {pair_text(only[0])}" if len(set(only)) == 1 else "one assignment of types"
-        words = f"nothing can be saved here: only {name} fits a budget this small; give more bytes, or allow more types"
-        return {
-            "gain": 0.0,
-            "uniform": pair_text(only[0]) if len(set(only)) == 1 else None,
-            "spread": None,
-            "words": words,
-        }
+    if settled := problem.settled(damages):
+        only = pair_text(settled.pairs[0]) if len(set(settled.pairs)) == 1 else None
+        name = f"uniform {only}" if only else "one assignment of types"
+        words = (
+            f"nothing can be saved here: only {name} fits a budget this small; give more bytes, or allow more types"
+            if settled.tight
+            else f"nothing needs to be saved here: {name}, the most exact of the allowed types, fits the budget"
+        )
+        return {"gain": 0.0, "uniform": only, "spread": None, "words": words}
     best = problem.solve(damages)
     common = set.intersection(*(set(known) for known in damages))
     fits = [

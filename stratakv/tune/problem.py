@@ -18,6 +18,14 @@ _NEAR_BEST = 12  # pairs of a layer that a swap may bring in
 
 
 @dataclass(frozen=True)
+class Settled:
+    """pairs: the assignment. tight: nothing else fits; otherwise nothing does less damage."""
+
+    pairs: Pairs
+    tight: bool
+
+
+@dataclass(frozen=True)
 class Problem:
     """budget: bytes a token, or, with a context, of one sequence of that many tokens. The constraints are `options_for`'s."""
 
@@ -57,14 +65,17 @@ class Problem:
         table = self.table(damages)
         return [dict(zip(layer.pairs, layer.sizes, strict=True)) for layer in table.layers]
 
-    def forced(self, damages: Damages) -> Pairs | None:
-        """The one assignment that the budget leaves, None where there are several. UserError where there is none."""
-        layers = self.table(damages).layers
-        steps = [sorted(layer.sizes)[:2] for layer in layers]
+    def settled(self, damages: Damages) -> Settled | None:
+        """The assignment where there is nothing to choose: the only one that fits, or the least damage of all fits. None
+        where there is a choice. UserError where nothing fits."""
+        table = self.table(damages)
+        steps = [sorted(layer.sizes)[:2] for layer in table.layers]
         room = self.budget - sum(sizes[0] for sizes in steps)
-        if any(len(sizes) > 1 and sizes[1] - sizes[0] <= room for sizes in steps):
-            return None
-        return self.solve(damages).pairs
+        chosen = table.solve(self.budget)
+        if all(len(sizes) == 1 or sizes[1] - sizes[0] > room for sizes in steps):
+            return Settled(chosen.pairs, tight=True)
+        least = sum(min(layer.costs) for layer in table.layers)
+        return Settled(chosen.pairs, tight=False) if chosen.cost <= least + 1e-12 * abs(least) else None
 
     def neighbours(self, pairs: Pairs, damages: Damages, count: int) -> list[Pairs]:
         """The most promising assignments within the budget that differ in one layer, or in two that swap bytes."""

@@ -114,7 +114,7 @@ def tune(
     told = headroom(problem, predicted)
     say(told["words"])
 
-    if problem.forced(predicted) is None:
+    if problem.settled(predicted) is None:
         ablated = _types_to_ablate(problem, found, predicted, effort.ablated_types)
         found = by_ablation(measurer, found, ablated, range(effort.ablation_batches))
     else:  # nothing to find out
@@ -306,7 +306,7 @@ def _described(best: Found, problem: Problem) -> str:
     parts = ", ".join(
         f"{count} x {pair_text(pair)}" for pair, count in sorted(counts.items(), key=lambda item: -item[1])
     )
-    return f"{parts}; {problem.size(best.pairs):,} of {problem.budget:,} bytes, KLD {best.kld:.3g} where it was chosen"
+    return f"{parts}; {problem.size(best.pairs):,} of {problem.budget:,} bytes, KLD {max(0.0, best.kld):.3g} where it was chosen"
 
 
 def _validated(

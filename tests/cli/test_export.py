@@ -63,7 +63,7 @@ def test_what_cannot_be_expressed_is_an_error_with_an_offer(capsys):
     assert export("0: turbo4/turbo5; rest: turbo4", "--to", "buun") == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "V turbo5 -> turbo4 in KV layers 0" in err and "unknown: --evidence predicts it" in err
+    assert "V turbo5 -> turbo4 in KV layer 0" in err and "unknown: --evidence predicts it" in err
     last = err.splitlines()[-1]
     assert last.startswith("stratakv: error: the buun fork can't express") and "V turbo5 in KV layer 0" in last
     assert last.endswith("stratakv export turbo4 -m embedded --to buun")
@@ -114,3 +114,18 @@ def test_mistakes_are_one_line_and_exit_code_2(words, said, capsys, tmp_path):
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and said in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_evidence_beside_a_tuned_profile_is_found(tmp_path, description, capsys):
+    from dataclasses import replace
+
+    from stratakv.profile import resolve, save_profile
+
+    tuned = resolve("0: turbo4/turbo5; 11: turbo4/turbo3; rest: turbo4", description.geometry)
+    tuned = replace(tuned, fingerprint=description.fingerprint, evidence={"file": "e.json"})
+    save_profile(tuned, tmp_path / "tuned.profile.json")
+    assert export("tuned.profile.json", "--to", "fork") == 2
+    assert "predicted KLD" in capsys.readouterr().err
+    (tmp_path / "e.json").unlink()
+    assert export("tuned.profile.json", "--to", "fork") == 2
+    assert "unknown: --evidence predicts it" in capsys.readouterr().err

@@ -122,6 +122,7 @@ def test_killed_anywhere_it_goes_on_and_measures_nothing_twice(
         assert (codes[-1] == 0) == (tmp_path / "mine.profile.json").exists(), "nothing is written before the end"
     assert codes[-1] == 0
     assert len(codes) > 3
+    assert "the same command goes on from there" in capsys.readouterr().err
     assert len(names) == len(set(names))
     lines = sum(len(path.read_bytes().splitlines()) for path in (whole / "stratakv-runs").iterdir())
     assert sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "stratakv-runs").iterdir()) == lines
@@ -147,6 +148,18 @@ def test_where_only_one_assignment_fits_nothing_is_searched(
     assert data["fidelity"]["points"] == []
     assert "ablation" not in [stage["name"] for stage in data["cost"]["stages"]]
     assert "Nothing can be saved here" in (tmp_path / "least.html").read_text()
+
+
+def test_where_the_most_exact_types_fit_nothing_is_searched(
+    tuned: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = tuned
+    words = [*SHORT, "--memory", "2GiB", "--context", "131072", "--out", str(tmp_path), "--name", "most"]
+    assert main([*words, "--runs", str(out / "stratakv-runs")]) == 0
+    assert "uniform q8_0, the most exact of the allowed types, fits the budget" in capsys.readouterr().err
+    data = json.loads((tmp_path / "most.evidence.json").read_text())
+    assert {tuple(pair) for pair in data["chosen"]["pairs"]} == {("q8_0", "q8_0")}
+    assert data["fidelity"]["points"] == []
 
 
 def test_judging_with_the_claims_in_words(
@@ -201,6 +214,9 @@ def test_the_claim_holds_on_text_that_the_tuning_never_saw(tmp_path: Path, monke
         (["--floor", "0=f16", "--bpv", "4"], "no measured pair"),
         (["--floor", "99=q8_0"], "KV layer 99"),
         (["--types", "turbo4,q9"], "q9"),
+        (["--types", ","], "names no type"),
+        (["--name", "a/b"], "without directories"),
+        (["-c", "0"], "-c 0: a context needs at least"),
         (["-c", "16384", "--types", "turbo4"], "at least 6"),
     ],
 )
