@@ -22,6 +22,9 @@ STYLES = {
 }
 
 
+_SAME_BYTES = 0.02
+
+
 def pareto_chart(
     rows: Sequence[Row], front: Sequence[Row], reference: str, *, width: float, title: str, limit: float
 ) -> Markup:
@@ -54,7 +57,7 @@ def pareto_chart(
     for row in order:
         at = _point(drawn, x, y, row, row["family"], f"{row['name']}: {_words(row, row['kld_mean'])}")
         taken.append(at)
-        if _labelled(row, reference, width):
+        if _labelled(row, shown, reference, width):
             labels.append((*at, short_name(row["name"], 20 if width > 500 else 14)))
     labels.sort(key=lambda label: label[1])
     return canvas(width, height, title, [*drawn, *place_labels(labels, taken, frame)])
@@ -79,10 +82,19 @@ def legend_mark(family: str) -> Markup:
     )
 
 
-def _labelled(row: Row, reference: str, width: float) -> bool:
+def _labelled(row: Row, shown: Sequence[Row], reference: str, width: float) -> bool:
+    """Of a family's rows at nearly the same bytes only the best has room for its name; marks tell theirs when pointed at."""
     if row["family"] == "permutation":
         return False
-    return width > 500 or row["family"] in ("tuned", "mode") or row["name"] == reference
+    if row["family"] in ("tuned", "mode") or row["name"] == reference:
+        return True
+    beside = [
+        each
+        for each in shown
+        if each["family"] == row["family"]
+        and abs(each["bytes_per_token"] - row["bytes_per_token"]) <= _SAME_BYTES * row["bytes_per_token"]
+    ]
+    return width > 500 and row["kld_mean"] <= min(each["kld_mean"] for each in beside)
 
 
 def _point(drawn: list[Markup], x: Scale, y: Scale, row: Row, family: str, tip: str) -> tuple[float, float]:

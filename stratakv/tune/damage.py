@@ -87,6 +87,12 @@ class Terms:
         found[..., 5] = len(self.groups) - 1
         return found
 
+    @cached_property
+    def level(self) -> float:
+        """Predicted KLD of the operating point, nats."""
+        layers, k, v = self.at(self.operating)
+        return float(self.damage[layers, 0, k].sum() + self.damage[layers, 1, v].sum())
+
     def row(self, pairs: Pairs) -> tuple[float, float, Floats]:
         """An assignment's prediction, the sum of its absolute parts (both nats), and its terms by coefficient."""
         at = self.at(pairs)

@@ -67,7 +67,8 @@ def judge(
 
 
 def claims(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any], at: int) -> list[dict[str, Any]]:
-    """What is claimed of the tuned row, each with whether it holds. value and ci95: relative change of KLD, paired.
+    """What is claimed of the tuned row, each with whether it holds (None: no difference is shown). value and ci95: relative
+    change of KLD, paired.
 
     Against several rows at once, value and ci95 are of the strongest of them, and all of them count. Rows of more bytes than
     `at` don't take part; the tuned row must have 99.5 to 100 % of them.
@@ -117,11 +118,9 @@ def claims(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any], at: 
     if others:
         lowest = min(others, key=lambda row: row["kld_mean"])
         change, interval = _change(tuned, lowest)
-        made.append(
-            _claim(
-                f"less mean KLD than the lowest of {len(others)} permutations of itself", change < 0, change, interval
-            )
-        )
+        open_ = interval is None or interval[0] <= 0 <= interval[1]
+        words = f"less mean KLD than the lowest of {len(others)} permutations of itself"
+        made.append(_claim(words, None if open_ else change < 0, change, interval))
     return made
 
 
@@ -130,13 +129,14 @@ def format_claims(data: Mapping[str, Any]) -> str:
     lines = []
     for each in data["claims"]:
         ends = "" if each["ci95"] is None else f" [{each['ci95'][0]:+.0%}, {each['ci95'][1]:+.0%}]"
-        lines.append(f"{'holds' if each['holds'] else 'DOES NOT HOLD'}: {each['claim']}: {each['value']:+.1%}{ends}")
+        flag = "not shown" if each["holds"] is None else "holds" if each["holds"] else "DOES NOT HOLD"
+        lines.append(f"{flag}: {each['claim']}: {each['value']:+.1%}{ends}")
     return "\n".join(lines)
 
 
-def _claim(words: str, holds: bool, value: float, interval: Sequence[float] | None) -> dict[str, Any]:
+def _claim(words: str, holds: bool | None, value: float, interval: Sequence[float] | None) -> dict[str, Any]:
     ends = None if interval is None else [float(end) for end in interval]
-    return {"claim": words, "holds": bool(holds), "value": float(value), "ci95": ends}
+    return {"claim": words, "holds": None if holds is None else bool(holds), "value": float(value), "ci95": ends}
 
 
 def _change(tuned: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, Sequence[float] | None]:

@@ -113,7 +113,8 @@ def search(
     on more of them. The operating point does where it is lower at all."""
     rng = np.random.default_rng(seed)
     batches = range(effort.search_batches)
-    model = fitted(terms, level, rows)
+    # without rows the gradients' own level: against a measured one, coarse types' bias would make fine types look perfect
+    model = fitted(terms, level if rows else terms.level, rows)
     solution = problem.solve(model.damages())
     drawn = [problem.solve(model.drawn(rng)).pairs for _ in range(effort.drawn)]
     with measurer.stage("candidates"):
@@ -129,7 +130,7 @@ def search(
     if base.mean() <= kld.mean() and problem.size(terms.operating) <= problem.budget:
         best, kld = terms.operating, base
     mean = float(kld.mean())
-    return Found(best, mean, model.moved(best, mean), solution)
+    return Found(best, mean, model.moved(best, mean) if rows else model, solution)
 
 
 def _best_of(

@@ -146,6 +146,10 @@ def test_where_only_one_assignment_fits_nothing_is_searched(
     data = json.loads((tmp_path / "least.evidence.json").read_text())
     assert {tuple(pair) for pair in data["chosen"]["pairs"]} == {("turbo2", "turbo2")}
     assert data["fidelity"]["points"] == []
+    predicted = {point["bytes_per_token"]: point["predicted_kld"] for point in data["front"]}
+    assert min(predicted[size] for size in predicted if size <= 3168) > 1e-3, (
+        "as at turbo4's bytes, though turbo2 was run"
+    )
     assert "ablation" not in [stage["name"] for stage in data["cost"]["stages"]]
     assert "Nothing can be saved here" in (tmp_path / "least.html").read_text()
 

@@ -68,6 +68,16 @@ def test_the_chart_leaves_out_what_has_no_place():
     assert chart.count("permutation ") == 20
 
 
+def test_of_rules_at_the_same_bytes_the_best_has_its_name_and_all_have_marks():
+    rows = judgement()["rows"]
+    rule = next(row for row in rows if row["family"] == "rule")
+    rows += [{**rule, "name": f"rule {i}", "kld_mean": rule["kld_mean"] * (0.5 + i)} for i in range(4)]
+    chart = pareto_chart(rows, [], "turbo4", width=760, title="t", limit=6336)
+    assert [f"<title>rule {i}: " in chart for i in range(4)] == [True] * 4
+    assert [f">rule {i}</text>" in chart for i in range(4)] == [True, False, False, False]
+    assert ">turbo4</text>" in chart and ">mode 7</text>" in chart
+
+
 def test_the_front_is_a_line_with_its_measured_points():
     data = evidence()
     chart = pareto_chart(data["rows"], data["front"], "turbo4", width=360, title="t", limit=6400)

@@ -87,6 +87,15 @@ def test_claims(level: float, size: int, expected: list[bool]) -> None:
     assert format_claims({"claims": found}).count("DOES NOT HOLD") == expected.count(False)
 
 
+def test_no_difference_from_the_lowest_permutation_is_not_called_one() -> None:
+    rows = [_row("tuned", 0.6), _row("uniform", 1.0, seed=1), _row("permutation", 0.6, seed=7)]
+    *_, last = claims(rows, rows[1], 3168)
+    low, high = last["ci95"]
+    assert low < 0 < high
+    assert last["holds"] is None
+    assert "not shown: less mean KLD than the lowest of 1 permutations" in format_claims({"claims": [last]})
+
+
 def test_the_same_numbers_as_compare_and_nothing_twice(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
