@@ -63,11 +63,11 @@ def main() -> None:
 
     found: dict[str, Pairs] = {}
     by_count: dict[int, Sensitivity] = {}
-    for count in (1, 8):
+    for count in dict.fromkeys((1, 8, args.ablation_contexts)):
         by_count[count] = by_gradient(measurer, TYPES, reference.pairs, count, 2)
         found[f"gradients of {count}"] = solved(problem, by_count[count].predicted)
     batches = range(args.ablation_contexts // measurer.batch)
-    ablated = by_ablation(measurer, by_count[8], TYPES, batches)
+    ablated = by_ablation(measurer, by_count[args.ablation_contexts], TYPES, batches)
     assert ablated.added is not None
     found[f"ablation of {len(ablated.added)}"] = solved(problem, ablated.added.mean(axis=0))
     profiles = [Profile(name, loaded.geometry, pairs) for name, pairs in found.items()]
