@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stratakv.errors import UserError
-from stratakv.serve.request import GrammarSpec
+from stratakv.serve.request import GrammarError, GrammarSpec
 
 # Small models fill an answer with blank lines where they may
 _JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -24,7 +24,7 @@ class Grammars:
         self._table: Any = None
 
     def matcher(self, spec: GrammarSpec) -> Matcher:
-        """A matcher at the beginning of an answer; UserError where the grammar is wrong."""
+        """A matcher at the beginning of an answer; GrammarError where the grammar is wrong."""
         try:
             import llguidance
             from llguidance.hf import from_tokenizer
@@ -39,7 +39,7 @@ class Grammars:
         text = _llguidance_grammar(spec)
         problem = llguidance.LLMatcher.validate_grammar(text, self._table)
         if problem and not problem.startswith("WARNING"):
-            raise UserError(f"{spec.kind}: {problem.strip().splitlines()[0]}")
+            raise GrammarError(spec, problem.strip().splitlines()[0])
         return Matcher(llguidance.LLMatcher(self._table, text, log_level=0), self.vocabulary)
 
 
@@ -88,4 +88,4 @@ def _llguidance_grammar(spec: GrammarSpec) -> str:
             return str(matcher.grammar_from_lark(gbnf_to_lark(spec.text)))
         return str(matcher.grammar_from_lark(spec.text))
     except Exception as error:  # each parser has its own; what it says is about the grammar
-        raise UserError(f"{spec.kind}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error
+        raise GrammarError(spec, (str(error).strip().splitlines() or [type(error).__name__])[0]) from error

@@ -65,10 +65,12 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class GrammarSpec:
-    """What an answer must look like. text: the JSON schema, the regular expression, or the grammar; not used by json_object."""
+    """What an answer must look like. text: the JSON schema, the regular expression, or the grammar; not used by json_object.
+    parameter: of the request, that it came from."""
 
     kind: GrammarKind
     text: str = ""
+    parameter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,14 @@ class PromptTooLong(UserError):  # noqa: N818
             f"the prompt has {tokens:,} tokens, this server takes at most {allowed:,} (start it with a larger -c)"
         )
         self.tokens, self.allowed = tokens, allowed
+
+
+class GrammarError(UserError):
+    """A grammar that can't be used. parameter: as in GrammarSpec."""
+
+    def __init__(self, spec: GrammarSpec, problem: str) -> None:
+        super().__init__(f"{spec.kind}: {problem}")
+        self.parameter = spec.parameter
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from stratakv.errors import UserError
-from stratakv.serve.request import NotRunning, PromptTooLong, QueueFull
+from stratakv.serve.request import GrammarError, NotRunning, PromptTooLong, QueueFull
 
 INVALID = "invalid_request_error"
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 501: "not_supported_error"}
@@ -62,6 +62,8 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, PromptTooLong):
         extra: dict[str, Any] = {"n_prompt_tokens": error.tokens, "n_ctx": error.allowed}
         return ApiError(str(error), param="prompt", code="context_length_exceeded", **extra)
+    if isinstance(error, GrammarError):
+        return ApiError(str(error), param=error.parameter)
     if isinstance(error, UserError):
         return ApiError(str(error))
     traceback.print_exception(error, file=sys.stderr)

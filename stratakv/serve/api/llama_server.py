@@ -122,9 +122,9 @@ def _is_many(prompt: Any) -> bool:
 def _request(context: Context, body: NativeBody, prompt: tuple[int, ...]) -> GenerationRequest:
     if body.grammar and body.json_schema is not None:
         raise ApiError("grammar and json_schema were both given: give one", param="grammar")
-    grammar = GrammarSpec("gbnf", body.grammar) if body.grammar else None
+    grammar = GrammarSpec("gbnf", body.grammar, "grammar") if body.grammar else None
     if body.json_schema is not None:
-        grammar = schema_grammar(body.json_schema)
+        grammar = schema_grammar(body.json_schema, "json_schema")
     return GenerationRequest(
         prompt,
         max(1, new_tokens(context, len(prompt), body.n_predict)),

@@ -17,7 +17,7 @@ from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.openai import finite
 from stratakv.serve.api.openai_chat import tool_dicts
 from stratakv.serve.api.requests import new_tokens, stream_errors
-from stratakv.serve.api.schemas import JSON_OBJECT, sampling_params, schema_grammar, stop_list
+from stratakv.serve.api.schemas import json_object, sampling_params, schema_grammar, stop_list
 from stratakv.serve.api.schemas_ollama import (
     Format,
     GenerateBody,
@@ -203,7 +203,7 @@ def _request(context: Context, body: GenerateBody | OllamaChatBody, prompt: tupl
 def _grammar(format_: Format | None) -> GrammarSpec | None:
     if not format_ and not isinstance(format_, dict):
         return None
-    return JSON_OBJECT if format_ == "json" else schema_grammar(format_)
+    return json_object("format") if format_ == "json" else schema_grammar(format_, "format")
 
 
 def _message(message: OllamaMessage) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from stratakv.serve.api.answers import Answer, TicketStream, gather, merge, subm
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.openai import FINGERPRINT, finite, usage
 from stratakv.serve.api.requests import choices, new_tokens, slot_of, sse, stream_errors
-from stratakv.serve.api.schemas import JSON_OBJECT, sampling_params, schema_grammar, stop_list
+from stratakv.serve.api.schemas import json_object, sampling_params, schema_grammar, stop_list
 from stratakv.serve.api.schemas_openai import ChatBody, Message, NamedTool, ResponseFormat, TemplateBody, Tool
 from stratakv.serve.api.settings import Context
 from stratakv.serve.api.tools import ChatText, ToolCall, call_schema
@@ -123,10 +123,10 @@ def response_grammar(format_: ResponseFormat | None) -> GrammarSpec | None:
         return None
     schema = format_.json_schema.schema_ if format_.json_schema else format_.schema_
     if schema is not None:
-        return schema_grammar(schema)
+        return schema_grammar(schema, "response_format")
     if format_.type == "json_schema":
         raise ApiError("response_format json_schema needs json_schema.schema", param="response_format")
-    return JSON_OBJECT
+    return json_object("response_format")
 
 
 def chat_logprobs(tokens: Sequence[TokenInfo]) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _grammar(body: ChatBody, tools: list[dict[str, Any]]) -> GrammarSpec | None:
             raise ApiError("tool_choice asks for a tool that `tools` does not hold", param="tool_choice")
         if response_grammar(body.response_format):
             raise ApiError("tool_choice and response_format bind the answer both: give one", param="response_format")
-        return schema_grammar(call_schema(tools))
+        return schema_grammar(call_schema(tools), "tools")
     return response_grammar(body.response_format)
 
 

@@ -16,6 +16,7 @@ from stratakv.serve.api.errors import ApiError
 from stratakv.serve.request import GrammarSpec, SamplingParams
 
 MAX_STOPS = 16
+MAX_SCHEMA = 2**17  # characters
 MAX_TOKENS = 2**31 - 1
 _TURNED_OFF: dict[str, tuple[Any, ...]] = {
     "mirostat": (0,),
@@ -127,10 +128,18 @@ def stop_list(stop: str | list[str] | None) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
-def schema_grammar(schema: Mapping[str, Any]) -> GrammarSpec:
-    """A JSON schema as the engine takes it, without the free blanks between tokens: small models never leave those."""
+def schema_grammar(schema: Mapping[str, Any], parameter: str) -> GrammarSpec:
+    """A JSON schema as the engine takes it, without the free blanks between tokens: small models never leave those.
+
+    parameter: of the request, that it came from. ApiError for one that takes long to read, since all answers wait meanwhile.
+    """
     tight = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
-    return GrammarSpec("json_schema", json.dumps({"x-guidance": tight, **schema}))
+    text = json.dumps({"x-guidance": tight, **schema})
+    if len(text) > MAX_SCHEMA:
+        raise ApiError(f"a JSON schema of {len(text):,} characters: at most {MAX_SCHEMA:,}", param=parameter)
+    return GrammarSpec("json_schema", text, parameter)
 
 
-JSON_OBJECT = schema_grammar({"type": "object"})
+def json_object(parameter: str) -> GrammarSpec:
+    """Any JSON object."""
+    return schema_grammar({"type": "object"}, parameter)

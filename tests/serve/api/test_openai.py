@@ -289,10 +289,24 @@ def test_a_schema_without_end_is_the_requests_fault(client):
     assert error.value.code == "generation_failed"
 
 
-def test_bad_schemas_are_the_requests_fault(client):
-    format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
-    with pytest.raises(openai.BadRequestError, match="schema"):
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": "nonsense"}, "json_schema: "),
+        ({"$ref": "file:///etc/passwd"}, "does not fetch"),
+        ({"enum": [f"word {i}" for i in range(20_000)]}, "characters: at most 131,072"),
+    ],
+    ids=["type", "reference", "size"],
+)
+def test_bad_schemas_are_the_requests_fault(client, schema, says):
+    format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(openai.BadRequestError, match=says) as error:
         client.chat.completions.create(messages=HELLO, max_tokens=2, response_format=format_, **GREEDY)
+    assert error.value.param == "response_format"
+    look = {**LOOK, "function": {**LOOK["function"], "parameters": schema}}
+    with pytest.raises(openai.BadRequestError, match=says) as error:
+        client.chat.completions.create(messages=HELLO, max_tokens=2, tools=[look], tool_choice="required", **GREEDY)
+    assert error.value.param == "tools"
 
 
 def test_prompts_that_are_too_long(client):
