@@ -15,7 +15,7 @@ def allocated_bytes(profile: Profile, context: int) -> int:
     window, so they take at most the pages that a window can touch. Longer pieces of a prompt take more for a moment.
     """
     layers = profile.geometry.kv_layers
-    pages = (_pages(context, layer.window) for layer in layers)
+    pages = (pages_of(context, layer.window) for layer in layers)
     return sum(PAGE_TOKENS * count * sum(profile.layer_bytes(ordinal)) for ordinal, count in enumerate(pages))
 
 
@@ -34,6 +34,7 @@ def longest_context(profile: Profile, memory: int) -> int:
     return low
 
 
-def _pages(context: int, window: int | None) -> int:
+def pages_of(context: int, window: int | None) -> int:
+    """The most pages that one sequence takes in a layer until it has `context` tokens; window: tokens, None for full layers."""
     pages = -(-context // PAGE_TOKENS)
     return pages if window is None else min(pages, (window + PAGE_TOKENS - 2) // PAGE_TOKENS + 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from stratakv.cache.footprint import pages_of
+from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.profile import LayerGeometry, ModelGeometry
@@ -26,8 +28,8 @@ def options_for(
 
     damages: KLD in nats of each pair that is known, by KV ordinal. types: only these. pairs: only these in every layer (what
     a target can express). floors: by ordinal the types that K and V may not go below in bytes. Sizes are bytes a token; with
-    a `context`, bytes of one sequence of so many tokens, of which sliding and chunked layers keep at most their window.
-    Raises UserError where a constraint leaves a layer nothing.
+    a `context`, bytes of the pages of one sequence of so many tokens, of which sliding and chunked layers keep what a window
+    touches. Raises UserError where a constraint leaves a layer nothing.
     """
     layers = geometry.kv_layers
     if len(damages) != len(layers):
@@ -55,8 +57,8 @@ def options_for(
 
 
 def size_of(layer: LayerGeometry, pair: Pair, context: int | None = None) -> int:
-    """Bytes of a layer with this pair: of one token, or of one sequence of `context` tokens."""
-    kept = 1 if context is None else context if layer.window is None else min(context, layer.window)
+    """Bytes of a layer with this pair: of one token, or of all pages of one sequence of `context` tokens."""
+    kept = 1 if context is None else PAGE_TOKENS * pages_of(context, layer.window)
     return kept * layer.kv_heads * sum(_vector_bytes(pair, layer))
 
 

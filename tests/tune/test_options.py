@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from stratakv.cache.footprint import allocated_bytes
 from stratakv.errors import UserError
-from stratakv.profile import LayerGeometry, ModelGeometry
+from stratakv.profile import LayerGeometry, ModelGeometry, Profile
 from stratakv.tune.options import options_for
 
 LAYERS = (
@@ -25,10 +26,13 @@ def test_sizes_are_those_of_the_types() -> None:
     assert first.costs == (1.0, 0.5, 0.1)
 
 
-def test_a_window_bounds_what_a_sliding_layer_takes() -> None:
-    first, second = options_for(GEOMETRY, DAMAGES, context=4096)
-    assert first.sizes[0] == 4096 * 264
-    assert second.sizes[0] == 1024 * 200
+@pytest.mark.parametrize("context", [1, 128, 1000, 1024, 4096, 100_001])
+def test_with_a_context_sizes_are_what_a_cache_allocates(context: int) -> None:
+    """Whole pages, and of a sliding layer those that its window can touch: what `plan` says, so that what is tuned fits."""
+    first, second = options_for(GEOMETRY, DAMAGES, context=context)
+    for a, b in ((0, 0), (1, 2)):
+        profile = Profile("", GEOMETRY, (first.pairs[a], second.pairs[b]))
+        assert first.sizes[a] + second.sizes[b] == allocated_bytes(profile, context)
 
 
 def test_constraints() -> None:
