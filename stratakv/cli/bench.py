@@ -1,4 +1,4 @@
-"""`stratakv bench attention` and `stratakv bench generate`: the speed of packed caches on this machine, beside others'."""
+"""`stratakv bench attention`, `generate` and `serve`: the speed of packed caches on this machine, beside others'."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 _ATTENTION = "decode attention, prefill and encoding beside torch's attention and llama.cpp's"
 _GENERATE = "tokens per second and peak memory of whole models, by cache"
+_SERVE = "throughput, time to first token and between tokens of `stratakv serve` and llama-cpp-python's server"
 
 
 def add_parser(commands: Any) -> None:
@@ -75,7 +76,25 @@ def add_parser(commands: Any) -> None:
     generate.add_argument("--plot", metavar="FILE", help="draw tokens per second over context, .png or .svg")
     _add_common(generate, seconds=5.0, what="the tokens of each process")
     generate.set_defaults(func=run_generate)
-    parser.epilog = attention.format_usage() + generate.format_usage()
+    serve = kinds.add_parser("serve", help=_SERVE, description=_SERVE)
+    serve.add_argument("-m", "--model", default="embedded", help="GGUF file, directory, hub name, or 'embedded'")
+    serve.add_argument("-f", "--file", metavar="TEXT", help="a UTF-8 text to cut prompts from (the embedded one)")
+    serve.add_argument(
+        "--profile", action="append", metavar="PROFILE", help="repeat it for several, f16 first (f16, turbo4)"
+    )
+    serve.add_argument("--clients", metavar="N,...", default="1,4,16", help="clients at once (1,4,16)")
+    serve.add_argument("--each", type=int, default=4, metavar="N", help="requests of each client (4)")
+    serve.add_argument("--rate", type=float, default=2.0, metavar="R", help="open loop: requests a second (2)")
+    serve.add_argument("--requests", type=int, default=16, metavar="N", help="open loop: requests, 0: none (16)")
+    serve.add_argument("--seed", type=int, default=1, metavar="N", help="of prompts and arrivals (1)")
+    serve.add_argument(
+        "--cache-memory", default="128MiB", metavar="SIZE", help="in which sequences of 2k tokens are counted (128MiB)"
+    )
+    serve.add_argument("-t", "--threads", type=int, metavar="N", help="threads of every server (torch's number)")
+    serve.add_argument("--llama-python", metavar="PATH", help="an interpreter that has llama-cpp-python[server]")
+    serve.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
+    serve.set_defaults(func=run_serve)
+    parser.epilog = attention.format_usage() + generate.format_usage() + serve.format_usage()
 
 
 def _add_common(parser: argparse.ArgumentParser, *, seconds: float, what: str) -> None:
@@ -160,6 +179,47 @@ def run_generate(args: argparse.Namespace) -> int:
     if args.plot:
         plot_generate([data], args.plot)
         say(f"wrote {args.plot}")
+    return 0
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Run `bench serve`."""
+    import importlib.util
+
+    from stratakv.assets import tuning_text
+    from stratakv.cli.measuring_options import emit, say
+    from stratakv.cli.sizes import parse_memory
+    from stratakv.errors import UserError
+
+    if missing := [name for name in ("fastapi", "httpx", "uvicorn") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"bench serve needs {', '.join(missing)}: pip install 'stratakv[serve]'")
+    from stratakv.measure.bench_llama import llama_python
+    from stratakv.measure.bench_serve import Settings, bench_serve
+    from stratakv.measure.serve_table import format_serve
+
+    _check_outputs(args.json, None)
+    if args.rate <= 0 or args.requests < 0:
+        raise UserError(f"--rate {args.rate:g} --requests {args.requests}: a rate above 0, and 0 or more requests")
+    settings = Settings(
+        args.model,
+        args.file or str(tuning_text()),
+        tuple(args.profile or ("f16", "turbo4")),
+        clients=_sizes(args.clients, "--clients"),
+        each=_positive(args.each, "--each"),
+        rate=args.rate,
+        count=args.requests,
+        threads=_threads(args.threads),
+        seed=args.seed,
+        capacity_bytes=parse_memory(args.cache_memory, "--cache-memory"),
+        llama_python=llama_python(args.llama_python) if args.llama_python else None,
+    )
+    words = ["stratakv", "bench", "serve", "-m", args.model, *(["-f", args.file] if args.file else [])]
+    words += [word for profile in settings.profiles for word in ("--profile", profile)]
+    words += ["--clients", args.clients, "--each", str(args.each), "--rate", f"{args.rate:g}"]
+    words += ["--requests", str(args.requests), "--seed", str(args.seed), "--cache-memory", args.cache_memory]
+    words += ["-t", str(settings.threads), *(["--llama-python", "PYTHON"] if args.llama_python else [])]
+    data = bench_serve(settings, command=shlex.join(words), report=say)
+    emit(format_serve(data), data, args.json)
     return 0
 
 

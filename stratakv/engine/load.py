@@ -55,7 +55,7 @@ def load_model(
     can't be read, or where its weights don't fit in the memory that is free.
     """
     description = describe_model(source)
-    tokenizer = _load_tokenizer(description)
+    tokenizer = load_tokenizer(description)
     weights = load_weights(description, dtype=dtype, packed=packed, exact=exact)
     return LoadedModel(
         use(weights.model),
@@ -160,7 +160,8 @@ def _from(description: ModelDescription) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": description.path}
 
 
-def _load_tokenizer(description: ModelDescription) -> Any:
+def load_tokenizer(description: ModelDescription) -> Any:
+    """The model's tokenizer, of transformers. UserError where it has none that can be read."""
     bad = description.gguf.bad_special_ids if description.gguf else {}
     try:
         with special_ids_in_range(bad):

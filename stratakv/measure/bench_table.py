@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 def format_attention(data: Mapping[str, Any]) -> str:
     """The whole of a "stratakv/bench-attention/1"."""
-    lines = [_conditions(data, f"kernel {data['kernel']}")]
+    lines = [conditions(data, f"kernel {data['kernel']}")]
     if data["read_bandwidth_gb_s"] is not None:
         lines.append(f"read bandwidth {data['read_bandwidth_gb_s']:.1f} GB/s (median over the groups below)")
     for context, q_heads in dict.fromkeys((row["context"], row["q_heads"]) for row in data["rows"]):
@@ -33,12 +33,12 @@ def format_attention(data: Mapping[str, Any]) -> str:
         cells += [[row["name"], f"{row['ns_per_vector']:.0f}", f"{row['us_per_token']:.0f}"] for row in data["encode"]]
         lines += align(cells)
     lines += ["", "goals (32k tokens, two cores)", *(f"  {goal_in_words(goal)}" for goal in data["goals"])]
-    return "\n".join([*lines, *_notes(data)])
+    return "\n".join([*lines, *notes(data)])
 
 
 def format_generate(data: Mapping[str, Any]) -> str:
     """The whole of a "stratakv/bench-generate/1"."""
-    lines = [_conditions(data, "one process a row")]
+    lines = [conditions(data, "one process a row")]
     for model, context in dict.fromkeys((row["model"], row["context"]) for row in data["rows"]):
         rows = [row for row in data["rows"] if (row["model"], row["context"]) == (model, context)]
         first = next((row["tokens_per_second"] for row in rows if row["cache"] == "DynamicCache"), None)
@@ -65,7 +65,7 @@ def format_generate(data: Mapping[str, Any]) -> str:
         lines += align(cells)
     if data.get("goals"):
         lines += ["", "goals", *(f"  {goal_in_words(goal)}" for goal in data["goals"])]
-    return "\n".join([*lines, *_notes(data)])
+    return "\n".join([*lines, *notes(data)])
 
 
 def align(cells: Sequence[Sequence[str]]) -> list[str]:
@@ -104,11 +104,13 @@ def _decode_group(rows: Sequence[Row]) -> list[str]:
     return lines + align(cells)
 
 
-def _conditions(data: Mapping[str, Any], more: str) -> str:
+def conditions(data: Mapping[str, Any], more: str) -> str:
+    """Machine and threads in a line."""
     return f"{data['machine']['cpu']}, {data['threads']} threads, torch {data['machine']['torch']}, {more}"
 
 
-def _notes(data: Mapping[str, Any]) -> list[str]:
+def notes(data: Mapping[str, Any]) -> list[str]:
+    """Notes and warnings, a paragraph each."""
     lines = [""]
     for note in data["notes"]:
         lines += textwrap.wrap(f"note: {note}", WIDTH, subsequent_indent="  ")
