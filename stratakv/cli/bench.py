@@ -83,12 +83,18 @@ def add_parser(commands: Any) -> None:
         "--profile", action="append", metavar="PROFILE", help="repeat it for several, f16 first (f16, turbo4)"
     )
     serve.add_argument("--clients", metavar="N,...", default="1,4,16", help="clients at once (1,4,16)")
-    serve.add_argument("--each", type=int, default=4, metavar="N", help="requests of each client (4)")
+    serve.add_argument("--each", type=int, default=2, metavar="N", help="requests of each client in a round (2)")
+    serve.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds in which servers take turns (3)")
     serve.add_argument("--rate", type=float, default=2.0, metavar="R", help="open loop: requests a second (2)")
     serve.add_argument("--requests", type=int, default=16, metavar="N", help="open loop: requests, 0: none (16)")
     serve.add_argument("--seed", type=int, default=1, metavar="N", help="of prompts and arrivals (1)")
+    serve.add_argument("--prefix", type=int, default=3968, metavar="N", help="tokens of a shared beginning (3968)")
     serve.add_argument(
-        "--cache-memory", default="128MiB", metavar="SIZE", help="in which sequences of 2k tokens are counted (128MiB)"
+        "--sequences",
+        type=int,
+        default=8,
+        metavar="N",
+        help="count sequences of 2k tokens in the memory of N of f16 (8)",
     )
     serve.add_argument("-t", "--threads", type=int, metavar="N", help="threads of every server (torch's number)")
     serve.add_argument("--llama-python", metavar="PATH", help="an interpreter that has llama-cpp-python[server]")
@@ -188,7 +194,6 @@ def run_serve(args: argparse.Namespace) -> int:
 
     from stratakv.assets import tuning_text
     from stratakv.cli.measuring_options import emit, say
-    from stratakv.cli.sizes import parse_memory
     from stratakv.errors import UserError
 
     if missing := [name for name in ("fastapi", "httpx", "uvicorn") if importlib.util.find_spec(name) is None]:
@@ -198,25 +203,33 @@ def run_serve(args: argparse.Namespace) -> int:
     from stratakv.measure.serve_table import format_serve
 
     _check_outputs(args.json, None)
-    if args.rate <= 0 or args.requests < 0:
-        raise UserError(f"--rate {args.rate:g} --requests {args.requests}: a rate above 0, and 0 or more requests")
+    if args.rate <= 0 or not 0 <= args.requests <= 1000:
+        raise UserError(f"--rate {args.rate:g} --requests {args.requests}: a rate above 0, and 0 to 1000 requests")
+    if not 0 <= args.sequences <= 64:
+        raise UserError(f"--sequences {args.sequences}: it must be 0 to 64")
+    clients = _sizes(args.clients, "--clients")
+    if max(clients) > 256 or max(clients) * args.each * args.rounds > 10_000:
+        raise UserError(f"--clients {args.clients}: 256 at most, and 10,000 requests of --each and --rounds together")
     settings = Settings(
         args.model,
         args.file or str(tuning_text()),
         tuple(args.profile or ("f16", "turbo4")),
-        clients=_sizes(args.clients, "--clients"),
+        clients=clients,
         each=_positive(args.each, "--each"),
+        rounds=_positive(args.rounds, "--rounds"),
         rate=args.rate,
         count=args.requests,
+        prefix=args.prefix,
+        sequences=args.sequences,
         threads=_threads(args.threads),
         seed=args.seed,
-        capacity_bytes=parse_memory(args.cache_memory, "--cache-memory"),
         llama_python=llama_python(args.llama_python) if args.llama_python else None,
     )
     words = ["stratakv", "bench", "serve", "-m", args.model, *(["-f", args.file] if args.file else [])]
     words += [word for profile in settings.profiles for word in ("--profile", profile)]
-    words += ["--clients", args.clients, "--each", str(args.each), "--rate", f"{args.rate:g}"]
-    words += ["--requests", str(args.requests), "--seed", str(args.seed), "--cache-memory", args.cache_memory]
+    words += ["--clients", args.clients, "--each", str(args.each), "--rounds", str(args.rounds)]
+    words += ["--rate", f"{args.rate:g}", "--requests", str(args.requests), "--seed", str(args.seed)]
+    words += ["--prefix", str(args.prefix), "--sequences", str(args.sequences)]
     words += ["-t", str(settings.threads), *(["--llama-python", "PYTHON"] if args.llama_python else [])]
     data = bench_serve(settings, command=shlex.join(words), report=say)
     emit(format_serve(data), data, args.json)

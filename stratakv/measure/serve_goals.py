@@ -10,7 +10,7 @@ from stratakv.measure.bench_goals import goal
 Row = dict[str, Any]
 
 
-def goals(rows: Sequence[Row], prefixes: Sequence[Row], capacity: Sequence[Row]) -> list[Row]:
+def goals(rows: Sequence[Row], prefixes: Sequence[Row], capacity: Sequence[Row], prefix_tokens: int) -> list[Row]:
     """For every profile of ours, as `bench_goals.goals` gives them."""
     found = []
     ours = [row for row in rows if row["server"] == "stratakv" and row["loop"] == "closed"]
@@ -21,7 +21,7 @@ def goals(rows: Sequence[Row], prefixes: Sequence[Row], capacity: Sequence[Row])
         prefix = next(row for row in prefixes if row["server"] == "stratakv" and row["profile"] == profile)
         found.append(
             goal(
-                f"{profile}: a prefix of 4k seen before",
+                f"{profile}: a beginning of {prefix_tokens:,} tokens seen before",
                 "at least",
                 10,
                 prefix["times"],

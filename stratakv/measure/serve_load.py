@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,9 +57,15 @@ class Client:
         answer: dict[str, Any] = (await self._http.get(path)).raise_for_status().json()
         return answer
 
-    async def complete(self, prompt: str, tokens: int, seen: Callable[[], None] = lambda: None) -> Answer:
-        """A greedy completion of `tokens` tokens; `seen` is called for each piece. UserError when the server refuses."""
-        answer = Answer(time.perf_counter())
+    async def complete(
+        self, prompt: str, tokens: int, seen: Callable[[], None] = lambda: None, answer: Answer | None = None
+    ) -> Answer:
+        """A greedy completion of `tokens` tokens; `seen` is called for each piece. UserError when the server refuses.
+
+        answer: one to write into, for who wants what came before it cancelled the call.
+        """
+        answer = answer or Answer(0.0)
+        answer.sent = time.perf_counter()
         body = {"model": "bench", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True}
         counted = None
         request = {**body, "stream_options": {"include_usage": True}}
@@ -91,24 +97,10 @@ class Load:
     answers: tuple[Answer, ...]
     seconds: float
 
-    def row(self) -> dict[str, Any]:
-        """Tokens a second, and TTFT and gaps between pieces in milliseconds at the median and the 99th percentile."""
-        first = [1e3 * answer.first for answer in self.answers if answer.pieces]
-        gaps = [1e3 * gap for answer in self.answers for gap in answer.gaps]
-        return {
-            "requests": len(self.answers),
-            "tokens": sum(answer.tokens for answer in self.answers),
-            "seconds": self.seconds,
-            "tokens_per_second": sum(answer.tokens for answer in self.answers) / self.seconds,
-            **_percentiles("ttft_ms", first),
-            **_percentiles("gap_ms", gaps),
-        }
-
-
-def _percentiles(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    if not values:
-        return {f"{name}_p50": None, f"{name}_p99": None}
-    return {f"{name}_p{p}": float(np.percentile(values, p)) for p in (50, 99)}
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all answers together."""
+        return sum(answer.tokens for answer in self.answers) / self.seconds
 
 
 async def closed_loop(client: Client, clients: int, each: int, prompts: Prompts, tokens: int) -> Load:

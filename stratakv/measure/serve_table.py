@@ -12,23 +12,41 @@ from stratakv.measure.bench_table import align, conditions, notes
 def format_serve(data: Mapping[str, Any]) -> str:
     """The whole of a "stratakv/bench-serve/1"."""
     lines = [conditions(data, "a server process a profile, over HTTP on this machine"), ""]
-    cells = [["short prompts", "load", "tokens/s", "TTFT p50", "p99", "gap p50", "p99 ms"]]
+    cells = [["short prompts", "load", "tokens/s", "", "TTFT p50", "p99", "gap p50", "p99 ms"]]
     for row in data["rows"]:
         load = f"{row['clients']} at once" if row["loop"] == "closed" else f"{row['rate']:g} a second"
         times = [row[name] for name in ("ttft_ms_p50", "ttft_ms_p99", "gap_ms_p50", "gap_ms_p99")]
-        cells.append([_name(row), load, f"{row['tokens_per_second']:.1f}", *map(_ms, times)])
+        cells.append([_name(row), load, f"{row['tokens_per_second']:.1f}", _range(row), *map(_ms, times)])
     lines += [*align(cells), ""]
-    cells = [["a long prompt", "TTFT new", "seen before", "gap alone", "beside it", "longest ms"]]
-    for row in data["prefix"]:
-        gaps = [row.get(name) for name in ("gap_alone_ms", "gap_beside_ms", "gap_beside_ms_max")]
-        cells.append([_name(row), *map(_ms, (row["ttft_new_ms"], row["ttft_seen_ms"], *gaps))])
+    names = (
+        "ttft_new_ms",
+        "ttft_seen_ms",
+        "gap_alone_ms_p50",
+        "gap_beside_ms_p50",
+        "gap_alone_ms_p99",
+        "gap_beside_ms_p99",
+    )
+    cells = [
+        [f"{data['prefix_tokens']:,} tokens", "TTFT new", "seen", "gap alone", "beside", "p99 alone", "p99 beside ms"],
+        *([_name(row), *(_ms(row[name]) for name in names)] for row in data["prefix"]),
+    ]
     lines += [*align(cells), ""]
     cells = [["sequences of 2k tokens at once", "in MiB", "asked for", "ran", "preempted"]]
     for row in data["capacity"]:
         counts = [str(row[name]) for name in ("asked", "at_once", "preempted")]
         cells.append([row["profile"], f"{row['cache_bytes'] / 2**20:.0f}", *counts])
-    lines += [*align(cells), "", "goals", *(f"  {goal_in_words(goal)}" for goal in data["goals"])]
+    lines += [
+        *(align(cells) if data["capacity"] else ()),
+        "",
+        "goals",
+        *(f"  {goal_in_words(goal)}" for goal in data["goals"]),
+    ]
     return "\n".join([*lines, *notes(data)])
+
+
+def _range(row: Mapping[str, Any]) -> str:
+    rounds = row["tokens_per_second_rounds"]
+    return f"({min(rounds):.0f}-{max(rounds):.0f})" if len(rounds) > 1 else ""
 
 
 def _name(row: Mapping[str, Any]) -> str:
