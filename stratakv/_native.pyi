@@ -133,6 +133,7 @@ def attend(
     scale: float,
     softcap: float,
     precise: bool,
+    fine: bool,
     threads: int,
 ) -> None:
     """

@@ -69,17 +69,18 @@ def attention(
         return _torch_attention(query, layout, pool, sequences, scale, softcap, sinks)
     base, stride = pool.data_ptr(), layout.page_bytes
 
-    def decode(rows: torch.Tensor, some: Sequences) -> torch.Tensor:
-        return cpu_attention.attend(
-            rows, layout, some, scale=scale, softcap=softcap, sinks=sinks, precise=precise(), base=base, stride=stride
-        )
+    def read(rows: torch.Tensor, some: Sequences, fine: bool) -> torch.Tensor:
+        options = {"scale": scale, "softcap": softcap, "sinks": sinks, "precise": precise(), "fine": fine}
+        return cpu_attention.attend(rows, layout, some, base=base, stride=stride, **options)
 
-    if not sequences.chunks:
-        return decode(query, sequences)
+    short = sequences.short_chunks
+    if not sequences.chunks and not len(short.tokens):
+        return read(query, sequences, False)
     out = torch.empty(*query.shape[:2], layout.v_dim, dtype=query.dtype)
-    if len(sequences.others):
-        rows = torch.from_numpy(sequences.other_tokens)
-        out[rows] = decode(query[rows], sequences.others)
+    for part, fine in ((sequences.others, False), (short, True)):
+        if len(part.tokens):
+            rows = torch.from_numpy(part.tokens)
+            out[rows] = read(query[rows], part.sequences, fine)
     for chunk in sequences.chunks:
         q = layout.k.rotate(query[chunk.queries].transpose(0, 1)[None].float())
         q = q.to(torch.bfloat16) if query.dtype == torch.bfloat16 else q

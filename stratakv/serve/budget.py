@@ -2,49 +2,50 @@
 
 from __future__ import annotations
 
-# A step with prompt tokens may take this much longer than one without
-_STRETCH = 0.6
-_FIRST_BUDGET = 32
-_WEIGHT = 0.2  # of a new measurement in the running means
+# A step with prompt tokens may take this much longer than one without; with what it takes to read the clock it stays below twice
+_STRETCH = 0.8
+_FIRST_BUDGET = 8
+_WEIGHT = 0.2  # of a new measurement in the running mean
+_FASTEST_CHANGE = 2.0  # one slow step, which another program may have caused, doesn't stop prompts
 
 
 class PrefillBudget:
-    """Learns what a step costs, so that tokens of running requests come nearly as steadily as without prompts beside them.
+    """Finds, step by step, how many tokens of prompts fit, so that tokens of running requests come nearly as steadily as without.
 
-    chunk: tokens when nothing else runs, and at most. smallest: at least.
+    A step's time has a part that is not by token (the history is read once for all of them) and grows with the context, so no
+    price of a token is learned: the number itself is moved towards the time allowed. chunk: tokens when nothing else runs, and
+    at most.
     """
 
-    def __init__(self, chunk: int, smallest: int = 16) -> None:
-        self.chunk, self.smallest = chunk, min(smallest, chunk)
+    def __init__(self, chunk: int) -> None:
+        self.chunk = chunk
         self._idle: dict[int, float] = {}  # decoding sequences -> seconds of a step without prompts
-        self._seconds_a_token: float | None = None
+        self._fitting = float(min(_FIRST_BUDGET, chunk))
 
     def tokens(self, decoding: int) -> int:
         """Tokens of prompts for the next step beside so many decoding sequences."""
-        if not decoding:
-            return self.chunk
-        idle = self._idle_seconds(decoding)
-        if idle is None or self._seconds_a_token is None:
-            return min(_FIRST_BUDGET, self.chunk)
-        fitting = int(_STRETCH * idle / max(self._seconds_a_token, 1e-9))
-        return max(self.smallest, min(self.chunk, fitting))
+        return int(self._fitting) if decoding else self.chunk
 
     def learn(self, decoding: int, prefill: int, seconds: float) -> None:
         """A step took so long."""
-        if not prefill:
-            if decoding:
-                self._idle[decoding] = _mean(self._idle.get(decoding), seconds)
+        if not decoding:
             return
-        idle = self._idle_seconds(decoding) if decoding else 0.0
-        if idle is not None:
-            self._seconds_a_token = _mean(self._seconds_a_token, max(seconds - idle, 0.0) / prefill)
+        if not prefill:
+            old = self._idle.get(decoding, seconds)
+            self._idle[decoding] = old + _WEIGHT * (seconds - old)
+            return
+        idle = self._idle_seconds(decoding)
+        if idle is None:
+            return
+        change = _STRETCH * idle / max(seconds - idle, 1e-9)
+        change = min(max(change, 1 / _FASTEST_CHANGE), _FASTEST_CHANGE)
+        full = prefill >= int(self._fitting)
+        if full or change < 1:  # fewer tokens than allowed say nothing about more
+            moved = (self._fitting if full else prefill) * change**0.5
+            self._fitting = min(max(moved, 1.0), float(self.chunk))
 
     def _idle_seconds(self, decoding: int) -> float | None:
         """Measured with this number of sequences, or with the nearest one."""
         if not self._idle:
             return None
         return self._idle[min(self._idle, key=lambda known: abs(known - decoding))]
-
-
-def _mean(old: float | None, new: float) -> float:
-    return new if old is None else old + _WEIGHT * (new - old)

@@ -149,7 +149,7 @@ def test_a_query_beyond_the_table_is_refused() -> None:
 
 
 def test_the_forced_kernel_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load_model("embedded")
+    loaded = load_model("embedded", packed=False)
     ran: list[str] = []
     real = cpu_attention.attend
 

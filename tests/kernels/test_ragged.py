@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,29 @@ def test_a_step_of_unlike_sequences(kernel: str, options: dict[str, Any], monkey
         for s, count in enumerate(queries):
             if count:
                 here = slice(starts[s], starts[s + 1])
-                assert error(out[here], expected[here]) <= 1e-2, (k, v, s)
+                # chunks of prompts, long or short, are computed finely
+                assert error(out[here], expected[here]) <= (1e-3 if count > 8 else 1e-2), (k, v, s)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("types", [("turbo4", "turbo4"), ("q8_0", "turbo2"), ("f16", "turbo3")])
+def test_a_prompt_gives_the_same_however_it_is_cut(
+    kernel: str, types: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRATAKV_KERNEL", kernel)
+    pool = Pool(*types, [600])
+    pool.fill()
+    q = torch.randn(200, 4, 64, generator=torch.Generator().manual_seed(1))
+
+    def piece(begin: int, end: int) -> torch.Tensor:
+        one = Sequences.causal(pool.tables, [400 + end], [end - begin])
+        cut = replace(one, prefill=np.ones(1, dtype=bool))
+        return ragged.attention(q[begin:end], pool.layout, pool.pool, cut, scale=0.125)
+
+    whole = piece(0, 200)
+    for size in (1, 7, 64):
+        pieces = torch.cat([piece(begin, min(begin + size, 200)) for begin in range(0, 200, size)])
+        assert error(pieces, whole) <= 1e-3
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
