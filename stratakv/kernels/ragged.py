@@ -70,8 +70,18 @@ def attention(
     base, stride = pool.data_ptr(), layout.page_bytes
 
     def read(rows: torch.Tensor, some: Sequences, fine: bool) -> torch.Tensor:
-        options = {"scale": scale, "softcap": softcap, "sinks": sinks, "precise": precise(), "fine": fine}
-        return cpu_attention.attend(rows, layout, some, base=base, stride=stride, **options)
+        return cpu_attention.attend(
+            rows,
+            layout,
+            some,
+            scale=scale,
+            softcap=softcap,
+            sinks=sinks,
+            precise=precise(),
+            fine=fine,
+            base=base,
+            stride=stride,
+        )
 
     short = sequences.short_chunks
     if not sequences.chunks and not len(short.tokens):
