@@ -31,6 +31,7 @@ def plot_generate(results: Sequence[Mapping[str, Any]], path: str | Path) -> Non
     models = list(dict.fromkeys(row["model"] for row in rows))
     if not models:
         raise UserError("nothing to draw: no row was measured")
+    looks = _looks(rows)
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,9 +44,17 @@ def plot_generate(results: Sequence[Mapping[str, Any]], path: str | Path) -> Non
         FigureCanvasAgg(figure)
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for panel, model in zip(panels, models, strict=False):
-            _panel(panel, [row for row in rows if row["model"] == model], model)
+            _panel(panel, [row for row in rows if row["model"] == model], model, looks)
         for panel in panels[len(models) :]:
             panel.set_axis_off()
+        lines_of = {line.get_label(): line for panel in panels for line in panel.get_lines()}
+        figure.legend(
+            handles=[lines_of[look["label"]] for look in looks.values()],
+            loc="outside upper center",
+            ncols=min(5, len(looks)),
+            frameon=False,
+            fontsize=8.5,
+        )
         machine = results[0]["machine"]
         figure.supxlabel(
             f"{machine['cpu']}, {results[0]['threads']} threads, medians over tokens; more is better",
@@ -57,24 +66,34 @@ def plot_generate(results: Sequence[Mapping[str, Any]], path: str | Path) -> Non
     write_file(path, buffer.getvalue())
 
 
-def _panel(axes: Axes, rows: Sequence[Row], model: str) -> None:
+def _looks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Colour, line and name of each cache, the same in all panels: ours solid and in colour, others dashed and grey."""
+    found: dict[str, dict[str, Any]] = {}
     ours = theirs = 0
+    for name, peer in dict.fromkeys((row["cache"], row["peer"]) for row in rows):
+        number = theirs if peer else ours
+        colors = _THEIRS if peer else _OURS
+        found[name] = {
+            "color": colors[number % len(colors)],
+            "marker": _MARKS[number % len(_MARKS)],
+            "linestyle": "--" if peer else "-",
+            "label": name if peer else f"stratakv {name}",
+        }
+        ours, theirs = (ours, theirs + 1) if peer else (ours + 1, theirs)
+    return found
+
+
+def _panel(axes: Axes, rows: Sequence[Row], model: str, looks: Mapping[str, Mapping[str, Any]]) -> None:
     for name in dict.fromkeys(row["cache"] for row in rows):
         points = sorted((row["context"], row["tokens_per_second"]) for row in rows if row["cache"] == name)
-        peer = next(row["peer"] for row in rows if row["cache"] == name)
-        color = _THEIRS[theirs % len(_THEIRS)] if peer else _OURS[ours % len(_OURS)]
         axes.plot(
             *zip(*points, strict=True),
-            color=color,
-            marker=_MARKS[(theirs if peer else ours) % len(_MARKS)],
-            linestyle="--" if peer else "-",
             linewidth=1.3,
             markersize=5,
             markeredgecolor="white",
             markeredgewidth=0.6,
-            label=name if peer else f"stratakv {name}",
+            **looks[name],
         )
-        ours, theirs = (ours, theirs + 1) if peer else (ours + 1, theirs)
     axes.set_title(model, fontsize=10, color=_INK)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1024:g}k" if value >= 1024 else f"{value:g}")
@@ -88,4 +107,3 @@ def _panel(axes: Axes, rows: Sequence[Row], model: str) -> None:
     axes.minorticks_off()
     for side in ("top", "right"):
         axes.spines[side].set_color(_GRID)
-    axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor=_GRID, fontsize=8)
