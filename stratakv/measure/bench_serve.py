@@ -236,7 +236,7 @@ async def _at_once(url: str, texts: _Texts, wanted: int) -> tuple[int, int]:
         running = [asyncio.create_task(client.complete(prompt, PAGE_TOKENS)) for prompt in prompts]
         while not all(task.done() for task in running):
             status = await client.get("/stratakv/status")
-            at_work = sum(slot["state"] == "decode" for slot in status["slots"])
+            at_work = sum(slot["state"] != "idle" for slot in status["slots"])
             most = max(most, at_work if status["queued"] == 0 else 0)
             preempted = status["counters"]["preempted"]
             await asyncio.sleep(0.02)

@@ -32,7 +32,7 @@ def test_it_settles_below_twice_the_idle_step(fixed: float, per_token: float, id
     last = run(budget, seconds, idle, 60)[-20:]
     assert all(seconds(n) < 2 * idle for n in last)
     # and no lower than it must
-    assert all(n == 512 or seconds(2 * n + 2) > 1.8 * idle for n in last)
+    assert all(n == 512 or seconds(2 * n + 2) > 1.5 * idle for n in last)
 
 
 def test_a_prompt_goes_on_where_even_one_token_takes_too_long() -> None:
@@ -43,7 +43,7 @@ def test_it_follows_a_context_that_grows() -> None:
     budget = PrefillBudget(512)
     early = run(budget, lambda n: 10e-3 + 1e-4 * n, 10e-3, 60)[-1]
     late = run(budget, lambda n: 10e-3 + 1e-3 * n, 10e-3, 60)[-1]
-    assert 60 < early < 90 and 6 <= late < 9
+    assert 40 < early < 60 and 4 <= late < 6
 
 
 def test_one_slow_step_halves_it_at_most() -> None:
