@@ -35,11 +35,12 @@ def pareto_chart(
     diamonds where measured. limit: bytes a token beyond which nothing is drawn.
     """
     shown = [row for row in rows if drawable(row, limit)]
-    line_points = [point for point in front if point["predicted_kld"] > 0 and (point["bytes_per_token"] <= limit)]
+    points = [point for point in front if point["predicted_kld"] > 0 and (point["bytes_per_token"] <= limit)]
+    line_points = _undominated(points)
     height = min(460.0, 0.62 * width + 90)
     frame = (52.0, 14.0, width - 14, height - 58)
-    sizes = [each["bytes_per_token"] for each in (*shown, *line_points)]
-    klds = [row["kld_mean"] for row in shown] + [point["predicted_kld"] for point in line_points]
+    sizes = [each["bytes_per_token"] for each in (*shown, *points)]
+    klds = [row["kld_mean"] for row in shown] + [point["predicted_kld"] for point in points]
     klds += [end for row in shown for end in (row["kld_mean_ci95"] or ()) if end > 0]
     room = 0.04 * (max(sizes) - min(sizes)) or 1.0
     x = Scale(min(sizes) - room, max(sizes) + room, frame[0], frame[2])
@@ -49,7 +50,7 @@ def pareto_chart(
     if len(line_points) > 1:
         drawn.append(path([(x(each["bytes_per_token"]), y(each["predicted_kld"])) for each in line_points], "front"))
     taken = [(x(each["bytes_per_token"]), y(each["predicted_kld"])) for each in line_points]
-    for point in line_points:
+    for point in points:
         if point["kld"]:
             taken.append(_point(drawn, x, y, point, "tuned", f"tuned, {_words(point, point['kld'])}"))
     order = sorted(shown, key=lambda row: (row["family"] == "tuned", row["family"] != "permutation"))
@@ -61,6 +62,15 @@ def pareto_chart(
             labels.append((*at, short_name(row["name"], 20 if width > 500 else 14)))
     labels.sort(key=lambda label: label[1])
     return canvas(width, height, title, [*drawn, *place_labels(labels, taken, frame)])
+
+
+def _undominated(points: Sequence[Row]) -> list[Row]:
+    """Those with less KLD than any of fewer bytes a token: a front for a memory at a context is one over other bytes."""
+    kept: list[Row] = []
+    for point in sorted(points, key=lambda each: (each["bytes_per_token"], each["predicted_kld"])):
+        if not kept or point["predicted_kld"] < kept[-1]["predicted_kld"]:
+            kept.append(point)
+    return kept
 
 
 def drawable(row: Row, limit: float) -> bool:
