@@ -38,7 +38,7 @@ def plot_attention(data: Mapping[str, Any], path: str | Path) -> None:
     shown = max((context for context in contexts if context <= 32768), default=contexts[0])
     style: dict[Any, Any] = {"svg.hashsalt": "stratakv", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
     with mpl.rc_context({**mpl.rcParamsDefault, **style, "font.size": 9}):
-        figure = Figure(figsize=(11.0, 5.2), dpi=150, facecolor="white", layout="constrained")
+        figure = Figure(figsize=(12.6, 5.2), dpi=150, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         bars, lines = figure.subplots(1, 2, width_ratios=(1.15, 1))
         _bars(bars, [row for row in rows if row["context"] == shown], shown)
@@ -100,10 +100,11 @@ def _lines(axes: Axes, rows: Sequence[Row]) -> None:
         )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.set_xticks(sorted({row["context"] for row in rows}))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("tokens of context", color=_INK)
     axes.set_ylabel("ms a layer and token", color=_INK)
-    axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor=_GRID, fontsize=7)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=7)
     _quiet(axes, "both")
 
 
