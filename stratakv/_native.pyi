@@ -133,7 +133,6 @@ def attend(
     scale: float,
     softcap: float,
     precise: bool,
-    fine: bool,
     threads: int,
 ) -> None:
     """

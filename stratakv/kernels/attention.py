@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stratakv.cache.handle import PackedView
 from stratakv.kernels import cpu_attention, prefill
 from stratakv.kernels.choice import compiled_kernel, precise
-from stratakv.kernels.sequences import FEW_QUERY_TOKENS, SHORT_CHUNK, Sequences
+from stratakv.kernels.sequences import FEW_QUERY_TOKENS, Sequences
 
 
 def packed_attention(
@@ -45,9 +45,8 @@ def packed_attention(
     batch, q_heads, q_tokens, _ = query.shape
     if sequences := _sequences(query, view, mask, causal):
         rows = query.squeeze(2) if q_tokens == 1 else query.transpose(1, 2).reshape(batch * q_tokens, q_heads, -1)
-        fine = q_tokens > FEW_QUERY_TOKENS
         out = cpu_attention.attend(
-            rows, layout, sequences, scale=scale, softcap=softcap, sinks=sinks, precise=precise(), fine=fine
+            rows, layout, sequences, scale=scale, softcap=softcap, sinks=sinks, precise=precise()
         )
         return out.view(batch, q_tokens, q_heads, -1).transpose(1, 2)
     if mask is not None and _is_causal(mask):
@@ -62,7 +61,7 @@ def packed_attention(
 def _sequences(query: torch.Tensor, view: PackedView, mask: torch.Tensor | None, causal: bool) -> Sequences | None:
     """What the queries see of the view's pages; None for many queries and for masks with holes."""
     batch, _, q_tokens, _ = query.shape
-    if q_tokens > SHORT_CHUNK:
+    if q_tokens > FEW_QUERY_TOKENS:
         return None
     intervals = (0, view.tokens) if mask is None else _intervals(mask)
     if intervals is None:

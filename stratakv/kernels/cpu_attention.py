@@ -22,7 +22,6 @@ def attend(
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
     precise: bool = False,
-    fine: bool = False,
     base: int = 0,
     stride: int = 1,
     kernel: str | None = None,
@@ -34,7 +33,6 @@ def attend(
     sequences: whose they are, and what each sees. Page p of a block table begins at the address base + p * stride: pages of
     one pool, or, by the defaults, addresses themselves. softcap: logits become softcap * tanh(logits / softcap). sinks:
     [q_heads], one more logit a head that takes weight and gives nothing. precise: float32 products on decoded rows.
-    fine: softmax weights always take two bytes, where V of 4 bits and less otherwise bears one (error 6e-5 instead of 4e-3).
 
     Returns [query tokens, q_heads, v_dim] in query's dtype, contiguous, in the model's own basis; zeros where a query sees
     nothing. ValueError where shapes don't fit or a query sees tokens beyond its block table.
@@ -57,7 +55,6 @@ def attend(
         scale,
         softcap or 0.0,
         precise,
-        fine,
         torch.get_num_threads(),
     )
     return out

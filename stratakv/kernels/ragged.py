@@ -69,7 +69,7 @@ def attention(
         return _torch_attention(query, layout, pool, sequences, scale, softcap, sinks)
     base, stride = pool.data_ptr(), layout.page_bytes
 
-    def read(rows: torch.Tensor, some: Sequences, fine: bool) -> torch.Tensor:
+    def read(rows: torch.Tensor, some: Sequences, exactly: bool) -> torch.Tensor:
         return cpu_attention.attend(
             rows,
             layout,
@@ -77,8 +77,7 @@ def attention(
             scale=scale,
             softcap=softcap,
             sinks=sinks,
-            precise=precise(),
-            fine=fine,
+            precise=exactly or precise(),
             base=base,
             stride=stride,
         )
@@ -87,10 +86,10 @@ def attention(
     if not sequences.chunks and not len(short.tokens):
         return read(query, sequences, False)
     out = torch.empty(*query.shape[:2], layout.v_dim, dtype=query.dtype)
-    for part, fine in ((sequences.others, False), (short, True)):
+    for part, exactly in ((sequences.others, False), (short, True)):
         if len(part.tokens):
             rows = torch.from_numpy(part.tokens)
-            out[rows] = read(query[rows], part.sequences, fine)
+            out[rows] = read(query[rows], part.sequences, exactly)
     for chunk in sequences.chunks:
         q = layout.k.rotate(query[chunk.queries].transpose(0, 1)[None].float())
         q = q.to(torch.bfloat16) if query.dtype == torch.bfloat16 else q

@@ -13,10 +13,11 @@ from stratakv.cache.layout import PAGE_TOKENS
 
 # Sequences with more query tokens than this are chunks of prompts
 FEW_QUERY_TOKENS = 8
-# Chunks of no more query tokens read packed rows as decoding does, with finer weights; longer ones decode whole blocks. Over
-# 3,900 tokens of turbo4 (4 query heads, 2 kv heads, two cores of a Zen 4): 16 tokens 0.59 ms against 2.67, 64 tokens 2.35
-# against 6.2; of f16 64 tokens 6.3 against 5.5
-SHORT_CHUNK = 64
+# Chunks of no more query tokens read packed rows as decoding does, in float32; longer ones decode whole blocks. Over 3,900 tokens
+# of turbo4 (4 query heads, 2 kv heads, two cores, Zen 4): 1 token 0.5 ms against 3, 16 1.6 against 2.7, 32 3.1 against 5, 64 6.5
+# against 6.2. Integers would take a sixth (1 token) to a third, with errors of 6e-5: enough to move a code here and there, and
+# with it greedy tokens
+SHORT_CHUNK = 32
 
 
 @dataclass(frozen=True, eq=False)

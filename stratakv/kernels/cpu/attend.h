@@ -60,7 +60,6 @@ struct Attention {
     const float *sinks;            // [kv_heads * groups] or null
     float scale, softcap;          // softcap 0: none
     bool precise;                  // float arithmetic on decoded rows instead of integers
-    bool fine;                     // weights are never rounded to one byte
 
     int q_tokens(int sequence) const { return query_start[sequence + 1] - query_start[sequence]; }
 };

@@ -242,7 +242,7 @@ inline Rounding round_weights(const Attention &a, const Work &w, bool whole) {
             for (int t = 0; t < kPageTokens; t += 16) extra = fma(fload(weights(i) + t), fload(minima + t), extra);
             w.minimum[i] += hsum(extra);
         }
-    if (whole && !a.fine && bears_one_plane(a.v)) {
+    if (whole && bears_one_plane(a.v)) {
         int i = 0;
         while (i < count && round_to_one_plane(weights(i), scales(i), bytes(i), w.weights.step + i)) ++i;
         if (i == count) return Rounding::one_plane;

@@ -84,8 +84,7 @@ const Kernel &find(const std::string &name) {
 void attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride, const States &query,
                   const Result &out, Array<const std::int64_t, 1> pages, Array<const std::int64_t, 1> page_start,
                   Array<const std::int32_t, 1> query_start, Array<const std::int32_t, 1> first, Array<const std::int32_t, 1> last,
-                  std::optional<Array<const float, 1>> sinks, float scale, float softcap, bool precise, bool fine,
-                  int threads) {
+                  std::optional<Array<const float, 1>> sinks, float scale, float softcap, bool precise, int threads) {
     Attention a{};
     a.k = layout.k, a.v = layout.v, a.tile_bytes = layout.tile_bytes, a.kv_heads = layout.kv_heads;
     const int q_heads = static_cast<int>(query.shape(1));
@@ -109,7 +108,7 @@ void attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t
     a.query_rotation = &layout.k_encoder.rotation, a.out_rotation = &layout.from_v;
     a.where = {base, stride}, a.pages = pages.data(), a.page_start = page_start.data(), a.query_start = query_start.data();
     a.first = first.data(), a.last = last.data(), a.sinks = sinks ? sinks->data() : nullptr;
-    a.scale = scale, a.softcap = softcap, a.precise = precise, a.fine = fine;
+    a.scale = scale, a.softcap = softcap, a.precise = precise;
     const Kernel &chosen = find(kernel);
     nb::gil_scoped_release release;
     attend(chosen, a, threads);
@@ -196,7 +195,7 @@ void bind_attention(nb::module_ &m) {
         return names;
     }, "Names of the attention kernels that run on this machine, best first.");
     m.def("attend", &attend_pages, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "query"_a, "out"_a, "pages"_a, "page_start"_a,
-          "query_start"_a, "first"_a, "last"_a, "sinks"_a.none(), "scale"_a, "softcap"_a, "precise"_a, "fine"_a, "threads"_a,
+          "query_start"_a, "first"_a, "last"_a, "sinks"_a.none(), "scale"_a, "softcap"_a, "precise"_a, "threads"_a,
           "Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis.");
 }
 
