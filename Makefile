@@ -7,7 +7,7 @@ BIN := .venv/bin
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 TEST_ENV := $(MALLOC) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-all gguf lint venv clean
+.PHONY: demo test test-all gguf models lint venv clean
 
 demo: venv
 	$(MALLOC) $(BIN)/stratakv demo
@@ -17,6 +17,10 @@ test: venv
 
 test-all: venv gguf
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" $(PYTEST_ARGS)
+
+# two models of other people, 350 MB, for the tests marked `real`; their licences are their own
+models: venv
+	$(BIN)/python tools/fetch_models.py
 
 # ggml's libraries: built from source, some minutes, so `make test` leaves what needs them out
 gguf: venv
