@@ -208,7 +208,10 @@ def _application(args: argparse.Namespace) -> FastAPI:
         _say(
             f"warning: --host {args.host} is reachable from other machines and there is no --api-key: anyone can use it"
         )
-    return create_app(Engine(loaded, profile, limits), settings)
+    engine = Engine(loaded, profile, limits)
+    for loss in engine.lost:
+        _say(f"warning: no {loss.feature}: {loss.why}")
+    return create_app(engine, settings)
 
 
 def _device(args: argparse.Namespace) -> str:

@@ -24,6 +24,7 @@ from stratakv.serve.budget import PrefillBudget
 from stratakv.serve.choose_runner import choose_runner
 from stratakv.serve.grammar import Grammars
 from stratakv.serve.groups import capacities, window_groups
+from stratakv.serve.losses import losses
 from stratakv.serve.pool import PagePool
 from stratakv.serve.request import (
     EngineSnapshot,
@@ -63,7 +64,7 @@ class Engine:
                     "smaller context, or a profile with fewer bytes a token"
                 )
         self.pools = [PagePool(capacity) for capacity in pages]
-        self.runner = choose_runner(loaded, profile, self.groups, self.pools)
+        self.runner = choose_runner(loaded, profile, self.groups, pages)
         batched = isinstance(self.runner, BatchedRunner)
         self.scheduler = Scheduler(
             self.groups,
@@ -76,6 +77,7 @@ class Engine:
         self.vocabulary = int(text_config.vocab_size)
         self.end_tokens = _end_tokens(loaded)
         self.grammars = Grammars(loaded.tokenizer, self.vocabulary, self.end_tokens)
+        self.lost = losses(self.runner, self.groups, profile.pairs, self.grammars)
         self.salt = f"{loaded.fingerprint}\n{profile.pairs}".encode()
         self.token_text = lru_cache(maxsize=None)(lambda id_: str(loaded.tokenizer.decode([id_])))
         self.answers: dict[int, Answer] = {}

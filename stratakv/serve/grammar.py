@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from typing import Any
 
@@ -22,6 +23,14 @@ class Grammars:
         self.tokenizer, self.vocabulary = tokenizer, vocabulary
         self.end_tokens = sorted(end_tokens)
         self._table: Any = None
+
+    def unavailable(self) -> str | None:
+        """Why no grammar can bind this model's tokens, in words, as far as can be told without the table; None: nothing known."""
+        if importlib.util.find_spec("llguidance") is None:
+            return "the package llguidance is not installed: pip install 'stratakv[serve]'"
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
+            return "this model's tokenizer is none of the tokenizers library, which llguidance reads"
+        return None
 
     def matcher(self, spec: GrammarSpec) -> Matcher:
         """A matcher at the beginning of an answer; GrammarError where the grammar is wrong."""

@@ -221,13 +221,21 @@ class Counters:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """Something that this server can't do. feature: what, as in "no batching"; why: the reason, in words."""
+
+    feature: str
+    why: str
+
+
+@dataclass(frozen=True)
 class EngineSnapshot:
     """How the engine stands.
 
     healthy: its loop runs; why: it doesn't, in words. running: requests in slots; queued: those that wait. pages: of all
     window groups; used by running requests, free, and cached (kept for prefixes, given up when room is needed). A page is
     page_tokens tokens of all layers of a group. bytes_per_token: of all layers. tokens_per_second: generated, over the last
-    seconds. batching: how sequences share a step, in words.
+    seconds. batching: how sequences share a step, in words; lost: what can't be done with this model here.
     """
 
     healthy: bool
@@ -247,3 +255,4 @@ class EngineSnapshot:
     layers: tuple[LayerSnapshot, ...]
     profile: str
     batching: str
+    lost: tuple[Loss, ...]

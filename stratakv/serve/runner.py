@@ -144,10 +144,15 @@ def _group_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]]
 
 
 class SeparateRunner:
-    """One forward call and one cache for each sequence: right for every model, no faster with many users."""
+    """One forward call and one cache for each sequence: right for every model, no faster with many users.
 
-    def __init__(self, loaded: LoadedModel, profile: Profile, why: str) -> None:
-        self.model, self.profile = loaded.model, profile
+    why: the model can't have more, in words. in_pieces: whether it reads a prompt in pieces as it reads the whole; where not,
+    a prompt is computed with its last piece.
+    """
+
+    def __init__(self, loaded: LoadedModel, profile: Profile, why: str, *, in_pieces: bool = True) -> None:
+        self.model, self.profile, self.why, self.in_pieces = loaded.model, profile, why, in_pieces
+        self.device = self.model.device
         self.batching = f"one forward call for each sequence ({why})"
 
     def run(self, work: list[Work]) -> list[Outcome]:
@@ -167,12 +172,16 @@ class SeparateRunner:
 
     @torch.inference_mode()
     def _forward(self, item: Work) -> torch.Tensor | None:
-        sequence = item.sequence
-        if item.start == 0:
+        sequence, first, end = item.sequence, item.start, item.start + item.count
+        if item.prefill and not self.in_pieces:
+            if end < sequence.prompt_tokens:
+                return None
+            first = 0
+        if first == 0:
             sequence.private = KVCache(self.model.config, self.profile)
-        step = item.count if item.prefill else 1
+        step = end - first if item.prefill else 1
         logits = None
-        for start in range(item.start, item.start + item.count, step):
+        for start in range(first, end, step):
             ids = torch.tensor([sequence.tokens[start : start + step]], device=self.model.device)
             positions = torch.arange(start, start + step, device=self.model.device)[None]
             logits = self.model(

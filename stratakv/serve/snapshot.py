@@ -74,6 +74,7 @@ def take_snapshot(engine: Engine) -> EngineSnapshot:
         layers=_layers(engine),
         profile=engine.profile.name,
         batching=engine.runner.batching,
+        lost=engine.lost,
     )
 
 

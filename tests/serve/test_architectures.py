@@ -7,41 +7,19 @@ from typing import Any
 import pytest
 import torch
 from serving import GREEDY, answers, check_same, tokens_of
-from tiny_models import tiny_model
+from tiny_models import ARCHITECTURES, loaded_tiny
 
-from stratakv.cache.geometry import geometry_of
-from stratakv.engine.attention import use
-from stratakv.engine.load import LoadedModel
 from stratakv.serve.request import GenerationRequest
 
-
-class Letters:
-    """A tokenizer without words."""
-
-    eos_token_id = None
-
-    def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
-        return "".join(chr(65 + token % 26) for token in tokens)
+ONE_BY_ONE = ["deepseek_v3", "falcon", "falcon_h1", "granitemoehybrid", "jamba", "lfm2", "qwen3_next"]
 
 
-def loaded_tiny(model_type: str) -> LoadedModel:
-    model = use(tiny_model(model_type))
-    model.generation_config.eos_token_id = None
-    model.config.eos_token_id = None
-    return LoadedModel(model, Letters(), model_type, model_type, geometry_of(model.config, model_type), 0)
-
-
-BATCHED = ["llama", "mistral", "qwen3_moe", "gemma2", "gemma3_text", "gpt_oss", "cohere2", "llama4_text", "gpt_neox"]
-ONE_BY_ONE = ["deepseek_v3", "qwen3_next", "falcon_h1", "lfm2"]
-
-
-@pytest.mark.parametrize("model_type", [*BATCHED, *ONE_BY_ONE])
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_tokens_of_the_stock_cache(engines: Any, model_type: str) -> None:
     tiny = loaded_tiny(model_type)
     engine = engines("f32", model=tiny, slots=4, context=256, cache_bytes=2**24, prefill_chunk=32)
-    assert engine.runner.batching.startswith("one forward call for all") == (model_type in BATCHED), (
-        engine.runner.batching
-    )
+    batched = engine.runner.batching.startswith("one forward call for all")
+    assert batched == (model_type not in ONE_BY_ONE), engine.runner.batching
     generator = torch.Generator().manual_seed(1)
     requests = [
         GenerationRequest(tuple(torch.randint(3, 97, (length,), generator=generator).tolist()), 10, GREEDY)

@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from stratakv.cache.geometry import geometry_of
+from stratakv.engine.attention import use
+from stratakv.engine.load import LoadedModel
+
 _BASE: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,
@@ -126,3 +130,20 @@ def tiny_model(model_type: str, seed: int = 0) -> PreTrainedModel:
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.15)
     return model
+
+
+class Letters:
+    """A tokenizer without words."""
+
+    eos_token_id = None
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
+        return "".join(chr(65 + token % 26) for token in tokens)
+
+
+def loaded_tiny(model_type: str) -> LoadedModel:
+    """A tiny model as a server takes it, without an end-of-text token."""
+    model = use(tiny_model(model_type))
+    model.generation_config.eos_token_id = None
+    model.config.eos_token_id = None
+    return LoadedModel(model, Letters(), model_type, model_type, geometry_of(model.config, model_type), 0)

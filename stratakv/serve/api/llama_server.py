@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -52,6 +53,8 @@ def router(context: Context) -> APIRouter:
                     "profile": snapshot.profile,
                     "bytes_per_token": snapshot.bytes_per_token,
                     "fallback_template": prompter.own_template is None,
+                    "batching": snapshot.batching,
+                    "lost": [asdict(loss) for loss in snapshot.lost],
                 },
             }
         )

@@ -7,6 +7,7 @@ const HISTORY = 120;
 const FULL_BITS = 16;
 const speeds = [];
 let drawnLayers = "";
+let drawnLost = "[]";
 
 async function tick() {
   if (!document.hidden) {
@@ -32,10 +33,25 @@ function draw(status) {
   setText("running", status.running);
   setText("queued", status.queued);
   setText("bytes", status.bytes_per_token.toLocaleString("en"));
+  drawLost(status.lost);
   drawSpark(status.tokens_per_second);
   drawPages(status);
   drawSlots(status);
   drawLayers(status);
+}
+
+function drawLost(lost) {
+  const text = JSON.stringify(lost);
+  if (text === drawnLost) return;
+  drawnLost = text;
+  $("lost-part").hidden = !lost.length;
+  $("lost").replaceChildren(
+    ...lost.map((loss) => {
+      const row = document.createElement("div");
+      row.append(element("dt", "", `no ${loss.feature}`), element("dd", "", loss.why));
+      return row;
+    }),
+  );
 }
 
 function drawSpark(speed) {

@@ -37,7 +37,13 @@ def test_health_and_props(http):
     props = http.get("/props").json()
     assert props["total_slots"] == 4 and props["default_generation_settings"]["n_ctx"] == 1024
     assert props["default_generation_settings"]["params"]["top_k"] == 40
-    assert props["stratakv"] == {"profile": "turbo4", "bytes_per_token": 3168, "fallback_template": True}
+    assert props["stratakv"] == {
+        "profile": "turbo4",
+        "bytes_per_token": 3168,
+        "fallback_template": True,
+        "batching": "one forward call for all sequences of a step",
+        "lost": [],
+    }
 
 
 def test_completion(http):

@@ -18,6 +18,8 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 from servers import ALIAS, running
 
+from stratakv.serve.request import Loss
+
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FILES = Path(__file__).parents[3] / "stratakv" / "serve" / "web"
 browser_needed = pytest.mark.skipif(
@@ -209,6 +211,18 @@ def test_colours_differ_enough_in_light_and_dark(server):
             driver.find_element(By.CSS_SELECTOR, "summary").click()
             worst, edge = driver.execute_script(ratio)
             assert worst[0] >= 4.5 and edge[0] >= 3, (scheme, worst, edge)
+
+
+@browser_needed
+def test_what_is_lost_is_said_with_its_reason(server, monkeypatch):
+    with browser() as driver:
+        driver.get(server.url)
+        until(driver, lambda d: text(d, "state-text") == "ready")
+        assert not driver.find_element(By.ID, "lost").is_displayed()
+        lost = Loss("batching", "layer 0: a state <b>of</b> constant size")
+        monkeypatch.setattr(server.engine, "lost", (lost,))
+        until(driver, lambda d: d.find_element(By.ID, "lost").is_displayed())
+        assert text(driver, "lost") == f"no batching\n{lost.why}"
 
 
 @browser_needed

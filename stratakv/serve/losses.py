@@ -1,0 +1,45 @@
+"""What a server lacks with this model on this machine, each with its reason: said at the start, in answers, on the page."""
+
+from __future__ import annotations
+
+from stratakv.cache.layout import PageLayout
+from stratakv.kernels.choice import compiled_kernel
+from stratakv.kvtypes import kv_type
+from stratakv.serve.grammar import Grammars
+from stratakv.serve.groups import WindowGroup
+from stratakv.serve.request import Loss
+from stratakv.serve.runner import BatchedRunner, SeparateRunner
+
+
+def losses(
+    runner: BatchedRunner | SeparateRunner,
+    groups: list[WindowGroup],
+    pairs: tuple[tuple[str, str], ...],
+    grammars: Grammars,
+) -> tuple[Loss, ...]:
+    """Every loss of an engine, the gravest first. pairs: type names of K and V by KV ordinal."""
+    found = []
+    if isinstance(runner, SeparateRunner):
+        found += [
+            Loss("batching", f"each sequence takes a forward call of its own: {runner.why}"),
+            Loss("prefix reuse", "no batching, so no shared pages: every prompt is computed from its first token"),
+            Loss("saved slots", "no batching, so no shared pages that could be saved"),
+        ]
+        if not runner.in_pieces:
+            why = "transformers reads this model's prompts right only as a whole: other requests wait while one is computed"
+            found.append(Loss("prompts in pieces", why))
+    slow = []
+    for group in groups:
+        for ordinal, layer in group.layers:
+            k, v = pairs[ordinal]
+            if (
+                compiled_kernel(PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads), runner.device)
+                is None
+            ):
+                slow.append(layer.layer)
+    if slow and runner.device.type == "cpu":
+        which = f"layer {slow[0]}" if len(slow) == 1 else f"{len(slow)} layers"
+        found.append(Loss("compiled kernels", f"{which} read and write the cache in plain torch, many times slower"))
+    if (problem := grammars.unavailable()) is not None:
+        found.append(Loss("grammars", problem))
+    return tuple(found)

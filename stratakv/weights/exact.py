@@ -1,0 +1,36 @@
+"""Packed matrices multiply in float32 for a while: for checks whose answer rounded activations would blur."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from stratakv.weights.fuse import FusedLayer
+from stratakv.weights.modules import PackedExperts, PackedLinear
+
+
+@contextmanager
+def exact_products(model: Any) -> Iterator[None]:
+    """Within, a model's packed matrices multiply as `Product(exact=True)` and no layer runs fused; afterwards all is as before.
+
+    The output head stays as it is: nothing comes after it that could magnify its rounding, and it is the largest matrix.
+    """
+    head = model.get_output_embeddings()
+    with ExitStack() as undo:
+        for module in model.modules():
+            if isinstance(getattr(module.__dict__.get("forward"), "__self__", None), FusedLayer):
+                _set(undo, module, forward=module.forward.__self__.original)
+            if isinstance(module, PackedExperts):
+                _set(undo, module, exact=True, _products={})
+            if isinstance(module, PackedLinear) and module is not head:
+                _set(undo, module.product, exact=True, dtype=torch.float32)
+        yield
+
+
+def _set(undo: ExitStack, owner: Any, **values: Any) -> None:
+    for name, value in values.items():
+        undo.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
