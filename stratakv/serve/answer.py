@@ -39,7 +39,7 @@ class Answer:
             banned = dict.fromkeys(end_tokens, -float("inf"))
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **banned})
         self.sequence, self.ticket, self.limit = sequence, ticket, limit
-        self._sampler, self._stream, self._matcher = Sampler(sampling), stream, matcher
+        self._sampler, self._stream, self._matcher = Sampler(sampling, stream.tokenizer), stream, matcher
         self._end_tokens, self._token_text = end_tokens, token_text
         self._waiting: list[TokenInfo] = []  # tokens whose text is not certain yet
         self.items: list[Piece | Finish] = []

@@ -1,36 +1,49 @@
-"""Drawing the next token of one sequence: llama.cpp's samplers in llama.cpp's order, a random stream for each request.
+"""Drawing the next token of one sequence: llama.cpp's samplers in llama.cpp's order, or in the request's.
 
-Penalties and biases, then the grammar's mask, then top-k, top-p, min-p, then temperature and the draw. The n-th token of a
-request is drawn with the n-th number of its own stream: what else runs beside it changes nothing.
+Biases and the grammar's mask come first, then the samplers, then the draw. Each token of the vocabulary has a random number of
+its own at each place of the answer, made from the seed (Maddison et al., 2014: the largest sum of logit and Gumbel noise is
+drawn as by the softmax). So what else runs beside a request changes nothing, and logits that differ by rounding rarely do.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from stratakv.serve import dry, samplers
 from stratakv.serve.request import SamplingParams
+from stratakv.serve.samplers import Candidates
 
 Alternatives = tuple[tuple[int, float], ...]
+_DRAW, _XTC = 0, 1  # what a random number is for
 
 
 class Sampler:
-    """Draws the tokens of one request."""
+    """Draws the tokens of one request. tokenizer: of the model, for DRY's sequence breakers; needed where dry_multiplier is set.
 
-    def __init__(self, params: SamplingParams) -> None:
+    candidates: after a draw, the tokens that it was made from, with their logits at the end of the samplers.
+    """
+
+    def __init__(self, params: SamplingParams, tokenizer: Any = None) -> None:
         self.params = params
-        self._random = np.random.Generator(
-            np.random.Philox(secrets.randbits(64) if params.seed is None else params.seed)
+        self.candidates: Candidates | None = None
+        self._seed = secrets.randbits(64) if params.seed is None else params.seed
+        self._drawn = 0
+        self._chain = [name for name in params.samplers if params.active(name)]
+        self._breakers = dry.find_breakers(tokenizer, params.dry_sequence_breakers) if "dry" in self._chain else {}
+        # The best token stays the best, and is the only one that can be drawn
+        self._greedy = (
+            params.temperature == 0
+            and params.dynatemp_range == 0
+            and "temperature" in self._chain
+            and not {"xtc", "typ_p", "penalties", "dry"} & set(self._chain)
         )
-        self._penalised = (
-            params.repeat_last_n != 0
-            and (params.repeat_penalty, params.presence_penalty, params.frequency_penalty) != (1.0, 0.0, 0.0)
-        )  # fmt: skip
-        self.plain = not self._penalised and not params.logit_bias
 
     def draw(self, logits: torch.Tensor, tokens: Sequence[int], mask: torch.Tensor | None = None) -> int:
         """The next token.
@@ -38,45 +51,87 @@ class Sampler:
         logits: float32 [vocabulary], left as they are. tokens: prompt and answer so far. mask: boolean [vocabulary], True for
         what a grammar allows.
         """
-        if not self.plain:
-            logits = self._adjusted(logits.clone(), tokens)
+        if self.params.logit_bias:
+            logits = logits.clone()
+            for token, bias in self.params.logit_bias.items():
+                if token < len(logits):
+                    logits[token] += bias
         if mask is not None:
             logits = logits.masked_fill(~mask, -torch.inf)
-        if self.params.temperature == 0:
-            return int(logits.argmax())
-        return self._random_draw(logits)
-
-    def _adjusted(self, logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
-        params = self.params
-        if self._penalised:
-            window = tokens if params.repeat_last_n < 0 else tokens[-params.repeat_last_n :]
-            counts = Counter(window)
-            ids = torch.tensor(list(counts), dtype=torch.long)
-            times = torch.tensor(list(counts.values()), dtype=torch.float32)
-            seen = logits[ids]
-            seen = torch.where(seen > 0, seen / params.repeat_penalty, seen * params.repeat_penalty)
-            logits[ids] = seen - times * params.frequency_penalty - params.presence_penalty
-        for token, bias in params.logit_bias.items():
-            if token < len(logits):
-                logits[token] += bias
-        return logits
-
-    def _random_draw(self, logits: torch.Tensor) -> int:
-        params = self.params
-        count = min(params.top_k or len(logits), len(logits))
-        best, ids = torch.topk(logits, count)  # sorted, best first
-        values = best.double().numpy()
-        values = values[: int(np.isfinite(values).sum())]
-        if not len(values):
+        if logits.max() == -torch.inf:
             raise ValueError("no token is allowed: grammar, logit_bias and ignore_eos leave none")
-        if params.top_p < 1:
-            cumulative = np.cumsum(_softmax(values))
-            values = values[: int(np.searchsorted(cumulative, params.top_p)) + 1]
-        if params.min_p > 0:
-            values = values[values >= values[0] + np.log(params.min_p)]
-        cumulative = np.cumsum(_softmax(values / params.temperature))
-        chosen = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
-        return int(ids[min(chosen, len(values) - 1)])
+        self._drawn += 1
+        if self._greedy:
+            best = int(logits.argmax())
+            self.candidates = Candidates(np.array([best]), logits[best : best + 1].numpy(), True)
+            return best
+        found = Candidates(np.arange(len(logits)), logits.numpy())
+        for name in self._chain:
+            found = self._apply(name, found, tokens)
+        self.candidates = found = found.kept(np.isfinite(found.logits))
+        noise = -np.log(-np.log(self._uniform(_DRAW, found.ids)))
+        return int(found.ids[np.argmax(found.logits + noise)])
+
+    def _apply(self, name: str, found: Candidates, tokens: Sequence[int]) -> Candidates:
+        params = self.params
+        if name == "penalties":
+            return self._penalised(found, tokens)
+        if name == "dry":
+            return self._without_repetitions(found, tokens)
+        if name == "xtc":
+            chance = float(self._uniform(_XTC, np.zeros(1, dtype=np.int64))[0])
+            return found if chance > params.xtc_probability else samplers.xtc(found, params.xtc_threshold)
+        if name == "temperature":
+            if params.dynatemp_range > 0:
+                return samplers.dynamic_temperature(
+                    found, params.temperature, params.dynatemp_range, params.dynatemp_exponent
+                )
+            return samplers.temperature(found, params.temperature)
+        value = params.typical_p if name == "typ_p" else getattr(params, name)
+        return _ONE_NUMBER[name](found, value)
+
+    def _penalised(self, found: Candidates, tokens: Sequence[int]) -> Candidates:
+        params = self.params
+        counts = Counter(tokens if params.repeat_last_n < 0 else tokens[-params.repeat_last_n :])
+        places = _places(found, list(counts))
+        times = np.array([counts[int(id_)] for id_ in found.ids[places]], dtype=np.float64)
+        logits = found.logits.astype(np.float64)
+        seen = logits[places]
+        seen = np.where(seen > 0, seen / params.repeat_penalty, seen * params.repeat_penalty)
+        logits[places] = seen - times * params.frequency_penalty - params.presence_penalty
+        return Candidates(found.ids, logits)
+
+    def _without_repetitions(self, found: Candidates, tokens: Sequence[int]) -> Candidates:
+        params = self.params
+        last = params.dry_penalty_last_n
+        costs = dry.penalties(
+            tokens if last < 0 else tokens[-last:],
+            self._breakers,
+            multiplier=params.dry_multiplier,
+            base=params.dry_base,
+            allowed=params.dry_allowed_length,
+        )
+        if not costs:
+            return found
+        places = _places(found, list(costs))
+        logits = found.logits.astype(np.float64)
+        logits[places] -= np.array([costs[int(id_)] for id_ in found.ids[places]])
+        return Candidates(found.ids, logits)
+
+    def _uniform(self, purpose: int, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """A number above 0 and below 1 for each token, by the seed, the place in the answer, and what it is for."""
+        key = _mix(np.array([self._seed], dtype=np.uint64))
+        key = _mix(key + np.array([2 * self._drawn + purpose], dtype=np.uint64))
+        return ((_mix(key + ids.astype(np.uint64)) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+_ONE_NUMBER: dict[str, Callable[[Candidates, Any], Candidates]] = {
+    "top_k": samplers.top_k,
+    "top_p": samplers.top_p,
+    "min_p": samplers.min_p,
+    "typ_p": samplers.typical_p,
+    "top_n_sigma": samplers.top_n_sigma,
+}
 
 
 def log_probabilities(logits: torch.Tensor, token: int, count: int) -> tuple[float, Alternatives]:
@@ -86,7 +141,14 @@ def log_probabilities(logits: torch.Tensor, token: int, count: int) -> tuple[flo
     return float(logs[token]), tuple(zip(map(int, ids.tolist()), best.tolist(), strict=True))
 
 
-def _softmax(values: np.ndarray) -> np.ndarray:
-    weights = np.exp(values - values.max())
-    total: np.ndarray = weights / weights.sum()
-    return total
+def _places(found: Candidates, ids: list[int]) -> NDArray[np.int64]:
+    """Where these tokens are among the candidates, those that are."""
+    return np.flatnonzero(np.isin(found.ids, ids))
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's output function (Steele et al., 2014)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

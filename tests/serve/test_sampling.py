@@ -76,6 +76,35 @@ def test_a_seed_repeats_and_masks_hold() -> None:
         one.draw(logits, (), torch.zeros(200, dtype=torch.bool))
 
 
+def test_xtc_leaves_out_the_best_as_often_as_asked() -> None:
+    shares = torch.softmax(LOGITS, 0)
+    often = drawn(2000, xtc_probability=0.3, xtc_threshold=float(shares[4]) - 1e-3)
+    assert often[1] / 2000 == pytest.approx(0.7 * float(shares[1]), abs=0.05)
+    assert set(drawn(xtc_probability=1.0, xtc_threshold=0.1, temperature=0.0)) == {2}
+
+
+def test_samplers_run_in_the_order_given() -> None:
+    """At a temperature of 100 all tokens are alike, so that top_p after it keeps all of them."""
+    hot = {"top_p": float(torch.softmax(LOGITS, 0)[1]) - 1e-3, "temperature": 100.0}
+    assert set(drawn(**hot)) == {1} and set(drawn(**hot, samplers=("temperature", "top_p"))) > {1}
+    assert set(drawn(top_k=1, samplers=())) == set(range(5))
+
+
+def test_samplers_that_are_off_change_nothing() -> None:
+    off = {"xtc_threshold": 0.3, "dynatemp_exponent": 3.0, "dry_base": 9.0, "dry_allowed_length": 0, "top_n_sigma": 0.0}
+    assert drawn(tokens=(1, 1, 1), **off, repeat_last_n=0) == drawn()
+
+
+def test_a_draw_hangs_on_probabilities_not_on_ranks() -> None:
+    """The same seed, logits that differ by rounding, and a token more at the end of the nucleus."""
+    logits = torch.randn(3000, generator=torch.Generator().manual_seed(1))
+    moved = logits + 1e-5 * torch.randn(3000, generator=torch.Generator().manual_seed(2))
+    one, two = (Sampler(SamplingParams(**NEUTRAL, seed=3)) for _ in range(2))
+    assert sum(one.draw(logits, ()) == two.draw(moved, ()) for _ in range(500)) >= 499
+    one, two = (Sampler(SamplingParams(**{**NEUTRAL, "top_k": k}, seed=3)) for k in (400, 401))
+    assert sum(one.draw(logits, ()) == two.draw(logits, ()) for _ in range(500)) >= 495
+
+
 def test_logits_are_left_alone() -> None:
     before = LOGITS.clone()
     drawn(repeat_penalty=2.0, tokens=(1,), logit_bias={2: 1.0})
@@ -95,7 +124,9 @@ def test_log_probabilities() -> None:
     [
         {"temperature": -1.0}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0.0}, {"min_p": 2.0}, {"seed": -1},
         {"logprobs": 21}, {"repeat_penalty": 0.0}, {"logit_bias": {-1: 0.0}}, {"logit_bias": {1: math.nan}},
-        {"presence_penalty": math.inf}, {"repeat_last_n": -2},
+        {"presence_penalty": math.inf}, {"repeat_last_n": -2}, {"typical_p": 0.0}, {"xtc_probability": 1.1},
+        {"xtc_threshold": -0.1}, {"dynatemp_range": -1.0}, {"dynatemp_exponent": math.nan}, {"dry_multiplier": -1.0},
+        {"dry_base": 0.5}, {"dry_allowed_length": -1}, {"dry_penalty_last_n": -2}, {"samplers": ("top_k", "magic")},
     ],
     ids=str,
 )  # fmt: skip

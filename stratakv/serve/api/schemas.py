@@ -10,22 +10,17 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from stratakv.serve.api.errors import ApiError
-from stratakv.serve.request import GrammarSpec, SamplingParams
+from stratakv.serve.request import SAMPLERS, GrammarSpec, SamplingParams
 
 MAX_STOPS = 16
 MAX_SCHEMA = 2**17  # characters
 MAX_TOKENS = 2**31 - 1
 _TURNED_OFF: dict[str, tuple[Any, ...]] = {
     "mirostat": (0,),
-    "typical_p": (1,),
     "tfs_z": (1,),
-    "top_n_sigma": (-1, 0),
-    "dynatemp_range": (0,),
-    "dry_multiplier": (0,),
-    "xtc_probability": (0,),
     "min_keep": (0,),
     "t_max_predict_ms": (-1, 0),
     "n_keep": (0,),
@@ -36,10 +31,15 @@ _TURNED_OFF: dict[str, tuple[Any, ...]] = {
     "background": (False,),
     "service_tier": ("auto", "default"),
     "modalities": (["text"],),
-    "samplers": ([],),
     "post_sampling_probs": (False,),
     "timings_per_token": (False,),
 }
+
+# llama-server's letters, and names that its command line takes too
+_LETTERS = {"e": "penalties", "d": "dry", "s": "top_n_sigma", "k": "top_k", "y": "typ_p", "p": "top_p", "m": "min_p"}
+_LETTERS |= {"x": "xtc", "t": "temperature"}
+_OTHER_NAMES = {"typical_p": "typ_p", "typical": "typ_p", "temp": "temperature", "nucleus": "top_p"}
+_ALWAYS_OFF = ("adaptive_p",)  # in lists that clients send by default; its own parameters are refused where they are on
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
@@ -54,6 +54,20 @@ def _some(tokens: int) -> int:
 
 NewTokens = Annotated[int, Field(ge=-1, le=MAX_TOKENS, description="-1: as many as fit"), AfterValidator(_some)]
 Bias = Annotated[float, Field(ge=-1e4, le=1e4)]
+Breaker = Annotated[str, StringConstraints(min_length=1, max_length=40)]
+
+
+def _list(value: Any) -> Any:
+    """SillyTavern sends its list of breakers as a string of JSON."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return [value]
+    return value
+
+
+Breakers = Annotated[list[Breaker], Field(max_length=16), BeforeValidator(_list)]
 SLOT = Field(None, ge=-1, le=2**15, description="wait for this slot; -1: any")
 
 
@@ -86,6 +100,21 @@ class SamplingBody(Body):
     repeat_last_n: int | None = Field(None, ge=-1, le=MAX_TOKENS)
     presence_penalty: float | None = Field(None, ge=-100, le=100)
     frequency_penalty: float | None = Field(None, ge=-100, le=100)
+    typical_p: float | None = Field(None, ge=0, le=1, description="1: off")
+    typ_p: float | None = Field(None, ge=0, le=1, description="another name of typical_p")
+    top_n_sigma: float | None = Field(None, ge=-1, le=100, description="0 and below: off")
+    xtc_probability: float | None = Field(None, ge=0, le=1, description="0: off")
+    xtc_threshold: float | None = Field(None, ge=0, le=1, description="above 0.5: off")
+    dynatemp_range: float | None = Field(None, ge=0, le=100, description="0: off")
+    dynatemp_exponent: float | None = Field(None, ge=0, le=100)
+    dry_multiplier: float | None = Field(None, ge=0, le=100, description="0: off")
+    dry_base: float | None = Field(None, ge=0, le=100, description="below 1: llama.cpp's 1.75")
+    dry_allowed_length: int | None = Field(None, ge=0, le=MAX_TOKENS)
+    dry_penalty_last_n: int | None = Field(None, ge=-1, le=MAX_TOKENS, description="0: off, -1: all")
+    dry_sequence_breakers: Breakers | None = Field(None, description="a list, or the same as JSON in a string")
+    samplers: str | Annotated[list[str], Field(max_length=32)] | None = Field(
+        None, description="which samplers run, in this order: names, or llama-server's letters"
+    )
     seed: int | None = Field(None, ge=-1, lt=2**63, description="-1: another draw each time")
 
 
@@ -97,8 +126,15 @@ def sampling_params(
     logprobs: int | None = None,
 ) -> SamplingParams:
     """The engine's form. logit_bias: {token id as text: bias} or [[id, bias or false]]; false bans the token."""
-    names = SamplingBody.model_fields
-    given = {name: value for name in names if (value := getattr(body, name)) is not None}
+    given = {name: value for name in SamplingBody.model_fields if (value := getattr(body, name)) is not None}
+    typical = given.pop("typ_p", 1.0)
+    given["typical_p"] = max(min(given.get("typical_p", 1.0), typical), 1e-6)
+    if given.get("dry_base", 1) < 1:
+        del given["dry_base"]
+    if (breakers := given.pop("dry_sequence_breakers", None)) is not None:
+        given["dry_sequence_breakers"] = tuple(breakers)
+    if (order := given.pop("samplers", None)) is not None:
+        given["samplers"] = sampler_order(order)
     if given.get("seed") == -1:
         del given["seed"]
     if given.get("top_k") == -1:
@@ -108,6 +144,17 @@ def sampling_params(
     if given.get("temperature", 1) < 1e-4:  # below, logits overflow; the draw is greedy anyway
         given["temperature"] = 0.0
     return SamplingParams(**given, logit_bias=_biases(logit_bias, vocabulary), logprobs=logprobs)
+
+
+def sampler_order(given: str | list[str]) -> tuple[str, ...]:
+    """Samplers by llama-server's names, or by its letters in one string; ApiError for what is none."""
+    names = [_LETTERS.get(letter, letter) for letter in given] if isinstance(given, str) else given
+    names = [_OTHER_NAMES.get(name, name) for name in names if name not in _ALWAYS_OFF]
+    for name in names:
+        if name not in SAMPLERS:
+            allowed = f"{', '.join(SAMPLERS)}, or the letters {''.join(_LETTERS)}"
+            raise ApiError(f"samplers: {name[:50]!r} is none, there are {allowed}", param="samplers")
+    return tuple(names)
 
 
 def _biases(given: Mapping[str, float] | list[tuple[int, float | bool]] | None, vocabulary: int) -> dict[int, float]:
