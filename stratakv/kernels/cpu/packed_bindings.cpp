@@ -108,6 +108,13 @@ private:
 void bind_packed_weights(nb::module_ &m) {
     m.def("open_ggml", [](const std::string &base, const std::string &cpu) { return open_ggml(base.c_str(), cpu.c_str()); }, "base"_a, "cpu"_a,
           "Use ggml's kernels from these two libraries; what is wrong with them, or nothing.");
+    m.def("tile_kernels", [] {
+        std::vector<std::string> names;
+        for (const TileKernel *kernel : tile_kernels()) names.emplace_back(kernel->name);
+        return names;
+    }, "Instruction sets that multiply packed rows on this machine, best first.");
+    m.def("tiles_in_use", &tiles_in_use, "The instruction set that multiplies packed rows.");
+    m.def("use_tiles", &use_tiles, "name"_a, "Multiply with this one from now on; False where it doesn't run here.");
     m.def("check_ggml_type", [](int type) { row_type(type); }, "type"_a, "ValueError for a type that ggml can't multiply here.");
     m.def("guard_mapping", [](Address address, std::uint64_t size) { guard_mapping(at<void>(address), size); }, "address"_a, "size"_a,
           "Let reads of this mapping give zeros, instead of a crash, where its file has become shorter.");

@@ -9,60 +9,6 @@
 namespace stratakv {
 namespace {
 
-// Shares of work: several a thread, so that the last one isn't waited for long, and large enough to be worth the fetch.
-std::int64_t rows_a_part(std::int64_t rows, int threads) { return std::max<std::int64_t>(16, rows / (std::int64_t(threads) * 6) + 1); }
-
-// Activations packed as each of some types wants them. Kept by the calling thread: no allocation a call.
-class Activations {
-public:
-    Activations(const float *x, std::int64_t rows, std::int64_t columns, int threads) : x_(x), rows_(rows), columns_(columns), threads_(threads) {}
-
-    void add(const RowType &type) {
-        if (!type.pack || find(type.dot_type)) return;
-        Packed &packed = slots()[count_++];
-        packed.dot_type = type.dot_type, packed.stride = type.dot_bytes(columns_);
-        // a kernel may read whole vectors past the end
-        if (packed.bytes.size() < packed.stride * rows_ + 64) packed.bytes.resize(packed.stride * rows_ + 64);
-        const std::int64_t share = rows_ > 1 ? 1 : rows_;
-        parallel_for(rows_ * columns_ < 16384 ? 1 : threads_, static_cast<int>(rows_ / share), [&](int row) {
-            type.pack(x_ + row * columns_, packed.bytes.data() + row * packed.stride, columns_);
-        });
-    }
-
-    const void *row(const RowType &type, std::int64_t index) const {
-        if (!type.pack) return x_ + index * columns_;
-        const Packed *packed = find(type.dot_type);
-        return packed->bytes.data() + index * packed->stride;
-    }
-
-private:
-    struct Packed {
-        int dot_type;
-        std::size_t stride;
-        std::vector<std::uint8_t> bytes;
-    };
-    static Packed *slots() {
-        thread_local Packed kept[8];
-        return kept;
-    }
-    const Packed *find(int dot_type) const {
-        for (int i = 0; i < count_; ++i)
-            if (kept_[i].dot_type == dot_type) return &kept_[i];
-        return nullptr;
-    }
-
-    const float *x_;
-    std::int64_t rows_, columns_;
-    int threads_, count_ = 0;
-    Packed *kept_ = slots();  // of the thread that made this: workers read it
-};
-
-float dot(const Matrix &matrix, const std::uint8_t *row, const void *x) {
-    float result;
-    matrix.type->dot(static_cast<int>(matrix.columns), &result, 0, row, 0, x, 0, 1);
-    return result;
-}
-
 std::uint16_t bfloat(float value) {
     std::uint32_t bits;
     std::memcpy(&bits, &value, 4);
@@ -90,63 +36,6 @@ void norm_row(const float *x, const float *weight, float epsilon, std::int64_t d
 }
 
 }  // namespace
-
-std::int64_t total_rows(const Matrices &matrices) {
-    std::int64_t total = 0;
-    for (const Matrix *matrix : matrices) total += matrix->rows;
-    return total;
-}
-
-void multiply(const Matrices &matrices, const float *x, std::int64_t tokens, float *out, int threads) {
-    const std::int64_t total = total_rows(matrices), per_part = rows_a_part(total, threads);
-    Activations activations(x, tokens, matrices[0]->columns, threads);
-    struct Part {
-        const Matrix *matrix;
-        std::int64_t offset, begin, end;
-    };
-    thread_local std::vector<Part> kept;
-    std::vector<Part> &parts = kept;
-    parts.clear();
-    std::int64_t offset = 0;
-    for (const Matrix *matrix : matrices) {
-        activations.add(*matrix->type);
-        for (std::int64_t begin = 0; begin < matrix->rows; begin += per_part)
-            parts.push_back({matrix, offset, begin, std::min(begin + per_part, matrix->rows)});
-        offset += matrix->rows;
-    }
-    const Part *first = parts.data();
-    parallel_for(threads, static_cast<int>(parts.size()), [&, first](int i) {
-        const Part &part = first[i];
-        const Matrix &matrix = *part.matrix;
-        const std::size_t row_bytes = matrix.type->row_bytes(matrix.columns);
-        const std::uint8_t *row = matrix.data + part.begin * row_bytes;
-        for (std::int64_t r = part.begin; r < part.end; ++r, row += row_bytes) {
-            const std::int64_t place = matrix.place.empty() ? r : matrix.place[r];
-            const float bias = matrix.bias.empty() ? 0.0f : matrix.bias[place];
-            for (std::int64_t t = 0; t < tokens; ++t)
-                out[t * total + part.offset + place] = dot(matrix, row, activations.row(*matrix.type, t)) + bias;
-        }
-    });
-}
-
-void multiply_chosen(const Matrix &first, std::int64_t experts, const std::int64_t *index, std::int64_t slots, std::int64_t share,
-                     const float *x, float *out, std::int64_t out_stride, int threads) {
-    const std::int64_t per_part = std::max<std::int64_t>(16, rows_a_part(first.rows * slots, threads));
-    const std::int64_t parts = (first.rows + per_part - 1) / per_part;
-    const std::size_t row_bytes = first.type->row_bytes(first.columns);
-    Activations activations(x, slots / share, first.columns, threads);
-    activations.add(*first.type);
-    parallel_for(threads, static_cast<int>(slots * parts), [&](int i) {
-        const std::int64_t slot = i / parts, begin = i % parts * per_part, end = std::min(begin + per_part, first.rows);
-        if (index[slot] < 0 || index[slot] >= experts) {  // transformers' mark for a token of no expert
-            std::fill(out + slot * out_stride + begin, out + slot * out_stride + end, 0.0f);
-            return;
-        }
-        const void *at = activations.row(*first.type, slot / share);
-        const std::uint8_t *row = first.data + (index[slot] * first.rows + begin) * row_bytes;
-        for (std::int64_t r = begin; r < end; ++r, row += row_bytes) out[slot * out_stride + r] = dot(first, row, at);
-    });
-}
 
 void unpack(const Matrix &matrix, const std::int64_t *index, std::int64_t first, std::int64_t count, float *floats, std::uint16_t *bfloats,
             int threads) {

@@ -3,31 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "ggml_types.h"
+#include "../../weights/cpu/products.h"
 
 namespace stratakv {
-
-// rows x columns in blocks at `data`, which lives as long as the matrix is used. place: where each stored row's result goes
-// (empty: in order); source: the way back, which stored row belongs to a place. bias: by place, or empty.
-struct Matrix {
-    const RowType *type;
-    std::int64_t rows, columns;
-    const std::uint8_t *data;
-    std::vector<std::int32_t> place, source;
-    std::vector<float> bias;
-
-    const std::uint8_t *row(std::int64_t index) const { return data + index * type->row_bytes(columns); }
-};
-using Matrices = std::vector<const Matrix *>;  // of equal columns: their results stand side by side
-
-std::int64_t total_rows(const Matrices &matrices);
-
-// out[token][rows of all matrices] = matrices x[token]; x is [tokens][columns].
-void multiply(const Matrices &matrices, const float *x, std::int64_t tokens, float *out, int threads);
-
-// Every (slot) of some experts: out[slot] = matrix `index[slot]` of equally shaped ones after another, times x[slot / x_share].
-void multiply_chosen(const Matrix &first, std::int64_t experts, const std::int64_t *index, std::int64_t slots, std::int64_t share,
-                     const float *x, float *out, std::int64_t out_stride, int threads);
 
 // Rows to float32, or to bfloat16 where floats is null. index: which places, or null for first, first + 1, ...
 void unpack(const Matrix &matrix, const std::int64_t *index, std::int64_t first, std::int64_t count, float *floats, std::uint16_t *bfloats,

@@ -1,0 +1,11 @@
+#include "tile.h"
+#include "lanes_portable.h"
+//
+#include "tile_body.h"
+
+namespace stratakv {
+const TileKernel *portable_tiles() {
+    static const TileKernel kernel{lanes::kName, lanes::kLanes, find, pack};
+    return &kernel;
+}
+}  // namespace stratakv
