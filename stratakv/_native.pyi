@@ -144,6 +144,17 @@ def open_ggml(base: str, cpu: str) -> str:
     Use ggml's kernels from these two libraries; what is wrong with them, or nothing.
     """
 
+def tile_kernels() -> list[str]:
+    """
+    Instruction sets that multiply packed rows on this machine, best first.
+    """
+
+def tiles_in_use() -> str:
+    """The instruction set that multiplies packed rows."""
+
+def use_tiles(name: str) -> bool:
+    """Multiply with this one from now on; False where it doesn't run here."""
+
 def check_ggml_type(type: int) -> None:
     """ValueError for a type that ggml can't multiply here."""
 
@@ -164,10 +175,8 @@ class Matrix:
     def __init__(
         self, type: int, rows: int, columns: int, data: int, place: Sequence[int], bias: Sequence[float]
     ) -> None: ...
-    def unpack(self, index: int, first: int, count: int, floats: int, bfloats: int, threads: int) -> None:
-        """
-        Rows by place to float32 or bfloat16, whichever address is not 0; index: int64, or 0 for first, first + 1, ...
-        """
+    def unpack(self, index: int, first: int, count: int, out: int, threads: int) -> None:
+        """Rows by place to float32; index: int64, or 0 for first, first + 1, ..."""
 
     def multiply_chosen(
         self, experts: int, index: int, slots: int, share: int, x: int, out: int, out_stride: int, threads: int

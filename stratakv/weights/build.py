@@ -131,8 +131,6 @@ def _put_packed(model: Any, plan: Plan, dtype: torch.dtype, exact: bool) -> Any:
     tied = isinstance(head, nn.Linear) and head.weight.is_meta and isinstance(embedding, PackedEmbedding)
     if tied and model.config.get_text_config(decoder=True).tie_word_embeddings:
         model.set_output_embeddings(PackedLinear(embedding.tensor, None, exact=exact))
-    if isinstance(head := model.get_output_embeddings(), PackedLinear):
-        head.product.dtype = torch.float32  # logits of 16 bits would be noise
 
 
 def _module(owner: nn.Module, tensor: Any, bias: torch.Tensor | None, dtype: torch.dtype, exact: bool) -> nn.Module:

@@ -10,7 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stratakv.kernels.native import native
 from stratakv.weights.modules import PackedLinear, activation_number
-from stratakv.weights.packed import FEW, Product
+from stratakv.weights.packed import Product
 
 # Their layers differ in the norms of q and k and in biases alone; a trial run at load has the last word
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -133,36 +133,13 @@ class FusedLayer:
         v = torch.empty(batch, self.kv_heads, tokens, self.dim)
         angles = cos.data_ptr(), sin.data_ptr(), len(cos)
         heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), torch.get_num_threads()
-        if batch * tokens <= FEW:
-            self.compiled.enter(x.data_ptr(), batch, tokens, *angles, *heads)
-            return q, k, v
-        projected = self.qkv(self._normed(x, self.norms[0]))
-        q_norm, k_norm = (norm.data_ptr() if norm.numel() else 0 for norm in self.norms[2:])
-        shape = batch, tokens, self.q_heads, self.kv_heads, self.dim
-        module: Any = native()
-        module.split_heads(projected.data_ptr(), *shape, q_norm, k_norm, self.epsilon, *angles, *heads)
+        self.compiled.enter(x.data_ptr(), batch, tokens, *angles, *heads)
         return q, k, v
 
     def _leave(self, attended: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        rows, threads = x.shape[0] * x.shape[1], torch.get_num_threads()
-        if rows <= FEW:
-            out = torch.empty_like(x)
-            self.compiled.leave(attended.data_ptr(), x.data_ptr(), rows, out.data_ptr(), threads)
-            return out
-        module: Any = native()
-        y = self.output(attended).add_(x)
-        both = self.gate_up(self._normed(y, self.norms[1]))
-        gated = torch.empty(*x.shape[:-1], self.down.columns)
-        module.gate(self.activation, both.data_ptr(), rows, self.down.columns, gated.data_ptr(), threads)
-        result: torch.Tensor = self.down(gated).add_(y)
-        return result
-
-    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        module: Any = native()
         out = torch.empty_like(x)
-        dim = x.shape[-1]
-        addresses = x.data_ptr(), weight.data_ptr(), self.epsilon, x.numel() // dim, dim, out.data_ptr()
-        module.rms_norm(*addresses, torch.get_num_threads())
+        rows = x.shape[0] * x.shape[1]
+        self.compiled.leave(attended.data_ptr(), x.data_ptr(), rows, out.data_ptr(), torch.get_num_threads())
         return out
 
 
@@ -185,7 +162,7 @@ def _agree(model: Any, fused: FusedLayer) -> bool:
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        for tokens in (3, FEW + 3):
+        for tokens in (3, 70):
             x = torch.randn(1, tokens, fused.qkv.columns, generator=generator)
             with torch.inference_mode():
                 positions = torch.arange(tokens)[None]

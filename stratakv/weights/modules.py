@@ -9,7 +9,7 @@ from torch import nn
 from transformers.activations import ACT2CLS, ClassInstantier
 
 from stratakv.kernels.native import native
-from stratakv.weights.packed import FEW, PackedTensor, Product, unpack_into
+from stratakv.weights.packed import PackedTensor, Product, unpack_into
 
 # transformers' names of what the compiled `gate` knows, in its order
 _ACTIVATIONS = {"silu": 0, "swish": 0, "gelu": 1, "gelu_pytorch_tanh": 2}
@@ -92,8 +92,8 @@ class PackedExperts(nn.Module):
         """hidden_states [tokens, width]; top_k_index, top_k_weights [tokens, k]: the weighted sum of each token's experts."""
         tokens, chosen = top_k_index.shape
         differentiable = torch.is_grad_enabled() and hidden_states.requires_grad
-        if tokens * chosen <= 2 * FEW and not differentiable and not self.exact and self.activation is not None:
-            out = self._few(hidden_states.float().contiguous(), top_k_index.to(torch.int64).contiguous())
+        if not differentiable and not self.exact and self.activation is not None:
+            out = self._together(hidden_states.float().contiguous(), top_k_index.to(torch.int64).contiguous())
             return (out.view(tokens, chosen, -1) * top_k_weights.unsqueeze(-1)).sum(1).to(hidden_states.dtype)
         result = torch.zeros_like(hidden_states)
         for expert in top_k_index.unique().tolist():
@@ -106,7 +106,7 @@ class PackedExperts(nn.Module):
             result = result.index_add(0, token, out.to(result.dtype))
         return result
 
-    def _few(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def _together(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """One compiled call a matrix for all of the tokens' experts: [tokens * k, width]."""
         module: Any = native()
         slots, share, inner = index.numel(), index.shape[1], self.intermediate_dim

@@ -12,8 +12,6 @@ from gguf import GGMLQuantizationType
 from stratakv.kernels.native import native
 from stratakv.weights.mapped_file import MappedFile
 
-# Up to so many tokens ggml's product of a row and a vector is faster than unpacking the row for torch
-FEW = 24
 # Values of a piece that is unpacked at once: it stays in the second-level cache until torch reads it
 _PIECE = 2**19
 _kept = threading.local()
@@ -63,8 +61,8 @@ class PackedTensor:
 class Product:
     """Some matrices of one input, their results side by side: [rows of the first | rows of the second | ...].
 
-    exact: unpack in any case and multiply in float32, as the unpacked matrix would: activations of 8 or 16 bits are noise
-    that hides damage of 1e-5 nats.
+    A token's results depend on that token alone, to the bit, whatever is computed beside it (weights/cpu/tile.h). exact: unpack
+    and multiply in float32, as the unpacked matrix would: activations of 8 bits are noise that hides damage of 1e-5 nats.
     """
 
     def __init__(self, tensors: list[PackedTensor], biases: list[torch.Tensor | None], *, exact: bool = False) -> None:
@@ -75,10 +73,7 @@ class Product:
         self.group = module.MatrixGroup(self.matrices)
         self.columns = tensors[0].columns
         self.rows = sum(tensor.rows for tensor in tensors)
-        # 16 bits hold what 8-bit blocks say; wider rows keep their own precision
         self.exact = exact
-        wide = exact or any(tensor.type.name in ("F32", "F16") for tensor in tensors)
-        self.dtype = torch.float32 if wide or not _fast_bfloat16() else torch.bfloat16
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [..., columns]; returns [..., rows] in x's dtype."""
@@ -88,19 +83,18 @@ class Product:
         flat = x.to(torch.float32).contiguous()
         tokens = flat.numel() // self.columns
         out = torch.empty(*x.shape[:-1], self.rows)
-        if tokens <= FEW and not self.exact:
-            self.group.multiply(flat.data_ptr(), tokens, out.data_ptr(), torch.get_num_threads())
+        if self.exact:
+            self._in_float32(flat.view(tokens, self.columns), out.view(tokens, self.rows))
         else:
-            self._many(flat.view(tokens, self.columns), out.view(tokens, self.rows))
+            self.group.multiply(flat.data_ptr(), tokens, out.data_ptr(), torch.get_num_threads())
         return out if x.dtype == torch.float32 else out.to(x.dtype)
 
-    def _many(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        x = x.to(self.dtype)
+    def _in_float32(self, x: torch.Tensor, out: torch.Tensor) -> None:
         at = 0
         for matrix, tensor, bias in zip(self.matrices, self.tensors, self.biases, strict=True):
             rows = max(16, _PIECE // tensor.columns)
             for first in range(0, tensor.rows, rows):
-                piece = unpacked(matrix, tensor.columns, first, min(rows, tensor.rows - first), self.dtype)
+                piece = unpacked(matrix, tensor.columns, first, min(rows, tensor.rows - first))
                 target = out[:, at + first : at + first + len(piece)]
                 target.copy_(torch.mm(x, piece.t()))
             if bias is not None:
@@ -114,7 +108,7 @@ class Product:
         for matrix, tensor in zip(self.matrices, self.tensors, strict=True):
             rows = max(16, _PIECE // tensor.columns)
             for first in range(0, tensor.rows, rows):
-                piece = unpacked(matrix, tensor.columns, first, min(rows, tensor.rows - first), torch.float32)
+                piece = unpacked(matrix, tensor.columns, first, min(rows, tensor.rows - first))
                 out.addmm_(grad[:, at + first : at + first + len(piece)], piece)
             at += tensor.rows
         return out
@@ -135,26 +129,17 @@ class _Differentiable(torch.autograd.Function):
         return product.transposed(flat).view(*grad.shape[:-1], product.columns).to(grad.dtype), None
 
 
-def unpacked(matrix: Any, columns: int, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-    """Rows first .. first + count, [count, columns] float32 or bfloat16, in a buffer that the next call of this thread reuses."""
+def unpacked(matrix: Any, columns: int, first: int, count: int) -> torch.Tensor:
+    """Rows first .. first + count, [count, columns] float32, in a buffer that the next call of this thread reuses."""
     buffer: torch.Tensor | None = getattr(_kept, "buffer", None)
-    needed = count * columns * dtype.itemsize
-    if buffer is None or buffer.numel() < needed:
-        buffer = _kept.buffer = torch.empty(needed, dtype=torch.uint8)
-    rows = buffer[:needed].view(dtype).view(count, columns)
+    if buffer is None or buffer.numel() < count * columns:
+        buffer = _kept.buffer = torch.empty(count * columns)
+    rows = buffer[: count * columns].view(count, columns)
     unpack_into(rows, matrix, first=first)
     return rows
 
 
 def unpack_into(rows: torch.Tensor, matrix: Any, *, first: int = 0, index: torch.Tensor | None = None) -> None:
-    """Fill rows [count, columns], float32 or bfloat16, from a matrix: rows `index` (int64), or first, first + 1, ..."""
-    address = rows.data_ptr()
-    floats, bfloats = (address, 0) if rows.dtype == torch.float32 else (0, address)
+    """Fill rows [count, columns], float32, from a matrix: rows `index` (int64), or first, first + 1, ..."""
     where = 0 if index is None else index.data_ptr()
-    matrix.unpack(where, first, len(rows), floats, bfloats, torch.get_num_threads())
-
-
-def _fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 faster than float32."""
-    module: Any = native()
-    return bool({"avx512_bf16", "bf16"} & set(module.cpu_features()))
+    matrix.unpack(where, first, len(rows), rows.data_ptr(), torch.get_num_threads())

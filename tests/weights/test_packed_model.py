@@ -20,7 +20,7 @@ from stratakv.assets import embedded_model
 from stratakv.weights import ggml
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear
-from stratakv.weights.packed import FEW, PackedTensor, Product
+from stratakv.weights.packed import PackedTensor, Product
 
 pytestmark = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"needs the extra `gguf`: {ggml.unavailable()}")
 IDS = torch.tensor([[5, 99, 1203, 7, 812, 4000, 33, 21]])
@@ -49,7 +49,7 @@ def random() -> np.random.Generator:
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_1"])
-@pytest.mark.parametrize("tokens", [1, 3, FEW, FEW + 1])
+@pytest.mark.parametrize("tokens", [1, 3, 64, 65])
 def test_a_product_is_the_unpacked_matrix_s(tmp_path: Path, random: Any, name: str, tokens: int) -> None:
     stored, rows = tensor(tmp_path, random.standard_normal((70, 96)), name)
     bias = torch.randn(70)
@@ -65,7 +65,7 @@ def test_rows_go_to_their_places(tmp_path: Path, random: Any) -> None:
     stored, rows = tensor(tmp_path, random.standard_normal((64, 64)), place=place)
     linear = PackedLinear(stored, None)
     torch.testing.assert_close(linear.weight, rows)
-    for tokens in (2, FEW + 5):
+    for tokens in (2, 70):
         x = torch.randn(tokens, 64)
         assert float((linear(x) - x @ rows.t()).norm() / (x @ rows.t()).norm()) < 0.01
 
@@ -75,7 +75,7 @@ def test_matrices_of_one_input_stand_side_by_side(tmp_path: Path, random: Any) -
         tensor(tmp_path, random.standard_normal((n, 64)), kind) for n, kind in ((48, "Q8_0"), (16, "Q4_1"), (20, "F16"))
     ]
     product = Product([stored for stored, _ in parts], [None, torch.ones(16), None])
-    for tokens in (1, FEW + 9):
+    for tokens in (1, 70):
         x = torch.randn(tokens, 64)
         expected = torch.cat([x @ parts[0][1].t(), x @ parts[1][1].t() + 1, x @ parts[2][1].t()], -1)
         assert float((product(x) - expected).norm() / expected.norm()) < 0.01
@@ -126,7 +126,7 @@ def test_the_embedded_model_stays_packed_and_says_the_same() -> None:
 
 def test_a_step_continues_a_prompt_that_was_longer() -> None:
     model: Any = load_model("embedded").model
-    ids = torch.randint(0, 4096, (1, FEW + 20), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(0, 4096, (1, 90), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         whole = model(ids, past_key_values=KVCache(model.config, "f32")).logits[:, -1]
         cache = KVCache(model.config, "f32")

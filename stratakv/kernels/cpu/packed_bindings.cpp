@@ -113,7 +113,7 @@ void bind_packed_weights(nb::module_ &m) {
         for (const TileKernel *kernel : tile_kernels()) names.emplace_back(kernel->name);
         return names;
     }, "Instruction sets that multiply packed rows on this machine, best first.");
-    m.def("tiles_in_use", &tiles_in_use, "The instruction set that multiplies packed rows.");
+    m.def("tiles_in_use", [] { return std::string(tiles_in_use().name); }, "The instruction set that multiplies packed rows.");
     m.def("use_tiles", &use_tiles, "name"_a, "Multiply with this one from now on; False where it doesn't run here.");
     m.def("check_ggml_type", [](int type) { row_type(type); }, "type"_a, "ValueError for a type that ggml can't multiply here.");
     m.def("guard_mapping", [](Address address, std::uint64_t size) { guard_mapping(at<void>(address), size); }, "address"_a, "size"_a,
@@ -126,12 +126,11 @@ void bind_packed_weights(nb::module_ &m) {
                             std::vector<float> bias) {
             new (self) Matrix(matrix(type, rows, columns, data, std::move(place), std::move(bias)));
         }, "type"_a, "rows"_a, "columns"_a, "data"_a, "place"_a, "bias"_a)
-        .def("unpack", [](const Matrix &self, Address index, std::int64_t first, std::int64_t count, Address floats, Address bfloats, int threads) {
+        .def("unpack", [](const Matrix &self, Address index, std::int64_t first, std::int64_t count, Address out, int threads) {
             nb::gil_scoped_release release;
-            unpack(self, index ? at<const std::int64_t>(index) : nullptr, first, count, floats ? at<float>(floats) : nullptr,
-                   bfloats ? at<std::uint16_t>(bfloats) : nullptr, threads);
-        }, "index"_a, "first"_a, "count"_a, "floats"_a, "bfloats"_a, "threads"_a,
-           "Rows by place to float32 or bfloat16, whichever address is not 0; index: int64, or 0 for first, first + 1, ...")
+            unpack(self, index ? at<const std::int64_t>(index) : nullptr, first, count, at<float>(out), threads);
+        }, "index"_a, "first"_a, "count"_a, "out"_a, "threads"_a,
+           "Rows by place to float32; index: int64, or 0 for first, first + 1, ...")
         .def("multiply_chosen", [](const Matrix &self, std::int64_t experts, Address index, std::int64_t slots, std::int64_t share, Address x,
                                    Address out, std::int64_t out_stride, int threads) {
             nb::gil_scoped_release release;

@@ -9,20 +9,6 @@
 namespace stratakv {
 namespace {
 
-std::uint16_t bfloat(float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-float activated(Activation activation, float x) {
-    switch (activation) {
-        case Activation::silu: return x / (1.0f + std::exp(-x));
-        case Activation::gelu: return 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
-        default: return 0.5f * x * (1.0f + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)));
-    }
-}
-
 void norm_row(const float *x, const float *weight, float epsilon, std::int64_t dim, float *out) {
     float sums[16] = {};
     std::int64_t i = 0;
@@ -37,22 +23,16 @@ void norm_row(const float *x, const float *weight, float epsilon, std::int64_t d
 
 }  // namespace
 
-void unpack(const Matrix &matrix, const std::int64_t *index, std::int64_t first, std::int64_t count, float *floats, std::uint16_t *bfloats,
-            int threads) {
+void unpack(const Matrix &matrix, const std::int64_t *index, std::int64_t first, std::int64_t count, float *out, int threads) {
     const std::int64_t per_part = std::max<std::int64_t>(1, std::min<std::int64_t>(64, 65536 / matrix.columns));
     if (count * matrix.columns < 16384) threads = 1;
     parallel_for(threads, static_cast<int>((count + per_part - 1) / per_part), [&](int part) {
-        thread_local std::vector<float> kept;
-        if (!floats && static_cast<std::int64_t>(kept.size()) < matrix.columns) kept.resize(matrix.columns);
-        const std::int64_t begin = part * per_part, end = std::min(begin + per_part, count);
-        for (std::int64_t i = begin; i < end; ++i) {
+        for (std::int64_t i = part * per_part; i < std::min((part + 1) * per_part, count); ++i) {
             const std::int64_t place = index ? index[i] : first + i;
             const std::uint8_t *row = matrix.row(matrix.source.empty() ? place : matrix.source[place]);
-            float *into = floats ? floats + i * matrix.columns : kept.data();
+            float *into = out + i * matrix.columns;
             if (matrix.type->to_float) matrix.type->to_float(row, into, matrix.columns);
             else std::memcpy(into, row, matrix.columns * sizeof(float));
-            if (!floats)
-                for (std::int64_t c = 0; c < matrix.columns; ++c) bfloats[i * matrix.columns + c] = bfloat(into[c]);
         }
     });
 }
@@ -69,8 +49,8 @@ void gate(Activation activation, const float *x, std::int64_t rows, std::int64_t
     const std::int64_t span = 1024, spans = (width + span - 1) / span;
     parallel_for(threads, static_cast<int>(rows * spans), [&](int i) {
         const std::int64_t row = i / spans, begin = i % spans * span, end = std::min(begin + span, width);
-        const float *at = x + row * 2 * width;
-        for (std::int64_t c = begin; c < end; ++c) out[row * width + c] = activated(activation, at[c]) * at[width + c];
+        const float *at = x + row * 2 * width + begin;
+        tiles_in_use().gate(activation, at, at + width, end - begin, out + row * width + begin);
     });
 }
 

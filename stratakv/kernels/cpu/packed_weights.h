@@ -7,14 +7,12 @@
 
 namespace stratakv {
 
-// Rows to float32, or to bfloat16 where floats is null. index: which places, or null for first, first + 1, ...
-void unpack(const Matrix &matrix, const std::int64_t *index, std::int64_t first, std::int64_t count, float *floats, std::uint16_t *bfloats,
-            int threads);
+// Rows to float32. index: which places, or null for first, first + 1, ...
+void unpack(const Matrix &matrix, const std::int64_t *index, std::int64_t first, std::int64_t count, float *out, int threads);
 
 // out = x / rms(x) * weight, by rows of `dim`.
 void rms_norm(const float *x, const float *weight, float epsilon, std::int64_t rows, std::int64_t dim, float *out, int threads);
 
-enum class Activation { silu, gelu, gelu_tanh };
 // out[row][i] = activation(x[row][i]) * x[row][width + i]; x is [rows][2 * width].
 void gate(Activation activation, const float *x, std::int64_t rows, std::int64_t width, float *out, int threads);
 

@@ -49,12 +49,6 @@ void at_least(std::vector<T> &kept, std::int64_t size) {
 
 std::atomic<const TileKernel *> chosen{nullptr};
 
-const TileKernel &tiles() {
-    const TileKernel *kernel = chosen.load(std::memory_order_relaxed);
-    if (!kernel) chosen = kernel = tile_kernels()[0];
-    return *kernel;
-}
-
 bool is_float(const RowType &type) { return type.type == 0 || type.type == 1 || type.type == 30; }
 
 // The slots of a call, packed as the matrices' types want them.
@@ -181,7 +175,7 @@ void run(const TileKernel &kernel, const Part &part, const Chunk &chunk, const A
 
 // All parts of the matrices with all chunks, shared out over threads.
 void run_all(const Matrices &matrices, const float *x, float *out, std::int64_t out_stride, int threads) {
-    const TileKernel &kernel = tiles();
+    const TileKernel &kernel = tiles_in_use();
     Activations activations(x, matrices[0]->columns, threads);
     thread_local std::vector<Part> kept;
     std::vector<Part> &parts = kept;
@@ -269,7 +263,11 @@ const std::vector<const TileKernel *> &tile_kernels() {
     return found;
 }
 
-std::string tiles_in_use() { return tiles().name; }
+const TileKernel &tiles_in_use() {
+    const TileKernel *kernel = chosen.load(std::memory_order_relaxed);
+    if (!kernel) chosen = kernel = tile_kernels()[0];
+    return *kernel;
+}
 
 bool use_tiles(const std::string &name) {
     for (const TileKernel *kernel : tile_kernels())

@@ -34,7 +34,7 @@ void multiply_chosen(const Matrix &first, std::int64_t experts, const std::int64
 
 // Tiles that run on this machine, best first; the name of those in use; use others (false: there are none of that name).
 const std::vector<const TileKernel *> &tile_kernels();
-std::string tiles_in_use();
+const TileKernel &tiles_in_use();
 bool use_tiles(const std::string &name);
 
 }  // namespace stratakv

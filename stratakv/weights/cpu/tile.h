@@ -43,12 +43,15 @@ struct PackInto {
     std::int32_t *minus_codes;
 };
 
+enum class Activation { silu, gelu, gelu_tanh };
+
 // What an instruction set offers.
 struct TileKernel {
     const char *name;
     int lanes;                              // rows of a tile
     RunTiles (*find)(int type);             // null for a ggml type without a body
     void (*pack)(const float *x, std::int64_t columns, int token, int tokens, const PackInto &into);
+    void (*gate)(Activation activation, const float *x, const float *up, std::int64_t count, float *out);  // activation(x) * up
 };
 
 const TileKernel *avx512_tiles(), *avx2_tiles(), *neon_tiles(), *portable_tiles();  // null where they weren't compiled

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "formats.h"
+#include "gate_body.h"
 #include "tile.h"
 
 namespace stratakv {

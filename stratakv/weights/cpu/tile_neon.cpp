@@ -7,7 +7,7 @@
 
 namespace stratakv {
 const TileKernel *neon_tiles() {
-    static const TileKernel kernel{lanes::kName, lanes::kLanes, find, pack};
+    static const TileKernel kernel{lanes::kName, lanes::kLanes, find, pack, gate};
     return &kernel;
 }
 }  // namespace stratakv

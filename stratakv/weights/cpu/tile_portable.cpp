@@ -5,7 +5,7 @@
 
 namespace stratakv {
 const TileKernel *portable_tiles() {
-    static const TileKernel kernel{lanes::kName, lanes::kLanes, find, pack};
+    static const TileKernel kernel{lanes::kName, lanes::kLanes, find, pack, gate};
     return &kernel;
 }
 }  // namespace stratakv
