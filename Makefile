@@ -22,7 +22,7 @@ test-all: venv gguf
 models: venv
 	$(BIN)/python tools/fetch_models.py
 
-# ggml's libraries: built from source, some minutes, so `make test` leaves what needs them out
+# llama.cpp as a peer: built from source, some minutes, so `make test` leaves what needs it out
 gguf: venv
 	$(BIN)/python -c "import llama_cpp" 2>/dev/null || $(BIN)/python -m pip install -c constraints.txt llama-cpp-python
 

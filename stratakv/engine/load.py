@@ -49,8 +49,8 @@ def load_model(
 ) -> LoadedModel:
     """Load a GGUF file, a directory in Hugging Face format, a hub name, or "embedded".
 
-    dtype: of activations and of weights that are unpacked. packed: keep a GGUF file's matrices in its blocks where the extra
-    `gguf` is installed (such a model stays on the CPU); else they are unpacked into dtype. exact: packed matrices multiply in
+    dtype: of activations and of weights that are unpacked. packed: keep a GGUF file's matrices in its blocks where ggml's
+    libraries are installed (such a model stays on the CPU); else they are unpacked into dtype. exact: packed matrices multiply in
     float32 instead of with activations of 8 or 16 bits, slower, for measuring. Raises UserError where the model
     can't be read, or where its weights don't fit in the memory that is free.
     """

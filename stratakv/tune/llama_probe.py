@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ import torch
 
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
-from stratakv.weights import ggml
 
 _NODE = re.compile(rb"([KV])cur-(\d+)")
 Cell = tuple[int, str]
@@ -44,8 +44,10 @@ class LlamaProbe:
     """
 
     def __init__(self, path: Path, context: int, threads: int) -> None:
-        if why := ggml.unavailable():
-            raise UserError(f"measuring through llama.cpp needs the extra: pip install 'stratakv[gguf]' ({why})")
+        if importlib.util.find_spec("llama_cpp") is None:
+            raise UserError(
+                "measuring through llama.cpp needs the extra: pip install 'stratakv[gguf]' (llama-cpp-python is not installed)"
+            )
         self._llama: Any = import_module("llama_cpp")
         folder = Path(str(self._llama.__file__)).parent / "lib"
         (base,) = [file for file in folder.glob("libggml-base.*") if file.suffix in (".so", ".dylib")]

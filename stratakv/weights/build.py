@@ -13,8 +13,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from stratakv.weights import ggml
 from stratakv.weights.fuse import fuse_layers
-from stratakv.weights.ggml import multiplies
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear
 from stratakv.weights.plan import Plan, make_plan
@@ -43,7 +43,7 @@ class PackedWeights:
         types = ", ".join(f"{count} {name}" for name, count in self.types.items())
         return (
             f"weights stay in the file's blocks, mapped: {self.packed_bytes / 2**20:,.0f} MiB ({types}); "
-            f"unpacked: {self.plain_bytes / 2**20:,.1f} MiB"
+            f"unpacked: {self.plain_bytes / 2**20:,.1f} MiB; ggml's kernels are {ggml.running()}'s"
         )
 
 
@@ -74,7 +74,7 @@ def build_packed(
         raise CannotStayPackedError(f"transformers converts {architecture}'s tensors by rules of its own")
     model = _without_weights(config, dtype)
     try:
-        plan = make_plan(file, reader, model, multiplies)
+        plan = make_plan(file, reader, model, ggml.multiplies)
     except (NotImplementedError, KeyError, AttributeError) as error:
         raise CannotStayPackedError(f"transformers' names can't be followed ({error})") from error
     tensors = list(_put_packed(model, plan, dtype, exact))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ from stratakv.engine.describe import describe_model
 from stratakv.measure.corpus import Contexts, read_text
 from stratakv.measure.run import measure
 from stratakv.profile import Profile, load_profile, resolve
-from stratakv.weights import ggml
 
-needs_extra = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"needs the extra `gguf`: {ggml.unavailable()}")
+needs_extra = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="needs the extra `gguf`: llama-cpp-python")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,6 @@ def test_a_file_that_is_none_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from stratakv.tune import llama_probe
 
-    monkeypatch.setattr(llama_probe.ggml, "unavailable", lambda: "llama-cpp-python is not installed")
+    monkeypatch.setattr(llama_probe.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'stratakv\[gguf\]'"):
         llama_probe.LlamaProbe(embedded_model(), 64, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from stratakv.assets import judging_text
 from stratakv.measure.corpus import read_text
 from stratakv.weights import ggml
 
-pytestmark = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"needs the extra `gguf`: {ggml.unavailable()}")
+pytestmark = [
+    pytest.mark.skipif(find_spec("llama_cpp") is None, reason="needs the extra `gguf`: llama-cpp-python"),
+    pytest.mark.skipif(ggml.unavailable() is not None, reason=f"ggml's kernels: {ggml.unavailable()}"),
+]
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 STRATA, STORIES = SHARED / "models" / "strata-8m", SHARED / "models" / "stories260Ktok512.gguf"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the models of ../shared are not at hand")

@@ -22,7 +22,7 @@ from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear
 from stratakv.weights.packed import PackedTensor, Product
 
-pytestmark = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"needs the extra `gguf`: {ggml.unavailable()}")
+pytestmark = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"ggml's kernels: {ggml.unavailable()}")
 IDS = torch.tensor([[5, 99, 1203, 7, 812, 4000, 33, 21]])
 
 
