@@ -109,7 +109,9 @@ def test_experts_are_the_eager_ones(tmp_path: Path, random: Any, tokens: int) ->
     for t in range(tokens):
         for weight, e in zip(weights[t], index[t], strict=True):
             expected[t] += weight * (d[e] @ (torch.nn.functional.silu(g[e] @ x[t]) * (u[e] @ x[t])))
-    assert float((experts(x, index, weights) - expected).norm() / expected.norm()) < 0.03  # activations of 8 bits, three times
+    assert (
+        float((experts(x, index, weights) - expected).norm() / expected.norm()) < 0.03
+    )  # activations of 8 bits, three times
 
 
 def test_the_embedded_model_stays_packed_and_says_the_same() -> None:
