@@ -14,9 +14,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from stratakv.cache.geometry import geometry_of
 from stratakv.engine.architecture import check_architecture
-from stratakv.engine.gguf_file import GGUFHeader, read_header
+from stratakv.engine.gguf_file import GGUFModel, read_gguf_model
 from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
+from stratakv.weights.hand_over import handed_over
 
 EMBEDDED = "embedded"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -37,7 +38,7 @@ class ModelDescription:
     geometry: ModelGeometry
     fingerprint: str
     values: int
-    gguf: GGUFHeader | None = None
+    gguf: GGUFModel | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -47,7 +48,7 @@ def describe_model(source: str | Path) -> ModelDescription:
     Raises UserError for what is missing, truncated, of another format, or not supported by transformers.
     """
     path = _locate(source)
-    gguf = read_header(path) if path.is_file() else None
+    gguf = read_gguf_model(path) if path.is_file() else None
     config, warnings = _read_gguf_config(path, gguf) if gguf else (_read_config(path), [])
     name = path.stem if gguf else Path(os.path.abspath(path)).name
     if str(source) != EMBEDDED and not Path(source).exists():
@@ -95,12 +96,13 @@ def _read_config(path: Path) -> PreTrainedConfig:
         raise UserError(f"{path}/config.json can't be read by transformers: {_first_line(error)}") from error
 
 
-def _read_gguf_config(path: Path, header: GGUFHeader) -> tuple[PreTrainedConfig, list[str]]:
+def _read_gguf_config(path: Path, gguf: GGUFModel) -> tuple[PreTrainedConfig, list[str]]:
     try:
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        with handed_over(gguf.header):
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     except _CONFIG_ERRORS as error:
         raise UserError(
-            f"{path}: transformers can't read a GGUF of architecture {header.architecture!r}: {_first_line(error)}"
+            f"{path}: transformers can't read a GGUF of architecture {gguf.architecture!r}: {_first_line(error)}"
         ) from error
     warnings = []
     text: Any = config.get_text_config(decoder=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -18,11 +18,11 @@ from transformers.utils import logging
 
 from stratakv.engine.attention import use
 from stratakv.engine.describe import ModelDescription, describe_model
-from stratakv.engine.gguf_file import special_ids_in_range
 from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
 from stratakv.weights import ggml
 from stratakv.weights.build import CannotStayPackedError, PackedWeights, build_packed, packed_size
+from stratakv.weights.hand_over import handed_over
 
 # Beside the weights there must be room for activations, the cache and the largest tensor while it is unpacked
 WEIGHTS_HEADROOM = 1.1
@@ -105,7 +105,7 @@ def load_weights(
         notes.append(_unpacked_note(description, dtype, why))
     check_memory(description.name, description.values * dtype.itemsize)
     try:
-        with _no_progress_bars():
+        with _no_progress_bars(), _header_handed_over(description):
             model = AutoModelForCausalLM.from_pretrained(
                 **_from(description), config=description.config, dtype=dtype
             ).eval()
@@ -116,7 +116,8 @@ def load_weights(
 
 
 def _unpacked_note(description: ModelDescription, dtype: torch.dtype, why: str) -> str:
-    needed, there = description.values * dtype.itemsize, description.path.stat().st_size
+    assert description.gguf is not None
+    needed, there = description.values * dtype.itemsize, description.gguf.nbytes
     hint = f"; {ggml.HINT}" if "not installed" in why else ""
     return f"weights are unpacked from {there / 2**20:,.0f} to {needed / 2**20:,.0f} MiB ({why}){hint}"
 
@@ -154,6 +155,11 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _header_handed_over(description: ModelDescription) -> AbstractContextManager[None]:
+    gguf = description.gguf
+    return handed_over(gguf.header, gguf.hidden_fields) if gguf else nullcontext()
+
+
 def _from(description: ModelDescription) -> dict[str, Any]:
     if description.gguf:
         return {"pretrained_model_name_or_path": description.path.parent, "gguf_file": description.path.name}
@@ -162,9 +168,8 @@ def _from(description: ModelDescription) -> dict[str, Any]:
 
 def load_tokenizer(description: ModelDescription) -> Any:
     """The model's tokenizer, of transformers. UserError where it has none that can be read."""
-    bad = description.gguf.bad_special_ids if description.gguf else {}
     try:
-        with special_ids_in_range(bad):
+        with _header_handed_over(description):
             tokenizer = AutoTokenizer.from_pretrained(**_from(description))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -176,8 +181,9 @@ def load_tokenizer(description: ModelDescription) -> Any:
 
 def _drop_tokens_beyond(tokenizer: Any, vocabulary: int) -> None:
     """Remove tokens that transformers adds to a GGUF's vocabulary by itself: the embedding has no row for them."""
+    if all(id_ < vocabulary for id_ in tokenizer.added_tokens_decoder):
+        return
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = [token for token in state["added_tokens"] if token["id"] < vocabulary]
-    if len(kept) < len(state["added_tokens"]):
-        state["added_tokens"] = kept
-        tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    state["added_tokens"] = kept
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -64,4 +62,4 @@ def _layers(numbers: list[int], kv_layers: int) -> str:
 def _uses_interface(config: PreTrainedConfig) -> bool:
     """Whether the architecture's module calls the attention implementation by name, as nearly all do."""
     model = causal_class(config)
-    return model is None or "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(sys.modules[model.__module__])
+    return model is None or "ALL_ATTENTION_FUNCTIONS" in model.source

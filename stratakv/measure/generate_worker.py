@@ -128,7 +128,7 @@ class _Session:
         resident, inside = 0, False
         for line in maps.read_text().splitlines():
             if "-" in line.split(" ", 1)[0]:
-                inside = line.endswith(str(self.packed.file.path))
+                inside = any(line.endswith(str(file.path)) for file in self.packed.files)
             elif inside and line.startswith("Rss:"):
                 resident += int(line.split()[1]) * 1024
         return {"resident_weights": resident + self.packed.plain_bytes}

@@ -14,7 +14,7 @@ import numpy as np
 
 from stratakv import __version__
 from stratakv.engine.describe import describe_model
-from stratakv.engine.gguf_file import read_header
+from stratakv.engine.gguf_file import read_gguf_model
 from stratakv.errors import UserError
 from stratakv.kernels.native import machine
 from stratakv.kvtypes import kv_type
@@ -160,7 +160,7 @@ def _geometry(path: Path, probe: LlamaProbe) -> tuple[ModelGeometry, str, list[s
     try:
         description = describe_model(path)
     except UserError:
-        header = read_header(path)
+        header = read_gguf_model(path)
         layers = tuple(
             LayerGeometry(
                 layer,

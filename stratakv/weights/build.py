@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from stratakv.weights import ggml
 from stratakv.weights.fuse import fuse_layers
+from stratakv.weights.gguf_header import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear
 from stratakv.weights.plan import Plan, make_plan
@@ -31,7 +31,7 @@ class PackedWeights:
     fused: decoder layers that run in two compiled calls.
     """
 
-    file: MappedFile
+    files: tuple[MappedFile, ...]
     packed_bytes: int
     plain_bytes: int
     types: dict[str, int]
@@ -53,10 +53,9 @@ _OTHER_RULES = ("qwen35", "qwen35moe", "lfm2")
 
 def packed_size(path: Path, dtype: torch.dtype) -> int:
     """Bytes that a file's weights take when all of its matrices stay packed."""
-    reader = GGUFReader(path)
     return sum(
-        int(tensor.n_bytes) if len(tensor.shape) > 1 else int(tensor.n_elements) * dtype.itemsize
-        for tensor in reader.tensors
+        tensor.n_bytes if len(tensor.shape) > 1 else tensor.n_elements * dtype.itemsize
+        for tensor in read_gguf_header(path).tensors
     )
 
 
@@ -67,14 +66,14 @@ def build_packed(
 
     Raises CannotStayPackedError where it has to be loaded unpacked instead.
     """
-    file = MappedFile(path)
-    reader = GGUFReader(path)
-    architecture = str(reader.fields["general.architecture"].contents())
+    header = read_gguf_header(path)
+    files = {part: MappedFile(part) for part in header.paths}
+    architecture = header.get("general.architecture")
     if architecture in _OTHER_RULES:
         raise CannotStayPackedError(f"transformers converts {architecture}'s tensors by rules of its own")
     model = _without_weights(config, dtype)
     try:
-        plan = make_plan(file, reader, model, ggml.multiplies)
+        plan = make_plan(files, header, model, ggml.multiplies)
     except (NotImplementedError, KeyError, AttributeError) as error:
         raise CannotStayPackedError(f"transformers' names can't be followed ({error})") from error
     tensors = list(_put_packed(model, plan, dtype, exact))
@@ -84,10 +83,10 @@ def build_packed(
         raise CannotStayPackedError(f"the file has nothing for {missing[0]}")
     model.eval()
     fused = fuse_layers(model) if dtype == torch.float32 and not exact else 0
-    _check_at_each_step(model, file)
+    _check_at_each_step(model, tuple(files.values()))
     types = Counter(tensor.type.name for tensor in tensors)
     return model, PackedWeights(
-        file,
+        tuple(files.values()),
         sum(tensor.nbytes for tensor in tensors),
         plain,
         dict(types.most_common()),
@@ -165,11 +164,12 @@ def _put_plain(model: Any, plan: Plan, dtype: torch.dtype) -> int:
     return total
 
 
-def _check_at_each_step(model: nn.Module, file: MappedFile) -> None:
-    """Before a step the file must be what was mapped, and after it too: what was read in between is right then."""
+def _check_at_each_step(model: nn.Module, files: tuple[MappedFile, ...]) -> None:
+    """Before a step the files must be what was mapped, and after it too: what was read in between is right then."""
 
     def check(*_: Any) -> None:
-        file.check()
+        for file in files:
+            file.check()
 
     model.register_forward_pre_hook(check)
     model.register_forward_hook(check)

@@ -7,18 +7,21 @@ known rows instead of being rewritten here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, dequantize
+from gguf import GGMLQuantizationType, dequantize
 from numpy.typing import NDArray
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from stratakv.weights.gguf_header import GGUFHeader
+from stratakv.weights.hand_over import handed_over
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.packed import PackedTensor
 
@@ -39,27 +42,31 @@ class Plan:
 
 
 def make_plan(
-    file: MappedFile, reader: GGUFReader, model: nn.Module, multiplies: Callable[[GGMLQuantizationType], str | None]
+    files: Mapping[Path, MappedFile],
+    header: GGUFHeader,
+    model: nn.Module,
+    multiplies: Callable[[GGMLQuantizationType], str | None],
 ) -> Plan:
     """Sort a file's tensors for a model whose parameters may be on the meta device.
 
-    multiplies: why rows of a type can't be multiplied, None where they can. Small tensors and what can't stay packed are
-    unpacked one by one.
+    files: of the header's paths, mapped. multiplies: why rows of a type can't be multiplied, None where they can. Small
+    tensors and what can't stay packed are unpacked one by one.
     """
     loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
-    parsed = loader.load_gguf_checkpoint(str(file.path), return_tensors=False)
-    architecture = str(reader.fields["general.architecture"].contents())
+    with handed_over(header):
+        parsed = loader.load_gguf_checkpoint(str(header.paths[0]), return_tensors=False)
+    architecture = header.get("general.architecture")
     processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=parsed["config"])
     names: dict[str, str] = loader.get_gguf_hf_weights_map(model, processor)
     parsed["tensors"] = {}
     arguments = {"tensor_key_mapping": names, "parsed_parameters": parsed}
     layouts = _Layouts(processor, arguments)
     plan = Plan()
-    for tensor in reader.tensors:
+    for tensor in header.tensors:
         target = names.get(tensor.name)
-        shape = tuple(int(n) for n in reversed(tensor.shape))
+        shape = tuple(reversed(tensor.shape))
         packed = PackedTensor(
-            file, tensor.name, tensor.tensor_type, shape, int(tensor.data_offset), int(tensor.n_bytes)
+            files[tensor.path], tensor.name, tensor.tensor_type, shape, tensor.data_offset, tensor.n_bytes
         )
         if expert := _EXPERTS.fullmatch(tensor.name):
             target = names.get(tensor.name) or names.get(expert[1])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from stratakv.assets import embedded_model
 from stratakv.engine.describe import describe_model
 from stratakv.weights.build import _without_weights
+from stratakv.weights.gguf_header import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.plan import is_experts, is_matrix, make_plan, row_layout
 
@@ -74,7 +75,7 @@ def model() -> Any:
 
 def test_every_matrix_of_the_embedded_model_stays_and_norms_don_t(model: Any) -> None:
     path = embedded_model()
-    plan = make_plan(MappedFile(path), GGUFReader(path), model, lambda type_: None)
+    plan = make_plan({path: MappedFile(path)}, read_gguf_header(path), model, lambda type_: None)
     assert len(plan.packed) == 12 * 7 + 1 and not plan.unpacked
     assert set(plan.plain) == {name for name, p in model.named_parameters() if p.dim() == 1}
     q = plan.packed["model.layers.3.self_attn.q_proj.weight"][0]
@@ -84,7 +85,7 @@ def test_every_matrix_of_the_embedded_model_stays_and_norms_don_t(model: Any) ->
 def test_types_that_can_t_be_multiplied_are_unpacked_alone(model: Any) -> None:
     path = embedded_model()
     reasons = {GGMLQuantizationType.Q8_0: "no product"}
-    plan = make_plan(MappedFile(path), GGUFReader(path), model, reasons.get)
+    plan = make_plan({path: MappedFile(path)}, read_gguf_header(path), model, reasons.get)
     assert not plan.packed and len(plan.unpacked) == 12 * 7 + 1
     assert plan.unpacked[0][1] == "no product"
     expected = {name for name, _ in model.named_parameters()} - {"lm_head.weight"}
