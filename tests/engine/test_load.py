@@ -179,4 +179,7 @@ def test_models_of_other_kinds_are_refused(config: str, message: str | None, tmp
 def test_too_large_a_model_is_refused_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "free_memory", lambda: 20 * 2**20)
     with pytest.raises(UserError, match=r"needs 0\.03 GiB for its weights.* 0\.02 GiB are free"):
+        load_model("embedded", packed=False)
+    monkeypatch.setattr(load, "free_memory", lambda: 5 * 2**20)
+    with pytest.raises(UserError, match=r"GiB for its weights.* 0\.00 GiB are free"):
         load_model("embedded")
