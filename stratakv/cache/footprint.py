@@ -5,17 +5,18 @@ from __future__ import annotations
 from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.profile import Profile
 
+PIECE = 512  # tokens of a prompt in one forward call: what `serve -b` and `generate` take
 LONGEST = 1 << 40  # tokens; a model whose layers are all windowed never grows to it
 
 
-def allocated_bytes(profile: Profile, context: int) -> int:
-    """The most bytes of pages that one sequence takes until it has `context` tokens.
+def allocated_bytes(profile: Profile, context: int, piece: int = PIECE) -> int:
+    """The most bytes of pages that one sequence takes until it has `context` tokens: `piece` of them in a forward call.
 
     Layers that keep every token take whole pages of them. Sliding and chunked layers free pages that lie wholly before the
-    window, so they take at most the pages that a window can touch. Longer pieces of a prompt take more for a moment.
+    window, so they take at most the pages that a window and a piece of a prompt can touch.
     """
     layers = profile.geometry.kv_layers
-    pages = (pages_of(context, layer.window) for layer in layers)
+    pages = (pages_of(context, layer.window, piece) for layer in layers)
     return sum(PAGE_TOKENS * count * sum(profile.layer_bytes(ordinal)) for ordinal, count in enumerate(pages))
 
 
@@ -34,7 +35,11 @@ def longest_context(profile: Profile, memory: int) -> int:
     return low
 
 
-def pages_of(context: int, window: int | None) -> int:
-    """The most pages that one sequence takes in a layer until it has `context` tokens; window: tokens, None for full layers."""
+def pages_of(context: int, window: int | None, piece: int = PIECE) -> int:
+    """The most pages that one sequence takes in a layer until it has `context` tokens.
+
+    window: tokens that a token sees, None for full layers. piece: tokens in a forward call: the first of them still sees a
+    window before it.
+    """
     pages = -(-context // PAGE_TOKENS)
-    return pages if window is None else min(pages, (window + PAGE_TOKENS - 2) // PAGE_TOKENS + 1)
+    return pages if window is None else min(pages, (window + piece - 1 + PAGE_TOKENS - 2) // PAGE_TOKENS + 1)

@@ -232,6 +232,8 @@ def _warnings(data: dict[str, Any]) -> list[str]:
 
 def _command(model: str, data: dict[str, Any]) -> str | None:
     """What to run with the recommended profile: a server for so many tokens."""
+    from stratakv.cache.layout import PAGE_TOKENS
+
     if data["recommended"] is None:
         return None
     row, limit = data["rows"][data["recommended"]], data["model_context"]
@@ -240,7 +242,9 @@ def _command(model: str, data: dict[str, Any]) -> str | None:
     if row["max_context_unlimited"] or 0 < limit < tokens:
         tokens = data["context"] if data["context_given"] else limit
     words = ["stratakv", "serve", "-m", model, "--profile", profile]
-    words += ["-c", str(tokens * data["sequences"])] if tokens else []
+    if tokens and data["sequences"] > 1:
+        tokens = -(-tokens // PAGE_TOKENS) * PAGE_TOKENS * data["sequences"]  # no page has two owners
+    words += ["-c", str(tokens)] if tokens else []
     return shlex.join([*words, "-np", str(data["sequences"])])
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.errors import UserError
 from stratakv.profile import Profile
 from stratakv.profile.table import size_text
-from stratakv.serve.groups import WindowGroup, capacities, window_groups
+from stratakv.serve.groups import WindowGroup, capacities, reserve, window_groups
 
 _UNKNOWN_CONTEXT = 4096
 
@@ -41,10 +40,10 @@ def plan_capacity(
     def tokens_in(nbytes: int, one: int) -> int:
         """Tokens of all requests together in so many bytes, where one request has `one` at most."""
         pages = capacities(groups, max(nbytes, 0), slots, one, chunk)
-        return PAGE_TOKENS * min(
-            count if group.window is None else count // group.pages_for(one, chunk) * -(-one // PAGE_TOKENS)
-            for group, count in zip(groups, pages, strict=True)
-        )
+        if groups[0].window is None:
+            return PAGE_TOKENS * pages[0]
+        at_once = min(count // group.pages_for(one, chunk) for group, count in zip(groups, pages, strict=True))
+        return PAGE_TOKENS * at_once * -(-one // PAGE_TOKENS)
 
     if context and 0 < trained < context:
         notes.append(
@@ -84,13 +83,10 @@ def plan_capacity(
     return Capacity(min(wanted, tokens), tokens, nbytes, tuple(notes))
 
 
-def _bytes_for(groups: Sequence[WindowGroup], tokens: int, slots: int, one: int, chunk: int) -> int:
-    """Bytes with which `capacities` gives full layers so many tokens, and layers with a window enough for all slots."""
-    full = sum(-(-tokens // PAGE_TOKENS) * group.page_bytes for group in groups if group.window is None)
-    windows = sum(
-        group.pages_for(one, chunk) * slots * 3 // 2 * group.page_bytes for group in groups if group.window is not None
-    )
-    return max(full + windows, 2 * windows) if full else windows
+def _bytes_for(groups: list[WindowGroup], tokens: int, slots: int, one: int, chunk: int) -> int:
+    """Bytes with which `capacities` gives so many tokens."""
+    counts = reserve(groups, -(-tokens // PAGE_TOKENS), slots, one, chunk)
+    return sum(count * group.page_bytes for count, group in zip(counts, groups, strict=True))
 
 
 def capacity_line(profile: Profile, capacity: Capacity, slots: int) -> str:

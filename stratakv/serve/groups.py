@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stratakv.cache.footprint import pages_of
 from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.profile import Profile
 from stratakv.profile.geometry import LayerGeometry
@@ -32,8 +33,7 @@ class WindowGroup:
 
     def pages_for(self, tokens: int, chunk: int) -> int:
         """Pages that a sequence of this many tokens holds at most, while chunks of `chunk` tokens are computed."""
-        pages = -(-tokens // PAGE_TOKENS)
-        return pages if self.window is None else min(pages, -(-(self.window + chunk) // PAGE_TOKENS) + 1)
+        return pages_of(tokens, self.window, chunk)
 
 
 def window_groups(profile: Profile) -> list[WindowGroup]:
@@ -49,21 +49,39 @@ def window_groups(profile: Profile) -> list[WindowGroup]:
     return groups
 
 
+def reserve(groups: list[WindowGroup], pages: int, slots: int, context: int, chunk: int) -> list[int]:
+    """Pages of each group for sequences of so many pages together, `slots` at once, none longer than `context` tokens.
+
+    A sequence's pages in a group with a window are some of those that it has in all: what `chunk` tokens and the window before
+    them can touch.
+    """
+    return [pages if group.window is None else min(pages, slots * group.pages_for(context, chunk)) for group in groups]
+
+
 def capacities(groups: list[WindowGroup], cache_bytes: int, slots: int, context: int, chunk: int) -> list[int]:
     """Pages of each group out of one budget.
 
-    Groups with a window get what all slots can hold, and half as much again for prefixes, but together at most half of the
-    budget beside full layers; full layers get the rest.
+    As `reserve` counts, for as many pages as fit. What is left when all slots hold `context` tokens is shared out in
+    proportion, for prefixes. Where not even one sequence of `context` tokens fits beside windows for all slots, fewer of them
+    get windows: then sequences wait for each other.
     """
-    windows = [group for group in groups if group.window is not None]
-    wanted = {id(g): g.page_bytes * (g.pages_for(context, chunk) * slots * 3 // 2) for g in windows}
-    limit = cache_bytes if len(windows) == len(groups) else cache_bytes // 2
-    share = min(1.0, limit / max(sum(wanted.values()), 1))
-    if len(windows) == len(groups):
-        share = limit / max(sum(wanted.values()), 1)
-    given = {key: int(nbytes * share) for key, nbytes in wanted.items()}
-    rest = cache_bytes - sum(given.values())
-    return [given.get(id(group), rest) // group.page_bytes for group in groups]
+    one = -(-context // PAGE_TOKENS)
+
+    def nbytes(pages: int, at_once: int) -> int:
+        counts = reserve(groups, pages, at_once, context, chunk)
+        return sum(count * group.page_bytes for count, group in zip(counts, groups, strict=True))
+
+    all_ = nbytes(slots * one, slots)
+    if all_ <= cache_bytes:
+        return [count * cache_bytes // all_ for count in reserve(groups, slots * one, slots, context, chunk)]
+    for at_once in range(slots, 0, -1):
+        low, high = 0, slots * one
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if nbytes(middle, at_once) <= cache_bytes else (low, middle)
+        if low >= one:
+            break
+    return reserve(groups, low, at_once, context, chunk)
 
 
 class BlockTable:

@@ -21,10 +21,10 @@ def test_as_a_real_cache_allocates(model_type, tokens):
     cache = stratakv.KVCache(model.config, profile)
     most = 0
     with torch.inference_mode():
-        for step in range(0, tokens, 3):  # short pieces: a long one holds all its pages for a moment
+        for step in range(0, tokens, 3):
             model(torch.full((1, min(3, tokens - step)), 5), past_key_values=cache)
             most = max(most, cache.nbytes())
-    expected = allocated_bytes(profile, tokens)
+    expected = allocated_bytes(profile, tokens, 3)
     if model_type == "llama":
         assert most == expected
     else:
@@ -34,8 +34,9 @@ def test_as_a_real_cache_allocates(model_type, tokens):
 def test_windows_bound_what_their_layers_take():
     profile = resolve("turbo4", sliding())
     full = 128 * sum(profile.layer_bytes(2))
-    windowed = 9 * 128 * (sum(profile.layer_bytes(0)) + sum(profile.layer_bytes(1)))  # 1,024 tokens touch 9 pages
-    assert allocated_bytes(profile, 100_000) == 782 * full + windowed
+    windowed = 128 * (sum(profile.layer_bytes(0)) + sum(profile.layer_bytes(1)))
+    assert allocated_bytes(profile, 100_000, 1) == 782 * full + 9 * windowed  # 1,024 tokens touch 9 pages
+    assert allocated_bytes(profile, 100_000) == 782 * full + 13 * windowed  # and 512 more 13
 
 
 @pytest.mark.parametrize("memory", [0, 1, 128 * 3167 + 5, 10**6, 10**9, 2**36])

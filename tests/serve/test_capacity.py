@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
+
 import pytest
 from geometries import plain, sliding
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratakv import UserError, resolve
+from stratakv.cache.plan import Wish, usual_candidates
+from stratakv.cache.plan import plan as plan_rows
+from stratakv.cli.plan import _command
+from stratakv.cli.serve import add_parser
+from stratakv.profile import LayerGeometry, ModelGeometry
 from stratakv.serve.capacity import capacity_line, plan_capacity
 from stratakv.serve.groups import capacities, window_groups
 
@@ -80,3 +88,73 @@ def test_what_is_promised_fits_the_engine(model, slots, chunk, context, memory, 
     pages = capacities(groups, got.cache_bytes, slots, got.context, chunk)
     assert all(count >= group.pages_for(got.context, chunk) for group, count in zip(groups, pages, strict=True))
     assert f"{got.tokens:,} tokens" in capacity_line(profile, got, slots)
+
+
+def geometries() -> st.SearchStrategy[ModelGeometry]:
+    """Models of full, sliding and chunked layers, some without full ones."""
+
+    def model(kinds: list[tuple[str, int, int]], context: int) -> ModelGeometry:
+        layers = [
+            LayerGeometry(i, i, role, (dim, dim), heads, 2 * heads, window=None if role == "full" else window)
+            for i, ((role, heads, dim), window) in enumerate(
+                zip(kinds, [512, 512, 1024, 200, 128, 4096] * 2, strict=False)
+            )
+        ]
+        return ModelGeometry("drawn", tuple(layers), context)
+
+    kind = st.tuples(
+        st.sampled_from(["full", "sliding", "sliding", "chunked"]), st.integers(1, 3), st.sampled_from([64, 128, 256])
+    )
+    return st.builds(model, st.lists(kind, min_size=1, max_size=12), st.sampled_from([0, 2048, 8192, 32768]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    geometries(),
+    st.integers(100, 2**16),
+    st.one_of(st.none(), st.integers(1, 40_000)),
+    st.integers(1, 5),
+)
+def test_what_plan_prints_is_what_serve_takes(geometry, kib, context, sequences):
+    """The printed command is accepted, within the memory, with the bytes of the table."""
+    try:
+        data = plan_rows(usual_candidates(geometry), Wish(kib * 1024, context, sequences=sequences))
+    except UserError:
+        return
+    command = _command("m.gguf", data)
+    if command is None:
+        return
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args(shlex.split(command)[1:])
+    profile = resolve(args.profile, geometry)
+    options = {"slots": args.parallel, "chunk": args.batch_size, "context": args.ctx_size, "free": 2**40}
+    got = plan_capacity(profile, memory=None, **options)
+    row = data["rows"][data["recommended"]]
+    assert got.cache_bytes <= kib * 1024
+    if data["context"] is not None:
+        assert got.cache_bytes == row["cache_bytes"]
+        assert got.context >= data["context"] and got.tokens >= sequences * data["context"]
+        # said as a budget of bytes too, and with more slots than fit: some requests wait then
+        one = {**options, "context": data["context"]}
+        for slots in (args.parallel, 4 * args.parallel):
+            assert plan_capacity(profile, memory=kib * 1024, **{**one, "slots": slots}).context == data["context"]
+    groups = window_groups(profile)
+    pages = capacities(groups, got.cache_bytes, args.parallel, got.context, args.batch_size)
+    assert sum(count * group.page_bytes for count, group in zip(pages, groups, strict=True)) == got.cache_bytes
+
+
+def test_gemma_s_windows_are_counted_by_what_they_need():
+    """Gemma 3 270M: 15 of 18 layers slide over 512 tokens, 1 kv head of 256."""
+    roles = [("full", None) if i % 6 == 5 else ("sliding", 512) for i in range(18)]
+    layers = tuple(LayerGeometry(i, i, role, (256, 256), 1, 4, window=window) for i, (role, window) in enumerate(roles))
+    geometry = ModelGeometry("gemma", layers, 32768)
+    for mib, name, page in ((36, "q8_0", 128 * 544), (41, "f16", 128 * 1024)):
+        data = plan_rows(usual_candidates(geometry), Wish(mib * 2**20, 8192))
+        row = data["rows"][data["recommended"]]
+        assert row["name"] == name and row["cache_bytes"] == page * (64 * 3 + 9 * 15)
+        for slots in (1, 4):
+            got = plan_capacity(
+                resolve(name, geometry), slots=slots, chunk=512, context=8192, memory=mib * 2**20, free=GIB
+            )
+            assert got.context == 8192 and got.cache_bytes <= mib * 2**20
