@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-
 from stratakv.weights.fuse import FusedLayer
 from stratakv.weights.modules import PackedExperts, PackedLinear
 
@@ -26,7 +24,7 @@ def exact_products(model: Any) -> Iterator[None]:
             if isinstance(module, PackedExperts):
                 _set(undo, module, exact=True, _products={})
             if isinstance(module, PackedLinear) and module is not head:
-                _set(undo, module.product, exact=True, dtype=torch.float32)
+                _set(undo, module.product, exact=True)
         yield
 
 
