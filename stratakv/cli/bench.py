@@ -242,7 +242,7 @@ def _command(words: list[str], args: argparse.Namespace, threads: int) -> str:
 
 
 def _check_outputs(*paths: str | None) -> None:
-    from stratakv.measure.results import check_writable
+    from stratakv.files import check_writable
 
     for path in paths:
         if path and path != "-":

@@ -6,17 +6,17 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-
-from stratakv.cache import KVCache
+from stratakv.cli.dtypes import DTYPES, torch_dtype
 from stratakv.cli.profile_options import add_profile_options, profile_from_args
-from stratakv.engine.generate import Generation, Sampling
-from stratakv.engine.load import LoadedModel, load_model
 from stratakv.errors import UserError
-from stratakv.profile import Profile
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+if TYPE_CHECKING:
+    from stratakv.cache import KVCache
+    from stratakv.engine.generate import Generation, Sampling
+    from stratakv.engine.load import LoadedModel
+    from stratakv.profile import Profile
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
@@ -50,15 +50,18 @@ def sampling_from_args(args: argparse.Namespace) -> Sampling:
     for name, value, good, allowed in checks:
         if not good:
             raise UserError(f"{name} {value}: it must be {allowed}")
+    from stratakv.engine.generate import Sampling
+
     seed = None if args.seed == -1 else args.seed
     return Sampling(args.temp, args.top_k, args.top_p, args.min_p, seed)
 
 
 def load_for_generation(args: argparse.Namespace) -> tuple[LoadedModel, Profile]:
     """The model and its profile; warnings and what every layer got go to stderr before anything runs."""
+    from stratakv.engine.load import load_model
     from stratakv.profile.table import format_table, show_table
 
-    loaded = load_model(args.model, dtype=DTYPES[args.dtype])
+    loaded = load_model(args.model, dtype=torch_dtype(args.dtype))
     profile = profile_from_args(args, loaded.geometry, loaded.fingerprint)
     for note in loaded.notes:
         print(note, file=sys.stderr)

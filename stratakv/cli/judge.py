@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
     from stratakv.engine.describe import describe_model
     from stratakv.errors import UserError
-    from stratakv.measure.results import check_writable
+    from stratakv.files import check_writable
     from stratakv.measure.table import format_comparison, format_warnings
     from stratakv.profile import load_profile
     from stratakv.tune.judge import format_claims, judge

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from stratakv import __version__
+from stratakv.cli.patience import patience
 from stratakv.errors import UserError
 
 # command -> one line for --help; the module stratakv.cli.COMMAND is imported only when it is needed
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _quiet_libraries()
         args = _parser(arguments).parse_args(arguments)
-        with _warnings_in_one_line():
+        with _warnings_in_one_line(), patience(arguments[0], args):
             code: int = args.func(args)
         if sys.stdout is not None:  # None: the caller closed it
             sys.stdout.flush()

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from stratakv.cli.dtypes import DTYPES, torch_dtype
+
 if TYPE_CHECKING:
     from stratakv.engine.load import LoadedModel
     from stratakv.measure.corpus import Contexts
     from stratakv.measure.run import Progress
 
-_DTYPES = ("f32", "bf16", "f16")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -26,7 +27,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="a UTF-8 text file")
     parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens of a context (512)")
     add_cut_options(parser)
-    parser.add_argument("--dtype", choices=_DTYPES, default="f32", help="of weights and activations (f32)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="f32", help="of weights and activations (f32)")
 
 
 def add_cut_options(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +40,6 @@ def add_cut_options(parser: argparse.ArgumentParser) -> None:
 
 def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]:
     """The model and the cut text; what can be refused before the weights are loaded is."""
-    import torch
-
     from stratakv.engine.load import load_model
     from stratakv.errors import UserError
     from stratakv.measure.corpus import cut, read_text
@@ -48,8 +47,7 @@ def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]
     if args.batch_size < 1:
         raise UserError(f"-b {args.batch_size}: at least 1 token in a forward call")
     text = read_text(args.file)
-    dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-    loaded = load_model(args.model, dtype=dtypes[args.dtype], exact=True)
+    loaded = load_model(args.model, dtype=torch_dtype(args.dtype), exact=True)
     contexts = cut(text, loaded.tokenizer, args.ctx_size, args.chunks, loaded.geometry.context)
     for note in loaded.notes:  # after all that can be refused: a mistake is one line
         say(note)
@@ -73,14 +71,14 @@ def emit(text: str, data: dict[str, Any], json_to: str | None) -> None:
     """Print the result and write its JSON; with '-' the JSON has standard output for itself and the text goes to stderr."""
     import json
 
-    from stratakv.measure.results import write_json
-
     if json_to == "-":
         say(text)
         print(json.dumps(data, indent=1, allow_nan=False))
         return
     print(text)
     if json_to:
+        from stratakv.measure.results import write_json
+
         write_json(data, json_to)
         say(f"wrote {json_to}")
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stratakv.cli.sizes import parse_memory, parse_tokens
 from stratakv.errors import UserError
 from stratakv.measure.table import milli
-from stratakv.profile.rules import rule_line
-from stratakv.profile.table import size_text
+from stratakv.sizes import size_text
 
 if TYPE_CHECKING:
     from stratakv.cache.plan import Wish
@@ -233,6 +232,7 @@ def _warnings(data: dict[str, Any]) -> list[str]:
 def _command(model: str, data: dict[str, Any]) -> str | None:
     """What to run with the recommended profile: a server for so many tokens."""
     from stratakv.cache.layout import PAGE_TOKENS
+    from stratakv.profile.rules import rule_line
 
     if data["recommended"] is None:
         return None

@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.cli.measuring_options import emit, progress, say
     from stratakv.engine.load import load_model
     from stratakv.errors import UserError
+    from stratakv.files import check_writable
     from stratakv.measure.corpus import cut, read_text
-    from stratakv.measure.results import check_writable
     from stratakv.tune.probe import KLD_LIMIT, format_probe, probe
 
     if args.limit is not None and args.limit <= 0:

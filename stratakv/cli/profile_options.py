@@ -6,10 +6,12 @@ import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from stratakv.errors import UserError
-from stratakv.profile import ModelGeometry, Profile, resolve
-from stratakv.profile.parse import is_rule_line
+
+if TYPE_CHECKING:
+    from stratakv.profile import ModelGeometry, Profile
 
 DEFAULT_TYPE = "f16"
 MODE_VARIABLE = "TURBO_LAYER_ADAPTIVE"
@@ -46,6 +48,9 @@ def profile_from_args(
     environ: read for TURBO_LAYER_ADAPTIVE; the option wins over it. Raises UserError for options that contradict each
     other, and for whatever `resolve` refuses.
     """
+    from stratakv.profile import resolve
+    from stratakv.profile.parse import is_rule_line
+
     given = args.cache_type_k is not None or args.cache_type_v is not None
     base = (args.cache_type_k or DEFAULT_TYPE, args.cache_type_v or DEFAULT_TYPE)
     compat = args.compat == "fork"

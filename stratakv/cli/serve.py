@@ -153,7 +153,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     """Table, memory, model, engine, application; every refusal comes before the weights are read, if it can."""
     import torch
 
-    from stratakv.cli.generation_options import DTYPES
+    from stratakv.cli.dtypes import torch_dtype
     from stratakv.cli.profile_options import profile_from_args
     from stratakv.cli.sizes import parse_memory
     from stratakv.engine.describe import describe_model
@@ -170,7 +170,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     device = _device(args)
     model = describe_model(args.model)
     profile = profile_from_args(args, model.geometry, model.fingerprint)
-    dtype = DTYPES[args.dtype]
+    dtype = torch_dtype(args.dtype)
     packed = device == "cpu"  # what stays in a GGUF file's blocks runs on a CPU only
     weights = int(weights_size(model, dtype, packed=packed) * WEIGHTS_HEADROOM)
     free = free_memory() if device == "cpu" else torch.cuda.mem_get_info(device)[0]

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.cli.profile_options import profile_from_args
     from stratakv.engine.describe import describe_model
     from stratakv.engine.paths import attention_line, attention_paths
-    from stratakv.measure.results import check_writable
+    from stratakv.files import check_writable
     from stratakv.profile.table import format_table, show_table
 
     if args.json and args.json != "-":

@@ -9,6 +9,7 @@ from stratakv.errors import UserError
 from stratakv.profile.geometry import LayerGeometry
 from stratakv.profile.modes import fork_bytes_per_token
 from stratakv.profile.profile import Profile
+from stratakv.sizes import size_text
 
 SCHEMA = "stratakv/show/1"
 CONTEXTS = (512, 4096, 32768, 131072)
@@ -118,11 +119,3 @@ def _span(first: int | None, last: int | None) -> str:
 
 def _window(row: Mapping[str, Any]) -> str:
     return f"keeps {row['window']:,} tokens" if row["window"] is not None else ""
-
-
-def size_text(size: int) -> str:
-    """'1.50 GiB', '310.00 MiB', '96 bytes'."""
-    for unit, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= scale:
-            return f"{size / scale:.2f} {unit}"
-    return f"{size} bytes"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.errors import UserError
 from stratakv.profile import Profile
-from stratakv.profile.table import size_text
 from stratakv.serve.groups import WindowGroup, capacities, reserve, window_groups
+from stratakv.sizes import size_text
 
 _UNKNOWN_CONTEXT = 4096
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stratakv.errors import UserError
 from stratakv.profile import ModelGeometry, resolve
-from stratakv.profile.table import size_text
+from stratakv.sizes import size_text
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 from stratakv.cli.sizes import parse_memory, parse_tokens
 from stratakv.errors import UserError
-from stratakv.profile.table import size_text
+from stratakv.sizes import size_text
 
 
 @pytest.mark.parametrize(
