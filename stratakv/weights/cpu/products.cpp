@@ -13,7 +13,7 @@ namespace {
 // Activations are packed for so many tokens at a time: the scratch memory of a product is bounded.
 constexpr std::int64_t kGroupTokens = 512;
 // Weights of a piece of work: some tens of microseconds, so that nobody waits long for a thread that was interrupted
-constexpr std::int64_t kPieceWeights = 1 << 18;
+constexpr std::int64_t kPieceWeights = 1 << 20;
 
 // Tokens that meet the same matrix: slots [first, first + count) in the order of a call. expert: which of equal matrices, -1: none.
 struct Chunk {
