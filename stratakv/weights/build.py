@@ -16,7 +16,7 @@ from stratakv.weights import ggml
 from stratakv.weights.fuse import fuse_layers
 from stratakv.weights.gguf_header import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
-from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear
+from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear, embedding_scale
 from stratakv.weights.plan import Plan, make_plan
 
 
@@ -134,7 +134,7 @@ def _put_packed(model: Any, plan: Plan, dtype: torch.dtype, exact: bool) -> Any:
 
 def _module(owner: nn.Module, tensor: Any, bias: torch.Tensor | None, dtype: torch.dtype, exact: bool) -> nn.Module:
     if isinstance(owner, nn.Embedding):
-        return PackedEmbedding(tensor, dtype)
+        return PackedEmbedding(tensor, dtype, embedding_scale(owner) or 1.0)
     wants_bias = getattr(owner, "bias", None) is not None
     if wants_bias and bias is None:
         raise CannotStayPackedError(f"the file has no bias for {tensor.name}")

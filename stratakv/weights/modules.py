@@ -42,12 +42,12 @@ class PackedLinear(nn.Module):
 
 
 class PackedEmbedding(nn.Module):
-    """Rows of a packed matrix by number, as `nn.Embedding`."""
+    """Rows of a packed matrix by number, as `nn.Embedding`; scale: what the rows are multiplied by, as Gemma's are."""
 
-    def __init__(self, tensor: PackedTensor, dtype: torch.dtype) -> None:
+    def __init__(self, tensor: PackedTensor, dtype: torch.dtype, scale: float = 1.0) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = tensor.shape
-        self.tensor, self.dtype = tensor, dtype
+        self.tensor, self.dtype, self.scale = tensor, dtype, scale
         self.matrix = tensor.matrix()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -57,6 +57,8 @@ class PackedEmbedding(nn.Module):
             raise IndexError(f"a token id outside of the vocabulary of {self.num_embeddings}")
         rows = torch.empty(index.numel(), self.embedding_dim)
         unpack_into(rows, self.matrix, index=index)
+        if self.scale != 1.0:
+            rows *= self.scale
         return rows.view(*ids.shape, self.embedding_dim).to(self.dtype)
 
     @property
@@ -134,6 +136,25 @@ class PackedExperts(nn.Module):
         """Sizes and types."""
         types = ", ".join(tensor.type.name for tensor in self.tensors)
         return f"{self.num_experts} experts, {self.hidden_dim}, {self.intermediate_dim}, {types}"
+
+
+def embedding_scale(module: nn.Module) -> float | None:
+    """What an embedding multiplies its rows by; None for a module that does anything else. A small one of its class is asked."""
+    if not isinstance(module, nn.Embedding):
+        return None
+    if type(module).forward is nn.Embedding.forward:
+        return 1.0
+    scale, ids = getattr(module, "scalar_embed_scale", None), torch.arange(3)
+    if not isinstance(scale, int | float):
+        return None
+    try:
+        small: Any = type(module)(3, 2, 0, embed_scale=1.5)
+        rows = torch.arange(1.0, 7.0).view(3, 2)
+        small.weight = nn.Parameter(rows, requires_grad=False)
+        same = torch.equal(small(ids), rows * 1.5)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return float(scale) if same else None
 
 
 def activation_number(act_fn: nn.Module) -> int | None:

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from stratakv.weights.gguf_header import GGUFHeader
 from stratakv.weights.hand_over import handed_over
 from stratakv.weights.mapped_file import MappedFile
+from stratakv.weights.modules import embedding_scale
 from stratakv.weights.packed import PackedTensor
 
 _EXPERTS = re.compile(r"(blk\.\d+\.ffn_(gate|up|down)_exps)\.weight")
@@ -121,9 +122,9 @@ def _keep(
 
 
 def is_matrix(module: nn.Module) -> bool:
-    """Whether the module is x times a matrix plus a bias, or picks rows of it, and nothing else."""
+    """Whether the module is x times a matrix plus a bias, or picks rows of it times a number, and nothing else."""
     if isinstance(module, nn.Embedding):
-        return type(module).forward is nn.Embedding.forward
+        return embedding_scale(module) is not None
     plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
     return plain or isinstance(module, Conv1D) or type(module).__name__ == "FalconLinear"
 

@@ -19,6 +19,7 @@ from stratakv.engine.describe import describe_model
 from stratakv.weights.build import _without_weights
 from stratakv.weights.gguf_header import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
+from stratakv.weights.modules import embedding_scale
 from stratakv.weights.plan import is_experts, is_matrix, make_plan, row_layout
 
 loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
@@ -103,6 +104,18 @@ def test_modules_that_do_more_than_a_product_are_left_alone() -> None:
 
     assert is_matrix(nn.Linear(2, 3)) and is_matrix(nn.Embedding(2, 3)) and is_matrix(Conv1D(3, 2))
     assert not is_matrix(Scaled(2, 3)) and not is_matrix(Scaling(2, 3)) and not is_matrix(nn.LayerNorm(3))
+
+
+def test_embeddings_that_scale_their_rows_are_known_and_their_number_is_read() -> None:
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
+
+    class Other(Gemma3TextScaledWordEmbedding):
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return super().forward(input_ids) + 1
+
+    assert embedding_scale(nn.Embedding(5, 4)) == 1.0
+    assert embedding_scale(Gemma3TextScaledWordEmbedding(5, 4, 0, embed_scale=25.3)) == 25.3
+    assert embedding_scale(Other(5, 4, 0, embed_scale=25.3)) is None
 
 
 def test_experts_are_known_by_their_parameters() -> None:
