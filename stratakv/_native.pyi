@@ -192,52 +192,103 @@ class MatrixGroup:
     def multiply(self, x: int, tokens: int, out: int, threads: int) -> None:
         """out[token] = all matrices x[token], float32."""
 
-class PackedLayer:
-    """A decoder layer of Llama's kind apart from its attention."""
+class Norm:
+    """x / rms(x) * weight; no weight: no norm."""
+
+    def __init__(self, weight: Sequence[float], epsilon: float) -> None: ...
+    @property
+    def weight(self) -> list[float]: ...
+    @property
+    def epsilon(self) -> float: ...
+
+class AttentionPart:
+    """
+    Of a decoder layer: norm, q, k, v, RoPE; and after attention the output and its norm.
+    """
 
     def __init__(
         self,
+        before: Norm,
         qkv: MatrixGroup,
-        output: MatrixGroup,
-        gate_up: MatrixGroup,
-        down: MatrixGroup,
-        input_norm: Sequence[float],
-        post_norm: Sequence[float],
-        q_norm: Sequence[float],
-        k_norm: Sequence[float],
-        epsilon: float,
         q_heads: int,
         kv_heads: int,
         dim: int,
-        activation: int,
+        q_norm: Norm,
+        k_norm: Norm,
+        v_norm: Norm,
+        rotated: int,
+        interleaved: bool,
+        scale: float,
+        softcap: float,
+        sinks: Sequence[float],
+        output: MatrixGroup,
+        after: Norm,
+        residual: float,
     ) -> None: ...
+
+class MlpPart:
+    """Of a decoder layer: norm, gate and up, activation, down, norm."""
+
+    def __init__(
+        self, before: Norm, gate_up: MatrixGroup, activation: int, down: MatrixGroup, after: Norm, residual: float
+    ) -> None: ...
+
+class PackedLayer:
+    """
+    A decoder layer made of parts; without an MLP part the caller has one of its own.
+    """
+
+    def __init__(self, attention: AttentionPart, mlp: MlpPart | None) -> None: ...
     def enter(
-        self, x: int, batch: int, tokens: int, cos: int, sin: int, cos_batch: int, q: int, k: int, v: int, threads: int
-    ) -> None: ...
-    def leave(self, attended: int, x: int, rows: int, out: int, threads: int) -> None: ...
+        self,
+        x: int,
+        batch: int,
+        tokens: int,
+        cos: int,
+        sin: int,
+        angle_rows: int,
+        angle_stride: int,
+        angle_step: int,
+        q: int,
+        k: int,
+        v: int,
+        threads: int,
+    ) -> None:
+        """
+        x [batch * tokens][width] to q, k, v [batch][heads][tokens][dim], normed and turned.
+        """
+
+    def leave(self, attended: int, rows: int, x: int, threads: int) -> None:
+        """
+        x [rows][width] becomes the layer's result; attended [rows][q_heads * dim].
+        """
+
+class PackedLayers:
+    """Layers in order, for whole steps."""
+
+    def __init__(self, layers: Sequence[PackedLayer]) -> None: ...
+    def run(
+        self,
+        begin: int,
+        end: int,
+        table: int,
+        layouts: Sequence[Layout],
+        kernel: str,
+        precise: bool,
+        sequences: int,
+        x: int,
+        rows: int,
+        angle_rows: int,
+        angle_stride: int,
+        angle_step: int,
+        threads: int,
+    ) -> tuple[int, int, int]:
+        """
+        Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][10], addresses of cos, sin, then base, stride, slots, pages, page_start, query_start, first, last. Returns (layer, side, what) as `append`, layer -1: good.
+        """
 
 def rms_norm(x: int, weight: int, epsilon: float, rows: int, dim: int, out: int, threads: int) -> None:
     """out = x / rms(x) * weight, by rows."""
 
 def gate(activation: int, x: int, rows: int, width: int, out: int, threads: int) -> None:
     """out = activation(left half of x) * right half, by rows."""
-
-def split_heads(
-    qkv: int,
-    batch: int,
-    tokens: int,
-    q_heads: int,
-    kv_heads: int,
-    dim: int,
-    q_norm: int,
-    k_norm: int,
-    epsilon: float,
-    cos: int,
-    sin: int,
-    cos_batch: int,
-    q: int,
-    k: int,
-    v: int,
-    threads: int,
-) -> None:
-    """Projections to normed and rotated heads."""

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers.cache_utils import CacheLayerMixin, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from stratakv.cache.handle import PackedStates, PackedView, view_of
 from stratakv.cache.layout import PAGE_TOKENS, PageLayout
-from stratakv.cache.pages import BlockTable, PageStore, addresses_of
+from stratakv.cache.pages import BlockTable, Page, PageStore, addresses_of
+from stratakv.cache.placed import Placed, PlacingLayer, address, seen
 from stratakv.errors import UserError
 from stratakv.kernels import cpu_encode
 from stratakv.kernels.choice import compiled_kernel
 from stratakv.kvtypes import KVType
 
 
-class PackedLayer(DynamicLayer):
+class PackedLayer(DynamicLayer, PlacingLayer):
     """A layer that keeps every token.
 
     name: how errors call the layer. k, v: the types of its K and V. All sequences of a batch are equally long (padding
@@ -36,6 +38,8 @@ class PackedLayer(DynamicLayer):
         self.dropped = 0  # tokens of whole pages before the tables' first page
         self._last_view: PackedView | None = None
         self._last_changes = 0
+        # addresses of all tables' pages, the store's changes when they were collected, and where they are
+        self._pages: tuple[int, NDArray[np.int64], int] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -71,6 +75,30 @@ class PackedLayer(DynamicLayer):
         self._drop_unreachable()
         return handles
 
+    def place(self, batch: int, tokens: int) -> Placed | None:
+        """See PlacingLayer."""
+        store = self.store
+        if store is None or batch != len(self.tables) or compiled_kernel(store.layout, self.device) is None:
+            return None
+        start = self.length - self.dropped
+        slots = self._slots([store.prepare(table, start, tokens) for table in self.tables], start, tokens)
+        if self._pages is None or self._pages[0] != store.changes:
+            pages = addresses_of(self.tables)
+            self._pages = store.changes, pages, address(pages)
+        _, pages, where = self._pages
+        arrays, addresses = seen(batch, pages.shape[1], tokens, self.length, self.dropped, self._window)
+        compiled = store.compiled
+        return Placed(store.layout, compiled, batch, (0, 1, address(slots), where, *addresses), (slots, pages, *arrays))
+
+    def stored(self, tokens: int) -> None:
+        """See PlacingLayer."""
+        self.length += tokens
+        self._drop_unreachable()
+
+    @property
+    def _window(self) -> int | None:
+        return None
+
     def get_seq_length(self) -> int:
         """Tokens seen."""
         return self.length
@@ -89,7 +117,7 @@ class PackedLayer(DynamicLayer):
     def reset(self) -> None:
         """Free all pages."""
         self._replace_tables([])
-        self.store, self.length, self.dropped, self._last_view = None, 0, 0, None
+        self.store, self.length, self.dropped, self._last_view, self._pages = None, 0, 0, None, None
         self.is_initialized = False
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
@@ -151,20 +179,25 @@ class PackedLayer(DynamicLayer):
     def _encode_into_pages(
         self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, tokens: int, kernel: str
     ) -> None:
-        prepared = [self._store.prepare(table, start, tokens) for table in self.tables]
-        first = start % PAGE_TOKENS
+        slots = self._slots([self._store.prepare(table, start, tokens) for table in self.tables], start, tokens)
         if tokens == 1:
-            slots = np.array([pages[0].address * PAGE_TOKENS + first for pages in prepared], dtype=np.int64)
             k, v = key_states.squeeze(2), value_states.squeeze(2)
         else:
-            position = np.arange(first, first + tokens)
-            places = addresses_of(prepared)[:, position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
-            slots = places.reshape(-1)
             k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (key_states, value_states))
         try:
             cpu_encode.append(k, v, self._store.layout, slots, kernel=kernel)
         except cpu_encode.CannotStoreError as error:
-            raise self._refusal(error.side, error) from error
+            raise self.refusal(error.side, error) from error
+
+    @staticmethod
+    def _slots(prepared: list[list[Page]], start: int, tokens: int) -> NDArray[np.int64]:
+        """Where each sequence's tokens go, one sequence after another."""
+        first = start % PAGE_TOKENS
+        if tokens == 1:
+            return np.array([pages[0].address * PAGE_TOKENS + first for pages in prepared], dtype=np.int64)
+        position = np.arange(first, first + tokens)
+        places = addresses_of(prepared)[:, position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
+        return places.reshape(-1)
 
     @contextmanager
     def _naming(self, side: str) -> Iterator[None]:
@@ -172,9 +205,10 @@ class PackedLayer(DynamicLayer):
         try:
             yield
         except ValueError as error:
-            raise self._refusal(side, error) from error
+            raise self.refusal(side, error) from error
 
-    def _refusal(self, side: str, error: ValueError) -> UserError:
+    def refusal(self, side: str, error: ValueError) -> UserError:
+        """See PlacingLayer."""
         type_ = self.k_type if side == "K" else self.v_type
         return UserError(
             f"{self.name}, {side}: {error}; the model's own states can't be stored as {type_.name} "
@@ -222,6 +256,10 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
             )
         PackedLayer.crop(self, tokens_to_remove)
         self._free_before(self.length - self.sliding_window + 1)
+
+    @property
+    def _window(self) -> int | None:
+        return self.sliding_window
 
     def _visible_start(self, new_tokens: int) -> int:
         return max(0, self.length - new_tokens - self.sliding_window + 1)

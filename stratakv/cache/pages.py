@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.cache.slabs import Slot, take
+from stratakv.kernels.cpu_layout import native_layout
 
 
 class Page:
@@ -58,6 +61,11 @@ class PageStore:
         self._positions = torch.from_numpy(layout.positions.copy()).to(device)
         # int32 halves the index traffic of a gather
         self._gather = self._positions.reshape(-1).to(torch.int32)
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The layout as compiled kernels know it."""
+        return native_layout(self.layout)
 
     @property
     def nbytes(self) -> int:

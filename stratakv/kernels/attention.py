@@ -5,14 +5,13 @@ The torch body is the default and the reference for every faster one.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stratakv.cache.handle import PackedView
+from stratakv.cache.placed import starts
 from stratakv.kernels import cpu_attention, prefill
 from stratakv.kernels.choice import compiled_kernel, precise
 from stratakv.kernels.sequences import FEW_QUERY_TOKENS, Sequences
@@ -66,7 +65,7 @@ def _sequences(query: torch.Tensor, view: PackedView, mask: torch.Tensor | None,
     intervals = (0, view.tokens) if mask is None else _intervals(mask)
     if intervals is None:
         return None
-    page_start, query_start = _starts(batch, view.addresses.shape[1], q_tokens)
+    page_start, query_start = starts(batch, view.addresses.shape[1], q_tokens)
     first = np.empty((batch, q_tokens), dtype=np.int32)
     last = np.empty((batch, q_tokens), dtype=np.int32)
     first[:] = intervals[0] + view.start
@@ -74,12 +73,6 @@ def _sequences(query: torch.Tensor, view: PackedView, mask: torch.Tensor | None,
     if causal and mask is None and q_tokens > 1:
         last -= np.arange(q_tokens - 1, -1, -1, dtype=np.int32)
     return Sequences(view.addresses.reshape(-1), page_start, query_start, first.reshape(-1), last.reshape(-1))
-
-
-@lru_cache(maxsize=64)
-def _starts(batch: int, pages: int, q_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """page_start and query_start of equally long sequences."""
-    return np.arange(batch + 1, dtype=np.int64) * pages, np.arange(batch + 1, dtype=np.int32) * q_tokens
 
 
 def _is_causal(mask: torch.Tensor) -> bool:

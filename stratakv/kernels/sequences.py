@@ -99,6 +99,11 @@ class Sequences:
         return slots
 
     @cached_property
+    def has_chunks(self) -> bool:
+        """Whether any sequence is a chunk of a prompt, long or short."""
+        return bool(self._prefill.any())
+
+    @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
         """Long chunks of prompts: sequences with many query tokens (or as `prefill` says), causal, with one window or none."""
         found = (self._chunk(s) for s in np.flatnonzero(self._prefill & (self._counts > SHORT_CHUNK)).tolist())

@@ -8,20 +8,25 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
 from stratakv.cache.arena import Arena
+from stratakv.cache.placed import Placed, PlacingLayer, address
 from stratakv.cache.ragged import RaggedStates, RaggedStep
 from stratakv.errors import UserError
 from stratakv.kernels import ragged
+from stratakv.kernels.choice import compiled_kernel
 from stratakv.kernels.cpu_encode import CannotStoreError
+from stratakv.kernels.cpu_layout import native_layout
 
 
-class StepLayer(CacheLayerMixin):
+class StepLayer(CacheLayerMixin, PlacingLayer):
     """One layer: `step` is set before each forward call."""
 
     step: RaggedStep
+    ragged = True
 
     def __init__(self, name: str, arena: Arena) -> None:
         CacheLayerMixin.__init__(self)
         self.name, self.arena = name, arena
+        self._base = arena.pool.data_ptr()
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -35,12 +40,31 @@ class StepLayer(CacheLayerMixin):
             key, value = key_states[0].transpose(0, 1), value_states[0].transpose(0, 1)
             ragged.append(key, value, self.arena.layout, self.arena.pool, self.step.slots)
         except CannotStoreError as error:
-            raise UserError(f"{self.name}, {error.side}: {error} (the model's own states)") from error
+            raise self.refusal(error.side, error) from error
         dtype = key_states.dtype
         return (
             RaggedStates(self.arena, self.step, "k", dtype),
             RaggedStates(self.arena, self.step, "v", dtype),
         )
+
+    def place(self, batch: int, tokens: int) -> Placed | None:
+        """See PlacingLayer; chunks of prompts are attended in a way of their own."""
+        sequences = self.step.sequences
+        if sequences.has_chunks or batch != 1 or tokens != len(self.step.slots):
+            return None
+        layout, slots = self.arena.layout, self.step.slots
+        if compiled_kernel(layout, self.arena.device) is None:
+            return None
+        arrays = slots, sequences.pages, sequences.page_start, sequences.query_start, sequences.first, sequences.last
+        addresses = self._base, layout.page_bytes, *map(address, arrays)
+        return Placed(layout, native_layout(layout), len(sequences), addresses, arrays)
+
+    def stored(self, tokens: int) -> None:
+        """Nothing to do: lengths are the sequences' affair."""
+
+    def refusal(self, side: str, error: ValueError) -> UserError:
+        """See PlacingLayer."""
+        return UserError(f"{self.name}, {side}: {error} (the model's own states)")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Not used: masks are the block tables' affair."""

@@ -1,86 +1,59 @@
-"""Decoder layers of Llama's kind in two compiled calls, around the model's own cache and attention."""
+"""Decoder layers in two compiled calls around the model's own cache and attention, and whole steps in one."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from stratakv.kernels.native import native
-from stratakv.weights.modules import PackedLinear, activation_number
-from stratakv.weights.packed import Product
+from stratakv.cache import KVCache
+from stratakv.weights.parts import LayerParts, UnknownPartError, layer_parts
+from stratakv.weights.stack import Stack
 
-# Their layers differ in the norms of q and k and in biases alone; a trial run at load has the last word
-_LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+# Layers whose code was read; a trial run at load has the last word
+_LAYERS = (
+    *("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "Phi3DecoderLayer"),
+    *("Qwen2MoeDecoderLayer", "Qwen3MoeDecoderLayer", "GptOssDecoderLayer", "Gemma2DecoderLayer", "Gemma3DecoderLayer"),
+    *("GraniteDecoderLayer", "SmolLM3DecoderLayer", "Olmo2DecoderLayer", "Olmo3DecoderLayer"),
+)
 _TOLERANCE = 0.02
+_PROMPT = 5
 
 
 def fuse_layers(model: Any) -> int:
-    """Let every decoder layer of a known kind run fused; returns how many do.
+    """Let a model run fused whose decoder layers are all of known kinds; returns how many do.
 
-    The first layer is run both ways on a few random vectors; where the outcomes differ, all stay as they are.
+    Its first layers, one of each kind at least, are run both ways on some tokens, a prompt and a step after it; where the
+    outcomes differ, all stay as they are.
     """
-    layers = [module for module in model.modules() if type(module).__name__ in _LAYERS]
-    fused = [made for layer in layers if (made := _fused(layer)) is not None]
-    if not fused or not _agree(model, fused[0]):
+    base = getattr(model, model.base_model_prefix, None)
+    layers = getattr(base, "layers", None)
+    if layers is None or not all(type(layer).__name__ in _LAYERS for layer in layers):
+        return 0
+    try:
+        fused = [FusedLayer(layer, layer_parts(layer)) for layer in layers]
+        stack = Stack(base, fused)
+    except UnknownPartError:
+        return 0
+    if not _agree(model, base, fused, stack):
         return 0
     for one in fused:
         one.layer.forward = one.forward
+    base.forward = stack.forward
     return len(fused)
-
-
-def _fused(layer: Any) -> FusedLayer | None:
-    attention, mlp = layer.self_attn, layer.mlp
-    projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
-    projections += [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    if not all(isinstance(projection, PackedLinear) for projection in projections):
-        return None
-    if activation_number(mlp.act_fn) is None or attention.head_dim % 2:
-        return None
-    norms = [layer.input_layernorm, layer.post_attention_layernorm]
-    norms += [norm for norm in (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)) if norm]
-    if len({norm.variance_epsilon for norm in norms}) > 1:
-        return None
-    return FusedLayer(layer)
 
 
 class FusedLayer:
     """One decoder layer. Its `forward` takes the place of the module's."""
 
-    def __init__(self, layer: Any) -> None:
-        module: Any = native()
-        attention, mlp = layer.self_attn, layer.mlp
-        self.layer, self.attention, self.original = layer, attention, layer.forward
-        self.dim = attention.head_dim
-        self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.gate_up = _joined(mlp.gate_proj, mlp.up_proj)
-        self.output, self.down = attention.o_proj.product, mlp.down_proj.product
-        self.q_heads, self.kv_heads = (p.out_features // self.dim for p in (attention.q_proj, attention.k_proj))
-        self.epsilon = layer.input_layernorm.variance_epsilon
-        self.activation = activation_number(mlp.act_fn)
-        self.norms = [
-            norm.weight.detach().float().contiguous() if norm is not None else torch.empty(0)
-            for norm in (
-                layer.input_layernorm,
-                layer.post_attention_layernorm,
-                getattr(attention, "q_norm", None),
-                getattr(attention, "k_norm", None),
-            )
-        ]
-        self.compiled = module.PackedLayer(
-            self.qkv.group,
-            self.output.group,
-            self.gate_up.group,
-            self.down.group,
-            *(norm.tolist() for norm in self.norms),
-            self.epsilon,
-            self.q_heads,
-            self.kv_heads,
-            self.dim,
-            self.activation,
-        )
+    def __init__(self, layer: Any, parts: LayerParts) -> None:
+        self.layer, self.attention, self.original, self.parts = layer, layer.self_attn, layer.forward, parts
+        options = {"softcap": getattr(layer.self_attn, "attn_logit_softcapping", None)}
+        options["s_aux"] = getattr(layer.self_attn, "sinks", None)
+        self._options = {name: value for name, value in options.items() if value is not None}
 
     def forward(
         self,
@@ -94,7 +67,7 @@ class FusedLayer:
     ) -> torch.Tensor:
         """As the decoder layer's: hidden_states [batch, tokens, width]."""
         usual = position_embeddings is not None and not kwargs.get("output_attentions")
-        usual = usual and hidden_states.dtype == torch.float32 and position_embeddings[0].shape[-1] == self.dim  # type: ignore[index]
+        usual = usual and hidden_states.dtype == torch.float32
         if not usual or (torch.is_grad_enabled() and hidden_states.requires_grad):
             out: torch.Tensor = self.original(
                 hidden_states,
@@ -107,8 +80,8 @@ class FusedLayer:
             )
             return out
         module = self.attention
-        x = hidden_states.contiguous()
-        q, k, v = self._enter(x, *(part.contiguous() for part in position_embeddings))  # type: ignore[union-attr]
+        x = hidden_states.clone(memory_format=torch.contiguous_format)
+        q, k, v = self._enter(x, position_embeddings)  # type: ignore[arg-type]
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, module.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, _eager(module))
@@ -122,57 +95,71 @@ class FusedLayer:
             scaling=module.scaling,
             sliding_window=getattr(module, "sliding_window", None),
             position_ids=position_ids,
+            **self._options,
             **kwargs,
         )
-        return self._leave(attended.reshape(*x.shape[:-1], -1).contiguous(), x)
-
-    def _enter(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        batch, tokens, _ = x.shape
-        q = torch.empty(batch, self.q_heads, tokens, self.dim)
-        k = torch.empty(batch, self.kv_heads, tokens, self.dim)
-        v = torch.empty(batch, self.kv_heads, tokens, self.dim)
-        angles = cos.data_ptr(), sin.data_ptr(), len(cos)
-        heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), torch.get_num_threads()
-        self.compiled.enter(x.data_ptr(), batch, tokens, *angles, *heads)
-        return q, k, v
-
-    def _leave(self, attended: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
+        attended = attended.reshape(*x.shape[:-1], -1).contiguous()
         rows = x.shape[0] * x.shape[1]
-        self.compiled.leave(attended.data_ptr(), x.data_ptr(), rows, out.data_ptr(), torch.get_num_threads())
-        return out
+        self.parts.compiled.leave(attended.data_ptr(), rows, x.data_ptr(), torch.get_num_threads())
+        return x if self.parts.mlp is None else self.parts.mlp(x)
 
-
-def _joined(*linears: Any) -> Product:
-    return Product([linear.tensor for linear in linears], [linear.bias for linear in linears])
+    def _enter(self, x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        batch, tokens, _ = x.shape
+        heads, kv_heads, dim = self.parts.q_heads, self.parts.kv_heads, self.parts.dim
+        q = torch.empty(batch, heads, tokens, dim)
+        k, v = (torch.empty(batch, kv_heads, tokens, dim) for _ in range(2))
+        cos, sin = (part.float().contiguous() for part in angles)
+        self.parts.compiled.enter(
+            x.data_ptr(),
+            batch,
+            tokens,
+            cos.data_ptr(),
+            sin.data_ptr(),
+            cos.shape[0] * tokens,
+            cos.shape[-1],
+            1,
+            q.data_ptr(),
+            k.data_ptr(),
+            v.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return q, k, v
 
 
 def _eager(module: nn.Module) -> Any:
-    import sys
-
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
 
 
-def _agree(model: Any, fused: FusedLayer) -> bool:
-    """Whether the layer gives the same both ways, for few tokens and for many, without a cache."""
-    rotary = next((m for m in model.modules() if type(m).__name__.endswith("RotaryEmbedding")), None)
-    if rotary is None:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    before = model.config._attn_implementation
+def _agree(model: Any, base: Any, fused: list[FusedLayer], stack: Stack) -> bool:
+    """Whether a prompt and a step after it give the same both ways, through the first layers with all kinds among them."""
+    kinds = [one.parts.kind for one in fused]
+    count = max(kinds.index(kind) for kind in kinds) + 1
+    layers, before = base.layers, model.config._attn_implementation
+    vocabulary = int(base.config.vocab_size)
+    ids = torch.randint(vocabulary, (1, _PROMPT + 1), generator=torch.Generator().manual_seed(0))
+    original = base.forward
     model.set_attn_implementation("eager")
+    base.layers = nn.ModuleList(list(layers)[:count])
     try:
-        for tokens in (3, 70):
-            x = torch.randn(1, tokens, fused.qkv.columns, generator=generator)
-            with torch.inference_mode():
-                positions = torch.arange(tokens)[None]
-                angles = rotary(x, positions)
-                arguments = {"position_embeddings": angles, "position_ids": positions}
-                expected, found = fused.original(x, **arguments), fused.forward(x, **arguments)
-            if float((expected - found).norm()) > _TOLERANCE * float((expected - x).norm() + 1e-6):
-                return False
-    except (RuntimeError, TypeError, ValueError, AttributeError):
+        with torch.inference_mode():
+            expected, output = _run(base, ids, original, original)
+            for one in fused[:count]:
+                one.layer.forward = one.forward
+            stack.output = output
+            found, _ = _run(base, ids, original, lambda **inputs: stack.step(count, **inputs))
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError):
         return False
     finally:
+        base.layers = layers
+        for one in fused[:count]:
+            one.layer.forward = one.original
         model.set_attn_implementation(before)
-    return True
+    return all(float((a - b).norm()) <= _TOLERANCE * float(a.norm()) for a, b in zip(expected, found, strict=True))
+
+
+def _run(base: Any, ids: torch.Tensor, prompt: Any, step: Any) -> tuple[list[torch.Tensor], type]:
+    """Last hidden states of a prompt and of one token after it, over a lossless cache; and the class that holds them."""
+    cache = KVCache(base.config, "f32")
+    outputs = [prompt(input_ids=ids[:, :_PROMPT], past_key_values=cache, use_cache=True)]
+    outputs.append(step(input_ids=ids[:, _PROMPT:], past_key_values=cache, use_cache=True))
+    return [output.last_hidden_state for output in outputs], type(outputs[0])

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,12 @@ const std::vector<const Kernel *> &kernels() {
     // cpuid leaves a virtual machine each time it is asked: some 50 microseconds
     static const std::vector<const Kernel *> found = find_kernels();
     return found;
+}
+
+const Kernel &find_kernel(const std::string &name) {
+    for (const Kernel *kernel : kernels())
+        if (name == kernel->name) return *kernel;
+    throw std::invalid_argument("no kernel named " + name + " on this machine");
 }
 
 void attend(const Kernel &kernel, const Attention &a, int threads) {

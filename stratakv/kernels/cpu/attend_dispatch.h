@@ -1,5 +1,6 @@
 // The kernels of this machine, best first, and a step of attention over threads.
 #pragma once
+#include <string>
 #include <vector>
 
 #include "attend.h"
@@ -7,6 +8,8 @@
 namespace stratakv {
 
 const std::vector<const Kernel *> &kernels();
+// std::invalid_argument for a name that is none of this machine's.
+const Kernel &find_kernel(const std::string &name);
 
 // Fills a.out. threads: at most so many, the caller's among them.
 void attend(const Kernel &kernel, const Attention &a, int threads);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "attend_dispatch.h"
+#include "page_layout.h"
 #include "threads.h"
 
 namespace nb = nanobind;
@@ -29,15 +30,6 @@ using Result = nb::ndarray<nb::ndim<3>, nb::device::cpu>;
 void wants(bool good, const char *what) {
     if (!good) throw std::invalid_argument(what);
 }
-
-// Everything that kernels know of a layer's pages: cache/layout.py's PageLayout, compiled.
-struct Layout {
-    Side k, v;
-    Encoder k_encoder, v_encoder;
-    Rotation from_v;  // out of V's stored basis
-    int kv_heads;
-    std::int64_t tile_bytes;
-};
 
 template <typename Out, typename Given>
 Out matrix(const Given &given, int heads, int dim) {
@@ -75,12 +67,6 @@ Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes,
     return s;
 }
 
-const Kernel &find(const std::string &name) {
-    for (const Kernel *kernel : kernels())
-        if (name == kernel->name) return *kernel;
-    throw std::invalid_argument("no kernel named " + name + " on this machine");
-}
-
 void attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride, const States &query,
                   const Result &out, Array<const std::int64_t, 1> pages, Array<const std::int64_t, 1> page_start,
                   Array<const std::int32_t, 1> query_start, Array<const std::int32_t, 1> first, Array<const std::int32_t, 1> last,
@@ -109,7 +95,7 @@ void attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t
     a.where = {base, stride}, a.pages = pages.data(), a.page_start = page_start.data(), a.query_start = query_start.data();
     a.first = first.data(), a.last = last.data(), a.sinks = sinks ? sinks->data() : nullptr;
     a.scale = scale, a.softcap = softcap, a.precise = precise;
-    const Kernel &chosen = find(kernel);
+    const Kernel &chosen = find_kernel(kernel);
     nb::gil_scoped_release release;
     attend(chosen, a, threads);
 }
@@ -130,7 +116,7 @@ void decode_pages(const std::string &kernel, const Layout &layout, bool of_k, st
     wants(static_cast<int>(pages.shape(0)) == task.sequences && start >= 0 && task.tokens > 0 &&
               start + task.tokens <= task.page_count * kPageTokens,
           "the pages don't hold all tokens");
-    const Kernel &chosen = find(kernel);
+    const Kernel &chosen = find_kernel(kernel);
     nb::gil_scoped_release release;
     decode(chosen, task, threads);
 }
@@ -145,7 +131,7 @@ std::pair<int, int> append_states(const std::string &kernel, const Layout &layou
         task.heads = layout.kv_heads, task.tokens = static_cast<int>(slots.shape(0));
         task.where = {base, stride}, task.slots = slots.data(), task.tile_bytes = layout.tile_bytes;
     }
-    const Kernel &chosen = find(kernel);
+    const Kernel &chosen = find_kernel(kernel);
     nb::gil_scoped_release release;
     const Failure failure = encode(chosen, tasks, 2, threads);
     return {failure.task, static_cast<int>(failure.what)};

@@ -11,13 +11,13 @@ enum class Precision : int { f32, f16, bf16 };
 
 // [tokens, heads, dim]: values of one vector lie side by side, tokens and heads anywhere (strides in values).
 template <typename Data>
-struct Matrix {
+struct Vectors {
     Data *data;
     Precision precision;
     std::int64_t token_stride, head_stride;
 };
-using Input = Matrix<const void>;
-using Output = Matrix<void>;
+using Input = Vectors<const void>;
+using Output = Vectors<void>;
 
 // y = second * (H (first * x)) on each run of `block` values; block 0: none. paley: H's factor [order, order], order 1: none.
 // first: signs; second: signs times 1 / sqrt(block), which is the same to the bit as one after the other.

@@ -30,4 +30,5 @@ NB_MODULE(_native, m) {
     m.def("compiler", &compiler, "Name and version of the compiler that built this module.");
     stratakv::bind_attention(m);
     stratakv::bind_packed_weights(m);
+    stratakv::bind_layers(m);
 }

@@ -54,34 +54,4 @@ void gate(Activation activation, const float *x, std::int64_t rows, std::int64_t
     });
 }
 
-void split_heads(const Heads &heads, const float *qkv, float *q, float *k, float *v, int threads) {
-    const std::int64_t all = heads.q_heads + 2 * heads.kv_heads, dim = heads.dim, half = dim / 2, rows = heads.batch * heads.tokens;
-    parallel_for(rows > 4 ? threads : 1, static_cast<int>(rows), [&](int row) {
-        thread_local std::vector<float> kept;
-        if (static_cast<std::int64_t>(kept.size()) < dim) kept.resize(dim);
-        const std::int64_t batch = row / heads.tokens, token = row % heads.tokens;
-        const std::int64_t at = ((heads.cos_batch > 1 ? batch : 0) * heads.tokens + token) * dim;
-        const float *cos = heads.cos + at, *sin = heads.sin + at;
-        for (std::int64_t head = 0; head < all; ++head) {
-            const float *from = qkv + (row * all + head) * dim;
-            const bool is_q = head < heads.q_heads, is_v = head >= heads.q_heads + heads.kv_heads;
-            const std::int64_t number = is_q ? head : (head - heads.q_heads) % heads.kv_heads;
-            float *side = is_q ? q : is_v ? v : k;
-            float *to = side + ((batch * (is_q ? heads.q_heads : heads.kv_heads) + number) * heads.tokens + token) * dim;
-            if (is_v) {
-                std::memcpy(to, from, dim * sizeof(float));
-                continue;
-            }
-            if (const float *weight = is_q ? heads.q_norm : heads.k_norm) {
-                norm_row(from, weight, heads.epsilon, dim, kept.data());
-                from = kept.data();
-            }
-            for (std::int64_t i = 0; i < half; ++i) {
-                to[i] = from[i] * cos[i] - from[i + half] * sin[i];
-                to[i + half] = from[i + half] * cos[i + half] + from[i] * sin[i + half];
-            }
-        }
-    });
-}
-
 }  // namespace stratakv

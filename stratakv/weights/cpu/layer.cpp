@@ -1,0 +1,161 @@
+#include "layer.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "threads.h"
+
+namespace stratakv {
+namespace {
+
+// Memory of the calling thread that outlives the call; `which` keeps nested uses apart.
+float *scratch(int which, std::int64_t size) {
+    thread_local std::vector<float> kept[3];
+    if (static_cast<std::int64_t>(kept[which].size()) < size) kept[which].resize(size);
+    return kept[which].data();
+}
+
+// task(row) for all rows: a few are not worth a thread's waking.
+template <typename Task>
+void by_rows(std::int64_t rows, int threads, const Task &task) {
+    if (rows <= 4) {
+        for (std::int64_t row = 0; row < rows; ++row) task(row);
+        return;
+    }
+    const std::int64_t share = std::max<std::int64_t>(1, std::min<std::int64_t>(16, rows / threads));
+    parallel_for(threads, static_cast<int>((rows + share - 1) / share), [&](int part) {
+        for (std::int64_t row = part * share; row < std::min(rows, (part + 1) * share); ++row) task(row);
+    });
+}
+
+// One row or head in place; `size` values that begin at x, in runs as long as the weight.
+void norm_in_place(const Norm &norm, float *x, std::int64_t size) {
+    const std::int64_t dim = static_cast<std::int64_t>(norm.weight.size());
+    rms_norm(x, norm.weight.data(), norm.epsilon, size / dim, dim, x, 1);
+}
+
+// x normed into `into`, or x itself where there is no norm.
+const float *normed(const Norm &norm, const float *x, std::int64_t rows, std::int64_t width, float *into, int threads) {
+    if (!norm) return x;
+    rms_norm(x, norm.weight.data(), norm.epsilon, rows, width, into, rows > 4 ? threads : 1);
+    return into;
+}
+
+void turn(const AttentionPart &part, float *head, const float *cos, const float *sin, std::int64_t step) {
+    const std::int64_t half = part.rotated / 2, apart = part.interleaved ? 1 : half, next = part.interleaved ? 2 : 1;
+    for (std::int64_t i = 0; i < half; ++i) {
+        float &first = head[i * next], &second = head[i * next + apart];
+        const float a = first, b = second, c = cos[i * step], s = sin[i * step];
+        first = a * c - b * s, second = b * c + a * s;
+    }
+}
+
+// x += residual * after(y), by rows.
+void add(const Norm &after, float residual, float *y, std::int64_t rows, std::int64_t width, float *x, int threads) {
+    by_rows(rows, threads, [&](std::int64_t row) {
+        float *from = y + row * width, *to = x + row * width;
+        if (after) norm_in_place(after, from, width);
+        if (residual == 1.0f)
+            for (std::int64_t i = 0; i < width; ++i) to[i] += from[i];
+        else
+            for (std::int64_t i = 0; i < width; ++i) to[i] += from[i] * residual;
+    });
+}
+
+}  // namespace
+
+void project(const AttentionPart &part, const float *x, std::int64_t rows, const Angles &angles, float *projected, int threads) {
+    const std::int64_t width = part.qkv.columns(), dim = part.dim, all = part.width();
+    const float *from = normed(part.before, x, rows, width, scratch(0, rows * width), threads);
+    multiply(part.qkv.matrices, from, rows, projected, threads);
+    by_rows(rows, threads, [&](std::int64_t row) {
+        float *q = projected + row * all, *k = q + part.q_heads * dim, *v = k + part.kv_heads * dim;
+        if (part.q_norm) norm_in_place(part.q_norm, q, part.q_heads * dim);
+        if (part.k_norm) norm_in_place(part.k_norm, k, part.kv_heads * dim);
+        if (part.v_norm) norm_in_place(part.v_norm, v, part.kv_heads * dim);
+        if (!part.rotated) return;
+        const std::int64_t at = row % angles.rows * angles.stride;
+        for (float *head = q; head < v; head += dim) turn(part, head, angles.cos + at, angles.sin + at, angles.step);
+    });
+}
+
+void split(const AttentionPart &part, const float *projected, std::int64_t batch, std::int64_t tokens, float *q, float *k, float *v,
+           int threads) {
+    const std::int64_t dim = part.dim, all = part.width();
+    by_rows(batch * tokens, threads, [&](std::int64_t row) {
+        const std::int64_t sequence = row / tokens, token = row % tokens;
+        const float *from = projected + row * all;
+        const auto copy = [&](std::int64_t heads, float *to) {
+            for (std::int64_t head = 0; head < heads; ++head, from += dim)
+                std::memcpy(to + ((sequence * heads + head) * tokens + token) * dim, from, dim * sizeof(float));
+        };
+        copy(part.q_heads, q), copy(part.kv_heads, k), copy(part.kv_heads, v);
+    });
+}
+
+void leave(const AttentionPart &part, const float *attended, std::int64_t rows, float *x, int threads) {
+    const std::int64_t width = part.output.rows();
+    float *y = scratch(0, rows * width);
+    multiply(part.output.matrices, attended, rows, y, threads);
+    add(part.after, part.residual, y, rows, width, x, threads);
+}
+
+void feed(const MlpPart &part, float *x, std::int64_t rows, int threads) {
+    const std::int64_t width = part.down.rows(), inner = part.down.columns();
+    float *y = scratch(0, rows * (width + 3 * inner)), *both = y + rows * width, *gated = both + rows * 2 * inner;
+    const float *from = normed(part.before, x, rows, width, y, threads);
+    multiply(part.gate_up.matrices, from, rows, both, threads);
+    gate(part.activation, both, rows, inner, gated, rows * inner < 2048 ? 1 : threads);
+    multiply(part.down.matrices, gated, rows, y, threads);
+    add(part.after, part.residual, y, rows, width, x, threads);
+}
+
+namespace {
+
+Failure store(const AttentionPart &part, const LayerPages &pages, const float *projected, std::int64_t rows, const Kernel &kernel,
+              int threads) {
+    const Layout &layout = *pages.layout;
+    const float *k = projected + part.q_heads * part.dim;
+    EncodeTask tasks[2] = {};
+    tasks[0].encoder = &layout.k_encoder, tasks[0].states = {k, Precision::f32, part.width(), part.dim};
+    tasks[1].encoder = &layout.v_encoder, tasks[1].states = {k + part.kv_heads * part.dim, Precision::f32, part.width(), part.dim};
+    for (EncodeTask &task : tasks) {
+        task.heads = layout.kv_heads, task.tokens = static_cast<int>(rows), task.where = pages.where;
+        task.slots = pages.slots, task.tile_bytes = layout.tile_bytes;
+    }
+    return encode(kernel, tasks, 2, threads);
+}
+
+void see(const AttentionPart &part, const LayerPages &pages, float *projected, int sequences, float *attended, const Kernel &kernel,
+         bool precise, int threads) {
+    const Layout &layout = *pages.layout;
+    Attention a{};
+    a.k = layout.k, a.v = layout.v, a.tile_bytes = layout.tile_bytes, a.kv_heads = layout.kv_heads;
+    a.sequences = sequences, a.groups = static_cast<int>(part.q_heads) / layout.kv_heads;
+    a.query = {projected, Precision::f32, part.width(), part.dim};
+    a.out = {attended, Precision::f32, part.q_heads * part.dim, part.dim};
+    a.query_rotation = &layout.k_encoder.rotation, a.out_rotation = &layout.from_v;
+    a.where = pages.where, a.pages = pages.pages, a.page_start = pages.page_start, a.query_start = pages.query_start;
+    a.first = pages.first, a.last = pages.last, a.sinks = part.sinks.empty() ? nullptr : part.sinks.data();
+    a.scale = part.scale, a.softcap = part.softcap, a.precise = precise;
+    attend(kernel, a, threads);
+}
+
+}  // namespace
+
+StepFailure run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages, const std::vector<Angles> &angles,
+                       const Kernel &kernel, bool precise, int sequences, float *x, std::int64_t rows, int threads) {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+        const AttentionPart &part = layers[i]->attention;
+        float *projected = scratch(1, rows * part.width()), *attended = scratch(2, rows * part.q_heads * part.dim);
+        project(part, x, rows, angles[i], projected, threads);
+        const Failure failure = store(part, pages[i], projected, rows, kernel, threads);
+        if (failure.task >= 0) return {static_cast<int>(i), failure.task, static_cast<int>(failure.what)};
+        see(part, pages[i], projected, sequences, attended, kernel, precise, threads);
+        leave(part, attended, rows, x, threads);
+        if (layers[i]->mlp) feed(*layers[i]->mlp, x, rows, threads);
+    }
+    return {};
+}
+
+}  // namespace stratakv

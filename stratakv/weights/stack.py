@@ -1,0 +1,163 @@
+"""Steps of a few tokens through all decoder layers in one compiled call: projections, storing, attention and MLPs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stratakv.cache.placed import Placed, PlacingLayer
+from stratakv.kernels.choice import kernel_name, precise
+from stratakv.kernels.cpu_encode import CannotStoreError
+from stratakv.kernels.native import native
+from stratakv.kernels.sequences import FEW_QUERY_TOKENS
+from stratakv.weights.parts import UnknownPartError, norm
+
+if TYPE_CHECKING:
+    from stratakv.weights.fuse import FusedLayer
+
+# Of a step's table, a row a layer: addresses of cos and sin, then Placed.addresses
+_COLUMNS = 10
+# What a call may say that changes nothing in a step
+_HARMLESS = {"use_cache", "return_dict", "cache_position", "logits_to_keep"}
+
+
+class Stack:
+    """The decoder of a model whose layers are all fused. `forward` takes the place of the base model's."""
+
+    def __init__(self, base: Any, fused: list[FusedLayer]) -> None:
+        module: Any = native()
+        self.base, self.fused, self.original = base, fused, base.forward
+        self.output: type | None = None
+        self.norm = norm(base.norm)
+        self._norm_weight = torch.tensor(self.norm.weight)
+        self.layers = module.PackedLayers([one.parts.compiled for one in fused])
+        self.multiplier = float(getattr(base, "embedding_multiplier", 1.0))
+        self._by_type = "layer_type" in inspect.signature(base.rotary_emb.forward).parameters
+        types = getattr(base.config, "layer_types", None)
+        self.types = list(types) if self._by_type and types else [None] * len(fused)
+        # the layers after which something runs in Python
+        self.stops = [i + 1 for i, one in enumerate(fused) if one.parts.mlp is not None]
+        if len({one.parts.dim for one in fused}) > 1:
+            raise UnknownPartError("heads of different sizes have angles of different sizes")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base model's."""
+        if not args:
+            out = self.step(len(self.fused), **kwargs)
+            if out is not None:
+                return out
+        return self.original(*args, **kwargs)
+
+    def step(
+        self,
+        count: int,
+        *,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The first `count` layers and the last norm; None where only the original will do."""
+        placing = self._placing(past_key_values, count)
+        if placing is None or input_ids is None or inputs_embeds is not None or not self._usual(kwargs):
+            return None
+        batch, tokens = input_ids.shape
+        if tokens > FEW_QUERY_TOKENS and not placing[0].ragged:
+            return None
+        if not placing[0].ragged and attention_mask is not None and not _sees_all(attention_mask):
+            return None
+        if position_ids is None:
+            seen = past_key_values.get_seq_length()
+            position_ids = torch.arange(seen, seen + tokens)[None]
+        placed = [layer.place(batch, tokens) for layer in placing]
+        if any(place is None for place in placed):
+            return None
+        x = self.base.embed_tokens(input_ids)
+        if x.dtype != torch.float32:
+            return None
+        if self.multiplier != 1.0:
+            x = x * self.multiplier
+        x = x.contiguous()
+        self._run(x, placed, position_ids, placing)  # type: ignore[arg-type]
+        for layer in placing:
+            layer.stored(tokens)
+        module: Any = native()
+        out = torch.empty_like(x)
+        width = x.shape[-1]
+        threads = torch.get_num_threads()
+        addresses = x.data_ptr(), self._norm_weight.data_ptr(), self.norm.epsilon, batch * tokens, width, out.data_ptr()
+        module.rms_norm(*addresses, threads)
+        assert self.output is not None
+        return self.output(last_hidden_state=out, past_key_values=past_key_values)
+
+    def _placing(self, cache: Any, count: int) -> list[Any] | None:
+        """The cache's layers, if all of them let a compiled step write to them and nobody watches the model's layers."""
+        layers = getattr(cache, "layers", None)
+        if layers is None or len(layers) < count:
+            return None
+        for one, layer in zip(self.fused[:count], layers, strict=False):
+            if not isinstance(layer, PlacingLayer) or "update" in vars(layer):
+                return None
+            module = one.layer
+            if module.__dict__.get("forward") != one.forward or module._forward_hooks or module._forward_pre_hooks:
+                return None
+        return list(layers[:count])
+
+    def _usual(self, kwargs: dict[str, Any]) -> bool:
+        config = self.base.config
+        asked = (
+            config.output_attentions or config.output_hidden_states or getattr(config, "output_router_logits", False)
+        )
+        return not asked and all(name in _HARMLESS or not value for name, value in kwargs.items())
+
+    def _run(self, x: torch.Tensor, placed: list[Placed], position_ids: torch.Tensor, placing: list[Any]) -> None:
+        """The layers in place on x."""
+        table = np.empty((len(self.fused), _COLUMNS), dtype=np.uint64)
+        layouts = [place.compiled for place in placed]
+        layouts += layouts[:1] * (len(self.fused) - len(placed))
+        angles = {kind: self._angles(x, position_ids, kind) for kind in dict.fromkeys(self.types[: len(placed)])}
+        starts = {kind: (cos.data_ptr(), sin.data_ptr()) for kind, (cos, sin) in angles.items()}
+        table[: len(placed)] = [starts[kind] + place.addresses for place, kind in zip(placed, self.types, strict=False)]
+        cos = angles[self.types[0]][0]
+        rows = x.shape[0] * x.shape[1]
+        sequences = placed[0].sequences
+        begin = 0
+        for end in [*(stop for stop in self.stops if stop < len(placed)), len(placed)]:
+            layer, side, what = self.layers.run(
+                begin,
+                end,
+                table.ctypes.data,
+                layouts,
+                kernel_name(),
+                precise(),
+                sequences,
+                x.data_ptr(),
+                rows,
+                cos.shape[0] * cos.shape[1],
+                cos.shape[-1],
+                1,
+                torch.get_num_threads(),
+            )
+            if layer >= 0:
+                layout = placed[layer].layout
+                error = CannotStoreError("KV"[side], (layout.k, layout.v)[side], non_finite=what == 1)
+                raise placing[layer].refusal(error.side, error) from error
+            if (mlp := self.fused[end - 1].parts.mlp) is not None:
+                x.copy_(mlp(x))
+            begin = end
+
+    def _angles(
+        self, x: torch.Tensor, position_ids: torch.Tensor, kind: str | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        cos, sin = self.base.rotary_emb(x, position_ids, kind) if kind else self.base.rotary_emb(x, position_ids)
+        return cos.float().contiguous(), sin.float().contiguous()
+
+
+def _sees_all(mask: torch.Tensor) -> bool:
+    """Whether a mask [batch, tokens] hides nothing."""
+    return mask.dim() == 2 and bool(mask.all())
