@@ -55,8 +55,9 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
         layout, slots = self.arena.layout, self.step.slots
         if compiled_kernel(layout, self.arena.device) is None:
             return None
-        arrays = slots, sequences.pages, sequences.page_start, sequences.query_start, sequences.first, sequences.last
-        addresses = self._base, layout.page_bytes, *map(address, arrays)
+        tables = sequences.pages, sequences.page_start, sequences.query_start
+        arrays = (slots, *tables, sequences.first, sequences.last)
+        addresses = (self._base, layout.page_bytes, *(address(array) for array in arrays))
         return Placed(layout, native_layout(layout), len(sequences), addresses, arrays)
 
     def stored(self, tokens: int) -> None:

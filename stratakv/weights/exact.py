@@ -8,6 +8,7 @@ from typing import Any
 
 from stratakv.weights.fuse import FusedLayer
 from stratakv.weights.modules import PackedExperts, PackedLinear
+from stratakv.weights.stack import Stack
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def exact_products(model: Any) -> Iterator[None]:
     head = model.get_output_embeddings()
     with ExitStack() as undo:
         for module in model.modules():
-            if isinstance(getattr(module.__dict__.get("forward"), "__self__", None), FusedLayer):
+            if isinstance(getattr(module.__dict__.get("forward"), "__self__", None), FusedLayer | Stack):
                 _set(undo, module, forward=module.forward.__self__.original)
             if isinstance(module, PackedExperts):
                 _set(undo, module, exact=True, _products={})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ def fuse_layers(model: Any) -> int:
     layers = getattr(base, "layers", None)
     if layers is None or not all(type(layer).__name__ in _LAYERS for layer in layers):
         return 0
+    assert base is not None
     try:
         fused = [FusedLayer(layer, layer_parts(layer)) for layer in layers]
         stack = Stack(base, fused)
@@ -143,6 +146,8 @@ def _agree(model: Any, base: Any, fused: list[FusedLayer], stack: Stack) -> bool
     try:
         with torch.inference_mode():
             expected, output = _run(base, ids, original, original)
+            with _nudged(base.get_input_embeddings()):
+                again, _ = _run(base, ids, original, original)
             for one in fused[:count]:
                 one.layer.forward = one.forward
             stack.output = output
@@ -154,7 +159,25 @@ def _agree(model: Any, base: Any, fused: list[FusedLayer], stack: Stack) -> bool
         for one in fused[:count]:
             one.layer.forward = one.original
         model.set_attn_implementation(before)
-    return all(float((a - b).norm()) <= _TOLERANCE * float(a.norm()) for a, b in zip(expected, found, strict=True))
+    noise = max(_apart(a, b) for a, b in zip(expected, again, strict=True))
+    return all(_apart(a, b) <= _TOLERANCE + 3 * noise for a, b in zip(expected, found, strict=True))
+
+
+def _apart(expected: torch.Tensor, found: torch.Tensor) -> float:
+    return float((expected - found).norm() / expected.norm())
+
+
+@contextmanager
+def _nudged(embedding: nn.Module) -> Iterator[None]:
+    """Inputs another by a float's rounding: what packed activations make of it is the noise between two right ways."""
+    generator = torch.Generator().manual_seed(1)
+    handle = embedding.register_forward_hook(
+        lambda _m, _a, x: x * (1 + 1e-6 * torch.randn(x.shape, generator=generator))
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _run(base: Any, ids: torch.Tensor, prompt: Any, step: Any) -> tuple[list[torch.Tensor], type]:

@@ -148,10 +148,11 @@ def embedding_scale(module: nn.Module) -> float | None:
     if not isinstance(scale, int | float):
         return None
     try:
-        small: Any = type(module)(3, 2, 0, embed_scale=1.5)
+        make: Any = type(module)
+        small = make(3, 2, 0, embed_scale=1.5)
         rows = torch.arange(1.0, 7.0).view(3, 2)
         small.weight = nn.Parameter(rows, requires_grad=False)
-        same = torch.equal(small(ids), rows * 1.5)
+        same = bool(torch.equal(small(ids), rows * 1.5))
     except (TypeError, ValueError, RuntimeError):
         return None
     return float(scale) if same else None

@@ -48,7 +48,8 @@ class PythonMlp:
         """x: [batch, tokens, width]."""
         out = self.mlp(self.before(x))
         out = self.after(out[0] if isinstance(out, tuple) else out)
-        return x + (out if self.residual == 1.0 else out * self.residual)
+        result: torch.Tensor = x + (out if self.residual == 1.0 else out * self.residual)
+        return result
 
 
 # name of the norm before attention, after it, before the MLP, after it; "" where there is none. The first that fits

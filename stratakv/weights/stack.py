@@ -83,7 +83,7 @@ class Stack:
         if self.multiplier != 1.0:
             x = x * self.multiplier
         x = x.contiguous()
-        self._run(x, placed, position_ids, placing)  # type: ignore[arg-type]
+        self._run(x, [place for place in placed if place is not None], position_ids, placing)
         for layer in placing:
             layer.stored(tokens)
         module: Any = native()
