@@ -158,6 +158,6 @@ class Stack:
         return cos.float().contiguous(), sin.float().contiguous()
 
 
-def _sees_all(mask: torch.Tensor) -> bool:
-    """Whether a mask [batch, tokens] hides nothing."""
-    return mask.dim() == 2 and bool(mask.all())
+def _sees_all(mask: Any) -> bool:
+    """Whether a mask [batch, tokens] hides nothing; False for any other."""
+    return isinstance(mask, torch.Tensor) and mask.dim() == 2 and bool(mask.all())
