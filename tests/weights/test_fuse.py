@@ -102,10 +102,10 @@ def test_hidden_tokens_and_watched_layers_take_the_model_s_own_way(tmp_path: Pat
         fused(ids[:, -1:], past_key_values=cache)
         handle.remove()
         assert len(seen) == 1 and steps == []
-        fused(ids[:, -1:], past_key_values=cache, output_hidden_states=True)
-        assert steps == []
         fused(ids[:, -1:], past_key_values=cache)
         assert steps == [1]
+        out = fused(ids[:, -1:], past_key_values=cache, output_hidden_states=True)
+        assert steps == [1] and len(out.hidden_states) == 5
 
 
 def test_states_that_can_t_be_stored_name_their_layer_and_leave_the_cache_as_it_was(tmp_path: Path) -> None:
