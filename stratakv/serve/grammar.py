@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from stratakv.errors import UserError
+from stratakv.serve.gbnf import gbnf_to_lark
+from stratakv.serve.json_schema import explained
 from stratakv.serve.request import GrammarError, GrammarSpec
 
 # Small models fill an answer with blank lines where they may
@@ -46,10 +48,19 @@ class Grammars:
             except (ValueError, AttributeError) as error:
                 raise UserError(f"this model's tokenizer can't be used with grammars: {error}") from error
         text = _llguidance_grammar(spec)
-        problem = llguidance.LLMatcher.validate_grammar(text, self._table)
-        if problem and not problem.startswith("WARNING"):
+        problem = self._problem(text)
+        if problem and spec.kind == "json_schema":
+            problem = explained(json.loads(spec.text), lambda schema: self._problem(_schema_grammar(schema)))
+        if problem:
             raise GrammarError(spec, problem.strip().splitlines()[0])
         return Matcher(llguidance.LLMatcher(self._table, text, log_level=0), self.vocabulary)
+
+    def _problem(self, grammar: str) -> str:
+        """What llguidance says against a grammar; empty: nothing."""
+        import llguidance
+
+        problem = str(llguidance.LLMatcher.validate_grammar(grammar, self._table))
+        return "" if problem.startswith("WARNING") else problem
 
 
 class Matcher:
@@ -81,16 +92,21 @@ class Matcher:
             raise ValueError(f"grammar: {self._inner.get_error().strip().splitlines()[0]}")
 
 
+def _schema_grammar(schema: Any) -> str:
+    import llguidance
+
+    return str(llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=_JSON))
+
+
 def _llguidance_grammar(spec: GrammarSpec) -> str:
     import llguidance
-    from llguidance.gbnf_to_lark import gbnf_to_lark
 
     matcher = llguidance.LLMatcher
     try:
         if spec.kind == "json_object":
-            return str(matcher.grammar_from_json_schema({"type": "object"}, defaults=_JSON))
+            return _schema_grammar({"type": "object"})
         if spec.kind == "json_schema":
-            return str(matcher.grammar_from_json_schema(json.loads(spec.text), defaults=_JSON))
+            return _schema_grammar(json.loads(spec.text))
         if spec.kind == "regex":
             return str(matcher.grammar_from_regex(spec.text))
         if spec.kind == "gbnf":
