@@ -58,7 +58,8 @@ def place_of(path: Path, keyword: str | None = None) -> str:
 
 def explained(schema: Any, problem_of: Callable[[Any], str]) -> str:
     """What is wrong with a schema, and where. problem_of: what the grammar says about a schema, empty: nothing."""
-    problem, path = problem_of(schema), ()
+    problem = problem_of(schema)
+    path: Path = ()
     end = time.monotonic() + _SECONDS
 
     def to_blame(at: Path, part: Any) -> bool:
@@ -113,8 +114,8 @@ def _at(schema: Any, path: Path) -> Any:
 def _replaced(schema: Any, path: Path, part: Any) -> Any:
     if not path:
         return part
-    copy = list(schema) if isinstance(schema, list) else dict(schema)
-    copy[path[0]] = _replaced(schema[path[0]], path[1:], part)  # type: ignore[call-overload]
+    copy: Any = list(schema) if isinstance(schema, list) else dict(schema)
+    copy[path[0]] = _replaced(schema[path[0]], path[1:], part)
     return copy
 
 
