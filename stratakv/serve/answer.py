@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
 from stratakv.serve.grammar import Matcher
-from stratakv.serve.request import Finish, FinishReason, Piece, TokenInfo
-from stratakv.serve.sampling import Sampler, log_probabilities
+from stratakv.serve.request import Finish, FinishReason, Piece, Progress, TokenInfo
+from stratakv.serve.sampling import Alternatives, Sampler, log_probabilities
 from stratakv.serve.sequence import Sequence
 from stratakv.serve.text import TextStream
 from stratakv.serve.ticket import Ticket
@@ -40,7 +40,9 @@ class Answer:
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **banned})
         self.sequence, self.ticket, self.limit = sequence, ticket, limit
         self._sampler, self._stream, self._matcher = Sampler(sampling, stream.tokenizer), stream, matcher
-        self._end_tokens, self._token_text = end_tokens, token_text
+        self._end_tokens, self._token_text, self._tokenizer = end_tokens, token_text, stream.tokenizer
+        self._scores: dict[int, tuple[float, Alternatives]] = {}  # by the place in the prompt
+        self._lines = False
         self._waiting: list[TokenInfo] = []  # tokens whose text is not certain yet
         self.items: list[Piece | Finish] = []
         self.finished: Finish | None = None
@@ -50,6 +52,8 @@ class Answer:
         sequence = self.sequence
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
+            if sequence.request.score_prompt:
+                self._emit_prompt()
         if self.limit == 0:
             self.finish("length")
             return
@@ -66,12 +70,20 @@ class Answer:
             self._matcher.accept(token)
         text, certain = self._stream.add(token)
         self._waiting.append(self._info(token, text, logits))
+        self._lines = self._lines or "\n" in text
         if certain or self._stream.stopped is not None:
             self._emit(certain)
         if self._stream.stopped is not None or (self._matcher is not None and self._matcher.complete):
             self.finish("stop")
-        elif sequence.generated >= self.limit:
+        elif sequence.generated >= self.limit or self._late():
             self.finish("length")
+
+    def score(self, end: int, logits: torch.Tensor) -> None:
+        """Take what the model says of the prompt's tokens: float32 logits [n, vocabulary] of its tokens end - n to end."""
+        tokens, count = self.sequence.request.prompt, self._sampler.params.logprobs or 0
+        for place, row in enumerate(logits, end - len(logits) + 1):
+            if place < len(tokens):
+                self._scores[place] = log_probabilities(row, tokens[place], count)
 
     def finish(self, reason: FinishReason, error: str | None = None, *, impossible: bool = False) -> None:
         """End the answer; what was held back comes out, unless a stop string was found. error, impossible: as in Finish."""
@@ -80,24 +92,40 @@ class Answer:
         held = self._stream.flush()
         if held or self._waiting:
             self._emit(held)
+        numbers = asdict(self._progress())
+        self.finished = Finish(
+            **numbers, reason=reason, stop_string=self._stream.stopped, error=error, impossible=impossible
+        )
+        self.items.append(self.finished)
+
+    def _progress(self) -> Progress:
         sequence, now = self.sequence, time.perf_counter()
         started, first = sequence.started, sequence.first_token
-        self.finished = Finish(
-            reason,
-            self._stream.stopped,
+        return Progress(
             sequence.prompt_tokens,
             sequence.cached,
             sequence.generated,
             1e3 * ((first or now) - started) if started is not None else 0.0,
             1e3 * (now - first) if first is not None else 0.0,
-            error,
-            impossible,
         )
-        self.items.append(self.finished)
+
+    def _late(self) -> bool:
+        """Whether the answer has taken as long as it may, and has a line to end at."""
+        most, first = self.sequence.request.max_ms, self.sequence.first_token
+        return most is not None and self._lines and first is not None and time.perf_counter() - first > most / 1e3
 
     def _emit(self, text: str) -> None:
-        self.items.append(Piece(text, tuple(self._waiting)))
+        self.items.append(Piece(text, tuple(self._waiting), progress=self._progress()))
         self._waiting = []
+
+    def _emit_prompt(self) -> None:
+        stream, tokens = TextStream(self._tokenizer), []
+        for place, token in enumerate(self.sequence.request.prompt):
+            text, _ = stream.add(token)
+            own, top = self._scores.pop(place, (None, ()))
+            tokens.append(TokenInfo(token, text, own, tuple((id_, self._token_text(id_), log) for id_, log in top)))
+        text = "".join(each.text for each in tokens)
+        self.items.append(Piece(text, tuple(tokens), prompt=True, progress=self._progress()))
 
     def _info(self, token: int, text: str, logits: torch.Tensor) -> TokenInfo:
         count = self._sampler.params.logprobs

@@ -198,8 +198,9 @@ class Engine:
     def _check(self, request: GenerationRequest) -> None:
         if not request.prompt:
             raise UserError("the prompt is empty: give at least one token")
-        if len(request.prompt) >= self.limits.context:
-            raise PromptTooLong(len(request.prompt), self.limits.context - 1)
+        most = self.limits.context - min(1, request.max_tokens)
+        if len(request.prompt) > most:
+            raise PromptTooLong(len(request.prompt), most)
         if min(request.prompt) < 0 or max(request.prompt) >= self.vocabulary:
             raise UserError(f"the prompt has a token id outside of the vocabulary of {self.vocabulary:,}")
         if request.max_tokens < 0:
@@ -280,6 +281,11 @@ class Engine:
             elif outcome is not None:
                 if not bool(torch.isfinite(outcome.max())):
                     answer.finish("error", "the model's logits are inf or nan")
+                    continue
+                if item.scores:
+                    answer.score(item.start + item.count, outcome)
+                    outcome = outcome[-1]
+                if not item.draws:
                     continue
                 try:
                     answer.draw(outcome)

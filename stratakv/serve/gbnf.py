@@ -107,7 +107,8 @@ def _lark(node: _Node, names: dict[str, str]) -> str:
     return f"({_lark(node.part, names)}){marks.get((node.least, node.most), f'{{{node.least},{most}}}')}"
 
 
-def _regex(character: str) -> str:
+def escaped(character: str) -> str:
+    """A regular expression that matches this character."""
     return character if character.isascii() and character.isalnum() else f"\\u{{{ord(character):x}}}"
 
 
@@ -230,7 +231,7 @@ class _Parser:
     def _literal(self) -> _Node:
         opened, self.at, out = self.at, self.at + 1, ""
         while self._next() != '"':
-            out += _regex(self._character(opened))
+            out += escaped(self._character(opened))
         self.at += 1
         return _Characters(out)
 
@@ -242,13 +243,13 @@ class _Parser:
         while self._next() != "]":
             at = self.at
             first = self._character(opened)
-            out, empty = out + _regex(first), False
+            out, empty = out + escaped(first), False
             if self._next() == "-" and self.text[self.at + 1 : self.at + 2] not in ("]", ""):
                 self.at += 1
                 last = self._character(opened)
                 if last < first:
                     raise self._error("this range ends before it begins", at)
-                out += f"-{_regex(last)}"
+                out += f"-{escaped(last)}"
         self.at += 1
         if empty:
             raise self._error("these brackets hold no character", opened)

@@ -118,11 +118,12 @@ class SamplingParams:
 @dataclass(frozen=True)
 class GrammarSpec:
     """What an answer must look like. text: the JSON schema, the regular expression, or the grammar; not used by json_object.
-    parameter: of the request, that it came from."""
+    parameter: of the request, that it came from. notes: what of it does not bind the answer, in words."""
 
     kind: GrammarKind
     text: str = ""
     parameter: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,9 @@ class GenerationRequest:
 
     prompt: token ids, at least one. max_tokens: at most that many new ones. stop: texts before which the answer ends, found
     across token borders. ignore_eos: go on past the model's end-of-text token. slot: wait for this slot instead of any.
-    cache_prompt: whether pages of earlier prompts may be used, and these be kept.
+    cache_prompt: whether pages of earlier prompts may be used, and these be kept. score_prompt: the first piece holds the
+    prompt's tokens with their log-probabilities, as sampling.logprobs says; no page of an earlier prompt is used then.
+    max_ms: of writing, after which an answer ends once it has a line break.
     """
 
     prompt: tuple[int, ...]
@@ -142,12 +145,15 @@ class GenerationRequest:
     grammar: GrammarSpec | None = None
     slot: int | None = None
     cache_prompt: bool = True
+    score_prompt: bool = False
+    max_ms: int | None = None
 
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """A token that was generated. logprob: natural logarithm of the model's own probability (before penalties, temperature
-    and the like), None unless asked for; top: the most likely tokens at its place as (id, text, logprob), best first."""
+    """A token that was generated, or of a prompt that was scored. logprob: natural logarithm of the model's own probability
+    (before penalties, temperature and the like), None unless asked for, and of a prompt's first token; top: the most likely
+    tokens at its place as (id, text, logprob), best first."""
 
     id: int
     text: str
@@ -156,26 +162,35 @@ class TokenInfo:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Text that can't change any more, and the tokens that it came from (a token may bring no text yet)."""
+class Progress:
+    """How far a request is. cached_tokens: of the prompt, found in pages that were there. prompt_ms: from the moment the request
+    got a slot to its first token; decode_ms: from there on."""
 
-    text: str
-    tokens: tuple[TokenInfo, ...]
-
-
-@dataclass(frozen=True)
-class Finish:
-    """The end of an answer. cached_tokens: of the prompt, found in pages that were there. prompt_ms: from the moment the
-    request got a slot to its first token; decode_ms: from there to its end; error: in words, when reason is "error"; impossible:
-    the request asked for what can't be, such as a grammar that no token can continue."""
-
-    reason: FinishReason
-    stop_string: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     prompt_ms: float = 0.0
     decode_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that can't change any more, and the tokens that it came from (a token may bring no text yet). prompt: they are the
+    prompt's, before all pieces of the answer. progress: with this piece."""
+
+    text: str
+    tokens: tuple[TokenInfo, ...]
+    prompt: bool = False
+    progress: Progress = field(default_factory=Progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish(Progress):
+    """The end of an answer. error: in words, when reason is "error"; impossible: the request asked for what can't be, such as a
+    grammar that no token can continue."""
+
+    reason: FinishReason
+    stop_string: str | None = None
     error: str | None = None
     impossible: bool = False
 

@@ -23,7 +23,8 @@ from stratakv.serve.sequence import Sequence
 from stratakv.serve.step_cache import StepLayer, step_cache
 
 Outcome = torch.Tensor | Exception | None
-"""Of one piece of work: float32 logits [vocabulary] where it draws a token, what went wrong, or nothing."""
+"""Of one piece of work: float32 logits [vocabulary] where it draws a token, [count, vocabulary] of all its tokens where it scores
+them, what went wrong, or nothing."""
 
 
 class Runner(Protocol):
@@ -90,15 +91,19 @@ class BatchedRunner:
             step = _group_step(group, index, rows, chunks)
             for ordinal, _ in group.layers:
                 self._by_ordinal[ordinal].step = step
-        wanted, last = [], -1
+        kept: list[int] = []  # rows of the batch whose logits are wanted
+        wanted: dict[int, slice | int] = {}
+        end = 0
         for item in (*(item for item in work if not item.prefill), *chunks):
-            last += item.count
-            if item.draws:
-                wanted.append((item, last))
-        keep = torch.tensor([at for _, at in wanted], dtype=torch.long, device=self.device)
-        logits = self._logits(tokens, positions, keep)
-        of = {id(item): row for (item, _), row in zip(wanted, logits, strict=True)}
-        return [of.get(id(item)) for item in work]
+            end += item.count
+            if item.scores:
+                wanted[id(item)] = slice(len(kept), len(kept) + item.count)
+                kept += range(end - item.count, end)
+            elif item.draws:
+                wanted[id(item)] = len(kept)
+                kept.append(end - 1)
+        logits = self._logits(tokens, positions, torch.tensor(kept, dtype=torch.long, device=self.device))
+        return [logits[wanted[id(item)]] if id(item) in wanted else None for item in work]
 
     def _logits(self, tokens: list[int], positions: list[int], keep: torch.Tensor) -> torch.Tensor:
         """float32 [kept, vocabulary] on the CPU."""
@@ -187,4 +192,7 @@ class SeparateRunner:
             logits = self.model(
                 input_ids=ids, position_ids=positions, past_key_values=sequence.private, use_cache=True
             ).logits
-        return logits[0, -1].float().cpu() if item.draws and logits is not None else None
+        if logits is None or not (item.draws or item.scores):
+            return None
+        wanted: torch.Tensor = logits[0] if item.scores else logits[0, -1]
+        return wanted.float().cpu()

@@ -16,6 +16,7 @@ from stratakv.serve.pool import PagePool
 from stratakv.serve.sequence import Sequence
 
 MIN_SHARE = 16  # prefill tokens of one sequence in a step, at least
+MOST_SCORED = 64  # prompt tokens of one sequence in a step whose logits are all kept, a vocabulary of floats each
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Work:
     count: int
     prefill: bool
     draws: bool
+
+    @property
+    def scores(self) -> bool:
+        """Whether the logits of all these tokens are wanted."""
+        return self.prefill and self.sequence.request.score_prompt
 
 
 class Scheduler:
@@ -142,16 +148,17 @@ class Scheduler:
         return None
 
     def _still_needed(self, index: int, table: BlockTable, sequence: Sequence) -> int:
-        """Pages that the rest of a sequence's known tokens, and the one after them, will take."""
-        whole = table.missing(len(sequence.tokens) + 1)
+        """Pages that the rest of a sequence's known tokens, and the one after them if there will be one, will take."""
+        tokens = len(sequence.tokens) + min(1, sequence.request.max_tokens)
+        whole = table.missing(tokens)
         group = self.groups[index]
         if group.window is None:
             return whole
-        return max(0, min(whole, group.pages_for(len(sequence.tokens) + 1, self.chunk) - len(table.pages)))
+        return max(0, min(whole, group.pages_for(tokens, self.chunk) - len(table.pages)))
 
     def _adopt_prefix(self, sequence: Sequence) -> None:
         """Share the pages of an earlier prompt with the same beginning."""
-        if not (self.keep_prefixes and sequence.request.cache_prompt):
+        if not (self.keep_prefixes and sequence.request.cache_prompt) or sequence.request.score_prompt:
             return
         pages = self.cached_prefix(sequence.keys, sequence.prompt_tokens)
         sequence.computed, sequence.published = pages * PAGE_TOKENS, pages
@@ -190,6 +197,8 @@ class Scheduler:
             end = sequence.prompt_tokens if sequence.in_prompt else len(sequence.tokens)
             share = max(MIN_SHARE, budget // (len(queue) - index))
             count = min(end - sequence.computed, share, budget, self._same_chunks(sequence.computed))
+            if sequence.request.score_prompt:
+                count = min(count, MOST_SCORED)
             if self._make_room(sequence, sequence.computed + count):
                 draws = sequence.computed + count == len(sequence.tokens)
                 work.append(Work(sequence, sequence.computed, count, sequence.in_prompt, draws))

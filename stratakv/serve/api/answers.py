@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from stratakv.serve.api.errors import ApiError
-from stratakv.serve.request import Finish, GenerationRequest, Piece, TokenInfo
+from stratakv.serve.request import Finish, GenerationRequest, Piece, Progress, TokenInfo
 
 if TYPE_CHECKING:
     from stratakv.serve.engine import Engine
@@ -28,7 +28,8 @@ class Answer:
 
     text: str = ""
     tokens: list[TokenInfo] = field(default_factory=list)
-    finish: Finish = field(default_factory=lambda: Finish("cancelled"))
+    prompt: Piece | None = None  # where it was scored
+    finish: Finish = field(default_factory=lambda: Finish(reason="cancelled"))
     slot: int | None = None
 
 
@@ -94,8 +95,15 @@ async def merge(tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Piece | F
 class TicketStream(StreamingResponse):
     """A streamed answer. However it ends, its tickets are cancelled: done, client gone, or client too slow to take it."""
 
-    def __init__(self, content: AsyncIterator[str], tickets: Sequence[Ticket], media_type: str, seconds: float) -> None:
-        super().__init__(content, media_type=media_type, headers={"Cache-Control": "no-store"})
+    def __init__(
+        self,
+        content: AsyncIterator[str],
+        tickets: Sequence[Ticket],
+        media_type: str,
+        seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(content, media_type=media_type, headers={"Cache-Control": "no-store", **(headers or {})})
         self._tickets, self._seconds = tickets, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,7 +122,7 @@ class TicketStream(StreamingResponse):
                 ticket.cancel()
 
 
-def timings(finish: Finish) -> dict[str, Any]:
+def timings(finish: Progress) -> dict[str, Any]:
     """llama-server's object of that name."""
     computed = finish.prompt_tokens - finish.cached_tokens
     prompt, predicted = max(finish.prompt_ms, 1e-6), max(finish.decode_ms, 1e-6)
@@ -137,6 +145,8 @@ async def _whole(ticket: Ticket) -> Answer:
         if isinstance(item, Finish):
             _check(item)
             answer.finish = item
+        elif item.prompt:
+            answer.prompt = item
         else:
             answer.text += item.text
             answer.tokens += item.tokens

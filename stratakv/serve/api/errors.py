@@ -108,7 +108,7 @@ def _place(error: Any, body: Any) -> list[str]:
     for part in others:
         if (isinstance(here, list) and isinstance(part, int)) or (isinstance(here, dict) and part in here):
             here = here[part]
-        elif not (error["type"] == "missing" and part == error["loc"][-1]):
+        elif not (error["type"] in ("missing", "extra_forbidden") and part == error["loc"][-1]):
             continue
         place.append(str(part))
     return place

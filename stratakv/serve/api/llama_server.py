@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all, timings
+from stratakv.serve.api.binding import asked_grammar
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.openai import FINGERPRINT, finite
-from stratakv.serve.api.requests import new_tokens, slot_of, sse, stream_errors
-from stratakv.serve.api.schemas import sampling_params, schema_grammar, stop_list
+from stratakv.serve.api.requests import generation_request, note_headers, notes_of, sse, stream_errors
 from stratakv.serve.api.schemas_llama import DetokenizeBody, NativeBody, TokenizeBody
 from stratakv.serve.api.settings import Context
 from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, SamplingParams, TokenInfo
 
 if TYPE_CHECKING:
     from stratakv.serve.ticket import Ticket
+
+_MISSING = object()
 
 
 def router(context: Context) -> APIRouter:
@@ -52,6 +54,7 @@ def router(context: Context) -> APIRouter:
                 "stratakv": {
                     "profile": snapshot.profile,
                     "bytes_per_token": snapshot.bytes_per_token,
+                    "context": settings.context,
                     "fallback_template": prompter.own_template is None,
                     "batching": snapshot.batching,
                     "lost": [asdict(loss) for loss in snapshot.lost],
@@ -73,19 +76,22 @@ def router(context: Context) -> APIRouter:
         return JSONResponse({"content": await prompter.run(prompter.decode, body.tokens)})
 
     @routes.post("/completion")
+    @routes.post("/completions", include_in_schema=False)
     async def completion(body: NativeBody, http: Request) -> Response:
         prompts = await prompter.run(_prompts, context, body.prompt)
-        requests = [_request(context, body, prompt) for prompt in prompts]
+        grammar = asked_grammar(body)
+        requests = [_request(context, body, prompt, grammar) for prompt in prompts]
         tickets = submit_all(context.engine, requests)
         final = _Final(context, body, requests)
         if body.stream:
             chunks = _stream(final, tickets)
-            return TicketStream(stream_errors(chunks), tickets, "text/event-stream", settings.send_seconds)
+            headers = note_headers(grammar)
+            return TicketStream(stream_errors(chunks), tickets, "text/event-stream", settings.send_seconds, headers)
         answers = await gather(http, tickets)
         results = [
             final.body(i, answer.text, answer.tokens, answer.finish, answer.slot) for i, answer in enumerate(answers)
         ]
-        return JSONResponse(results if final.many else results[0])
+        return JSONResponse(results if final.many else results[0], headers=note_headers(grammar))
 
     return routes
 
@@ -134,27 +140,12 @@ def _is_many(prompt: Any) -> bool:
     return isinstance(prompt, list) and not any(isinstance(part, int) for part in prompt)
 
 
-def _request(context: Context, body: NativeBody, prompt: tuple[int, ...]) -> GenerationRequest:
-    if body.grammar and body.json_schema is not None:
-        raise ApiError("grammar and json_schema were both given: give one", param="grammar")
-    grammar = GrammarSpec("gbnf", body.grammar, "grammar") if body.grammar else None
-    if body.json_schema is not None:
-        grammar = schema_grammar(body.json_schema, "json_schema")
-    return GenerationRequest(
-        prompt,
-        max(1, new_tokens(context, len(prompt), body.n_predict)),
-        sampling_params(
-            body,
-            vocabulary=context.prompter.vocabulary,
-            logit_bias=body.logit_bias,
-            logprobs=body.n_probs or None,
-        ),
-        stop_list(body.stop),
-        ignore_eos=bool(body.ignore_eos),
-        grammar=grammar,
-        slot=slot_of(context, body.id_slot),
-        cache_prompt=body.cache_prompt is not False,
-    )
+def _request(
+    context: Context, body: NativeBody, prompt: tuple[int, ...], grammar: GrammarSpec | None
+) -> GenerationRequest:
+    asked = body.max_tokens if body.n_predict is None else body.n_predict
+    request = generation_request(context, body, prompt, asked=asked, logprobs=body.n_probs or None, grammar=grammar)
+    return replace(request, max_tokens=max(1, request.max_tokens))
 
 
 class _Final:
@@ -172,6 +163,20 @@ class _Final:
             data["completion_probabilities"] = _probabilities(tokens)
         return data
 
+    def chosen(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Of a whole answer what `response_fields` names, under the whole path, as llama-server does."""
+        fields = self._body.response_fields
+        if not fields:
+            return data
+        found = {}
+        for field in fields:
+            value: Any = data
+            for key in field.split("/"):
+                value = value.get(key, _MISSING) if isinstance(value, dict) else _MISSING
+            if value is not _MISSING:
+                found[field] = value
+        return found
+
     def body(
         self, index: int, text: str, tokens: Sequence[TokenInfo], finish: Finish, slot: int | None
     ) -> dict[str, Any]:
@@ -180,7 +185,7 @@ class _Final:
             text, tokens = "", ()
         request = self._requests[index]
         kinds = {"length": "limit", "stop": "word" if finish.stop_string is not None else "eos"}
-        return {
+        data = {
             **self.piece(index, text, tokens),
             "id_slot": -1 if slot is None else slot,
             "stop": True,
@@ -194,7 +199,9 @@ class _Final:
             "stop_type": kinds.get(finish.reason, "none"),
             "stopping_word": finish.stop_string or "",
             "timings": timings(finish),
+            **notes_of(request.grammar),
         }
+        return self.chosen(data)
 
 
 async def _stream(final: _Final, tickets: Sequence[Ticket]) -> AsyncIterator[str]:
@@ -202,7 +209,8 @@ async def _stream(final: _Final, tickets: Sequence[Ticket]) -> AsyncIterator[str
         if isinstance(item, Finish):
             yield sse(final.body(index, "", (), item, tickets[index].slot))
         elif final._body.n_predict != 0 and (item.text or item.tokens):
-            yield sse(final.piece(index, item.text, item.tokens))
+            extra = {"timings": timings(item.progress)} if final._body.timings_per_token else {}
+            yield sse({**final.piece(index, item.text, item.tokens), **extra})
 
 
 def _probabilities(tokens: Sequence[TokenInfo]) -> list[dict[str, Any]]:

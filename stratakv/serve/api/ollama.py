@@ -16,7 +16,8 @@ from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.openai import finite
 from stratakv.serve.api.openai_chat import tool_dicts
-from stratakv.serve.api.requests import new_tokens, stream_errors
+from stratakv.serve.api.prompts import begun_answer
+from stratakv.serve.api.requests import new_tokens, note_headers, stream_errors
 from stratakv.serve.api.schemas import json_object, sampling_params, schema_grammar, stop_list
 from stratakv.serve.api.schemas_ollama import (
     Format,
@@ -28,7 +29,7 @@ from stratakv.serve.api.schemas_ollama import (
 )
 from stratakv.serve.api.settings import Context
 from stratakv.serve.api.tools import ChatText, ToolCall
-from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, TokenInfo
+from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, PromptTooLong, TokenInfo
 
 if TYPE_CHECKING:
     from stratakv.serve.ticket import Ticket
@@ -57,13 +58,15 @@ def router(context: Context) -> APIRouter:
     @routes.post("/show")
     async def show(body: ShowBody) -> JSONResponse:
         _check_model(context, body.model)
-        kind = loaded.model.config.model_type
+        kind, snapshot = loaded.model.config.model_type, context.engine.snapshot()
         info = {
             "general.architecture": kind,
             "general.parameter_count": settings.parameters,
             f"{kind}.context_length": loaded.geometry.context,
             f"{kind}.block_count": len(loaded.geometry.layers),
-            "stratakv.profile": context.engine.snapshot().profile,
+            "stratakv.profile": snapshot.profile,
+            "stratakv.bytes_per_token": snapshot.bytes_per_token,
+            "stratakv.context": settings.context,
         }
         return JSONResponse(
             {
@@ -83,8 +86,7 @@ def router(context: Context) -> APIRouter:
         if not body.prompt:
             return JSONResponse({**_head(context), "response": "", "done": True, "done_reason": "load"})
         prompt = await prompter.run(_prompt, context, body)
-        request = _request(context, body, prompt)
-        tickets = submit_all(context.engine, [request])
+        tickets = submit_all(context.engine, [_request(context, body, prompt)])
 
         def shape(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
             return {"response": text}
@@ -99,8 +101,9 @@ def router(context: Context) -> APIRouter:
             return JSONResponse({**_head(context), "message": message, "done": True, "done_reason": "load"})
         tools = tool_dicts(body.tools)
         messages = [_message(message) for message in body.messages]
-        prompt = await prompter.run(prompter.chat, messages, tools, _thinking(body.think))
+        prompt = await prompter.run(_chat_prompt, context, body, messages, tools)
         tickets = submit_all(context.engine, [_request(context, body, prompt)])
+        begins = begun_answer(messages) is None
         names = [tool["function"]["name"] for tool in tools]
 
         def shape(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def router(context: Context) -> APIRouter:
                 message["tool_calls"] = [{"function": {"name": c.name, "arguments": c.arguments}} for c in calls]
             return {"message": message}
 
-        return await _answer(context, http, body, tickets, ChatText(names, strip=plain), shape, None)
+        return await _answer(context, http, body, tickets, ChatText(names, strip=plain and begins), shape, None)
 
     return routes
 
@@ -125,10 +128,11 @@ async def _answer(
 ) -> Response:
     """prompt: given where the answer's `context` is wanted, the tokens so far."""
     started = time.perf_counter()
+    headers = note_headers(_grammar(body.format))
     if body.stream is not False:
         lines = _stream(context, tickets, through, shape, prompt, bool(body.logprobs), started)
         seconds = context.settings.send_seconds
-        return TicketStream(stream_errors(lines, line=True), tickets, "application/x-ndjson", seconds)
+        return TicketStream(stream_errors(lines, line=True), tickets, "application/x-ndjson", seconds, headers)
     answer = (await gather(http, tickets))[0]
     text = through.feed(answer.text)
     rest, calls = through.close()
@@ -137,7 +141,7 @@ async def _answer(
         result["context"] = [*prompt, *(token.id for token in answer.tokens)]
     if body.logprobs:
         result["logprobs"] = _logprobs(answer.tokens)
-    return JSONResponse(result)
+    return JSONResponse(result, headers=headers)
 
 
 async def _stream(
@@ -170,6 +174,32 @@ async def _stream(
 
 
 def _prompt(context: Context, body: GenerateBody) -> tuple[int, ...]:
+    """Tokens of a prompt. truncate: what is too long loses tokens after the first num_keep."""
+    prompt, room = _whole_prompt(context, body), context.settings.context - 1
+    if not body.truncate or len(prompt) <= room:
+        return prompt
+    kept = min((body.options.num_keep if body.options else None) or 1, room)
+    return (*prompt[:kept], *prompt[len(prompt) - room + kept :])
+
+
+def _chat_prompt(
+    context: Context, body: OllamaChatBody, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
+) -> tuple[int, ...]:
+    """Tokens of a conversation. truncate: its oldest messages are left out until it fits, not the system's and not the last."""
+    variables = _thinking(context, body.think)
+    while True:
+        try:
+            prompt = context.prompter.chat(messages, tools, variables)
+            new_tokens(context, len(prompt), None)
+            return prompt
+        except PromptTooLong:
+            old = next((i for i, message in enumerate(messages[:-1]) if message["role"] != "system"), None)
+            if not body.truncate or old is None:
+                raise
+            messages = messages[:old] + messages[old + 1 :]
+
+
+def _whole_prompt(context: Context, body: GenerateBody) -> tuple[int, ...]:
     prompter, earlier = context.prompter, tuple(body.context or ())
     if body.raw:
         if body.system:
@@ -177,7 +207,7 @@ def _prompt(context: Context, body: GenerateBody) -> tuple[int, ...]:
         return prompter.prompt([*earlier, body.prompt or ""]) if earlier else prompter.prompt(body.prompt or "")
     messages = [{"role": "system", "content": body.system}] if body.system else []
     messages.append({"role": "user", "content": body.prompt or ""})
-    ids = prompter.chat(messages, (), _thinking(body.think))
+    ids = prompter.chat(messages, (), _thinking(context, body.think))
     return prompter.prompt([*earlier, *ids])
 
 
@@ -217,9 +247,13 @@ def _message(message: OllamaMessage) -> dict[str, Any]:
     return plain
 
 
-def _thinking(think: bool | None) -> dict[str, Any]:
-    """The variable by which Qwen3's and similar templates are told not to think aloud."""
-    return {} if think is None else {"enable_thinking": think}
+def _thinking(context: Context, think: bool | str | None) -> dict[str, Any]:
+    """The variables by which Qwen3's and similar templates are told whether, and how much, to think aloud."""
+    if not think:
+        return {} if think is None else {"enable_thinking": False}
+    if not any(word in context.prompter.template for word in ("enable_thinking", "<think>", "reasoning_effort")):
+        raise ApiError(f"{context.settings.alias!r} does not support thinking", param="think")
+    return {"enable_thinking": True, **({"reasoning_effort": think} if isinstance(think, str) else {})}
 
 
 def _check_model(context: Context, name: str) -> None:

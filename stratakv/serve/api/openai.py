@@ -11,13 +11,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from stratakv import __version__
-from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all, timings
+from stratakv.serve.api.answers import Answer, TicketStream, gather, merge, submit_all, timings
+from stratakv.serve.api.binding import asked_grammar
 from stratakv.serve.api.errors import ApiError
-from stratakv.serve.api.requests import choices, new_tokens, slot_of, sse, stream_errors
-from stratakv.serve.api.schemas import sampling_params, stop_list
+from stratakv.serve.api.requests import choices, generation_request, note_headers, notes_of, sse, stream_errors
 from stratakv.serve.api.schemas_openai import CompletionBody
 from stratakv.serve.api.settings import Context
-from stratakv.serve.request import Finish, GenerationRequest, TokenInfo
+from stratakv.serve.request import Finish, TokenInfo
 
 if TYPE_CHECKING:
     from stratakv.serve.ticket import Ticket
@@ -48,20 +48,31 @@ def router(context: Context) -> APIRouter:
         return JSONResponse(model_object(context))
 
     @routes.post("/v1/completions")
-    @routes.post("/completions", include_in_schema=False)
     async def completions(body: CompletionBody, http: Request) -> Response:
         prompts = await context.prompter.run(_prompts, context, body.prompt)
+        logprobs = (body.n_probs or None) if body.logprobs is None else body.logprobs
+        scored = bool(body.echo) and logprobs is not None
+        grammar = asked_grammar(body)
         requests = [
             request
             for prompt in prompts
-            for request in choices(completion_request(context, body, prompt, logprobs=body.logprobs), body.n)
+            for request in choices(
+                generation_request(
+                    context,
+                    body,
+                    prompt,
+                    asked=body.max_tokens,
+                    logprobs=logprobs,
+                    grammar=grammar,
+                    score_prompt=scored,
+                ),
+                body.n,
+            )
         ]
         if len(requests) > settings.max_choices:
             raise ApiError(f"{len(requests)} answers at once: at most {settings.max_choices}", param="n")
         echoes = [""] * len(requests)
-        if body.echo:
-            if body.logprobs is not None:
-                raise ApiError("echo together with logprobs is not supported: leave one out", param="echo")
+        if body.echo and not scored:
             echoes = [await context.prompter.run(context.prompter.decode, r.prompt, True) for r in requests]
         tickets = submit_all(context.engine, requests)
         head = {
@@ -72,21 +83,18 @@ def router(context: Context) -> APIRouter:
             "system_fingerprint": FINGERPRINT,
         }
         if body.stream:
-            usage_wanted = bool(body.stream_options and body.stream_options.include_usage)
-            chunks = _stream(head, tickets, echoes, body.logprobs is not None, usage_wanted)
-            return TicketStream(stream_errors(chunks), tickets, "text/event-stream", settings.send_seconds)
+            chunks = _stream(head, body, tickets, echoes, logprobs is not None)
+            return TicketStream(
+                stream_errors(chunks), tickets, "text/event-stream", settings.send_seconds, note_headers(grammar)
+            )
         answers = await gather(http, tickets)
         said = [
-            {
-                "index": index,
-                "text": echoes[index] + answer.text,
-                "finish_reason": answer.finish.reason,
-                "logprobs": None if body.logprobs is None else text_logprobs(answer.tokens, 0),
-            }
-            for index, answer in enumerate(answers)
+            _choice(index, answer, echo, body, logprobs is not None)
+            for index, (answer, echo) in enumerate(zip(answers, echoes, strict=True))
         ]
         finishes = [answer.finish for answer in answers]
-        return JSONResponse({**head, "choices": said, "usage": usage(finishes), "timings": timings(finishes[0])})
+        numbers = {"usage": usage(finishes), "timings": timings(finishes[0])}
+        return JSONResponse({**head, "choices": said, **numbers, **notes_of(grammar)}, headers=note_headers(grammar))
 
     return routes
 
@@ -95,6 +103,7 @@ def model_object(context: Context) -> dict[str, Any]:
     """The model as /v1/models lists it, with llama-server's `meta`."""
     loaded = context.engine.loaded
     config = loaded.model.config.get_text_config(decoder=True)
+    snapshot = context.engine.snapshot()
     meta = {
         "n_vocab": context.prompter.vocabulary,
         "n_ctx_train": loaded.geometry.context,
@@ -102,24 +111,11 @@ def model_object(context: Context) -> dict[str, Any]:
         "n_embd": getattr(config, "hidden_size", 0),
         "n_params": context.settings.parameters,
         "size": loaded.weight_bytes,
+        "profile": snapshot.profile,
+        "bytes_per_token": snapshot.bytes_per_token,
     }
     created = int(context.started)
     return {"id": context.settings.alias, "object": "model", "created": created, "owned_by": "stratakv", "meta": meta}
-
-
-def completion_request(
-    context: Context, body: CompletionBody, prompt: tuple[int, ...], *, logprobs: int | None
-) -> GenerationRequest:
-    """The engine's request for one answer."""
-    return GenerationRequest(
-        prompt,
-        new_tokens(context, len(prompt), body.max_tokens),
-        sampling_params(body, vocabulary=context.prompter.vocabulary, logit_bias=body.logit_bias, logprobs=logprobs),
-        stop_list(body.stop),
-        ignore_eos=bool(body.ignore_eos),
-        slot=slot_of(context, body.id_slot),
-        cache_prompt=body.cache_prompt is not False,
-    )
 
 
 def usage(finishes: Sequence[Finish]) -> dict[str, Any]:
@@ -140,15 +136,19 @@ def finite(logprob: float | None) -> float:
 
 
 def text_logprobs(tokens: Sequence[TokenInfo], offset: int) -> dict[str, Any]:
-    """The completions' form. offset: characters before the first of these tokens."""
-    offsets = []
+    """The completions' form. offset: characters before the first of these tokens. A prompt's first token has no probability."""
+    offsets, tops = [], []
     for token in tokens:
         offsets.append(offset)
         offset += len(token.text)
+        best: dict[str, float] = {}
+        for _, text, logprob in token.top:  # several tokens may look alike: the likeliest counts
+            best.setdefault(text, finite(logprob))
+        tops.append(None if token.logprob is None else best)
     return {
         "tokens": [token.text for token in tokens],
-        "token_logprobs": [finite(token.logprob) for token in tokens],
-        "top_logprobs": [{text: finite(logprob) for _, text, logprob in token.top} for token in tokens],
+        "token_logprobs": [None if token.logprob is None else finite(token.logprob) for token in tokens],
+        "top_logprobs": tops,
         "text_offset": offsets,
     }
 
@@ -158,8 +158,22 @@ def _prompts(context: Context, prompt: Any) -> list[tuple[int, ...]]:
     return [context.prompter.prompt(each) for each in (prompt if many else [prompt])]
 
 
+def _choice(index: int, answer: Answer, echo: str, body: CompletionBody, logprobs: bool) -> dict[str, Any]:
+    prompt = answer.prompt
+    tokens = [*(prompt.tokens if prompt else ()), *answer.tokens]
+    choice: dict[str, Any] = {
+        "index": index,
+        "text": (prompt.text if prompt else echo) + answer.text,
+        "finish_reason": answer.finish.reason,
+        "logprobs": text_logprobs(tokens, 0) if logprobs else None,
+    }
+    if body.return_tokens:
+        choice["tokens"] = [token.id for token in answer.tokens]
+    return choice
+
+
 async def _stream(
-    head: dict[str, Any], tickets: Sequence[Ticket], echoes: list[str], logprobs: bool, usage_wanted: bool
+    head: dict[str, Any], body: CompletionBody, tickets: Sequence[Ticket], echoes: list[str], logprobs: bool
 ) -> AsyncIterator[str]:
     finishes, said = [], [0] * len(tickets)
     for index, echo in enumerate(echoes):
@@ -176,9 +190,13 @@ async def _stream(
             if logprobs:
                 choice["logprobs"] = text_logprobs(item.tokens, said[index])
                 said[index] += sum(len(token.text) for token in item.tokens)
-            elif not item.text:
+            elif not item.text and not body.return_tokens:
                 continue
+            if body.return_tokens:
+                choice["tokens"] = [] if item.prompt else [token.id for token in item.tokens]
+            if body.timings_per_token:
+                extra = {"timings": timings(item.progress)}
         yield sse({**head, "choices": [choice], **extra})
-    if usage_wanted:
+    if body.stream_options and body.stream_options.include_usage:
         yield sse({**head, "choices": [], "usage": usage(finishes)})
     yield "data: [DONE]\n\n"

@@ -12,13 +12,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from stratakv.serve.api.answers import Answer, TicketStream, gather, merge, submit_all, timings
+from stratakv.serve.api.binding import asked_grammar, call_grammar, call_or
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.openai import FINGERPRINT, finite, usage
-from stratakv.serve.api.requests import choices, new_tokens, slot_of, sse, stream_errors
-from stratakv.serve.api.schemas import json_object, sampling_params, schema_grammar, stop_list
-from stratakv.serve.api.schemas_openai import ChatBody, Message, NamedTool, ResponseFormat, TemplateBody, Tool
+from stratakv.serve.api.prompts import begun_answer
+from stratakv.serve.api.requests import choices, generation_request, note_headers, notes_of, sse, stream_errors
+from stratakv.serve.api.schemas_openai import ChatBody, Message, NamedTool, Tool
 from stratakv.serve.api.settings import Context
-from stratakv.serve.api.tools import ChatText, ToolCall, call_schema
+from stratakv.serve.api.tools import ChatText, ToolCall
 from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, TokenInfo
 
 if TYPE_CHECKING:
@@ -39,43 +40,47 @@ def router(context: Context) -> APIRouter:
     @routes.post("/chat/completions", include_in_schema=False)
     async def chat(body: ChatBody, http: Request) -> Response:
         tools = [] if body.tool_choice == "none" else tool_dicts(body.tools)
-        grammar = _grammar(body, tools)
-        messages, variables = message_dicts(body.messages), template_variables(body.chat_template_kwargs)
-        prompt = await context.prompter.run(context.prompter.chat, messages, tools, variables)
+        grammar = _grammar(context, body, tools)
+        prompt = await context.prompter.run(context.prompter.chat, *_prompt(body, tools))
         request = _request(context, body, prompt, grammar)
         tickets = submit_all(context.engine, choices(request, body.n))
         names = [tool["function"]["name"] for tool in tools]
-        texts = [ChatText(names, strip=context.prompter.own_template is None) for _ in tickets]
-        most = 1 if body.parallel_tool_calls is False else None
+        begins = (
+            begun_answer(message_dicts(body.messages), body.add_generation_prompt, body.continue_final_message) is None
+        )
+        texts = [ChatText(names, strip=begins and context.prompter.own_template is None) for _ in tickets]
         head = {"created": int(time.time()), "model": settings.alias, "system_fingerprint": FINGERPRINT}
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", **head}
+        logprobs = request.sampling.logprobs is not None
         if body.stream:
-            usage_wanted = bool(body.stream_options and body.stream_options.include_usage)
             head["object"] = "chat.completion.chunk"
-            chunks = _stream(head, tickets, texts, most, bool(body.logprobs), usage_wanted)
-            return TicketStream(stream_errors(chunks), tickets, "text/event-stream", settings.send_seconds)
+            chunks = stream_errors(_stream(head, body, tickets, texts, logprobs))
+            headers = note_headers(grammar)
+            return TicketStream(chunks, tickets, "text/event-stream", settings.send_seconds, headers)
         answers = await gather(http, tickets)
         said = [
-            _choice(index, answer, text, most, bool(body.logprobs))
+            _choice(index, answer, text, body, logprobs)
             for index, (answer, text) in enumerate(zip(answers, texts, strict=True))
         ]
         finishes = [answer.finish for answer in answers]
         head["object"] = "chat.completion"
-        return JSONResponse({**head, "choices": said, "usage": usage(finishes), "timings": timings(finishes[0])})
+        numbers = {"usage": usage(finishes), "timings": timings(finishes[0])}
+        return JSONResponse({**head, "choices": said, **numbers, **notes_of(grammar)}, headers=note_headers(grammar))
 
     @routes.post("/apply-template", tags=["llama-server"])
-    async def apply_template(body: TemplateBody) -> JSONResponse:
-        variables = template_variables(body.chat_template_kwargs)
-        text = await context.prompter.run(
-            context.prompter.chat_text,
-            message_dicts(body.messages),
-            tool_dicts(body.tools),
-            variables,
-            body.add_generation_prompt is not False,
-        )
-        return JSONResponse({"prompt": text})
+    async def apply_template(body: ChatBody) -> JSONResponse:
+        tools = [] if body.tool_choice == "none" else tool_dicts(body.tools)
+        return JSONResponse({"prompt": await context.prompter.run(context.prompter.chat_text, *_prompt(body, tools))})
 
     return routes
+
+
+def _prompt(body: ChatBody, tools: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """The arguments of Prompter.chat."""
+    variables = template_variables(body.chat_template_kwargs)
+    if body.thinking is not None and body.thinking.type == "disabled":
+        variables = {"enable_thinking": False, **variables}
+    return message_dicts(body.messages), tools, variables, body.add_generation_prompt, body.continue_final_message
 
 
 def message_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -83,7 +88,9 @@ def message_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
     result = []
     for message in messages:
         content = message.content
-        text = "".join(part.text for part in content) if isinstance(content, list) else (content or "")
+        text = (
+            "".join(part.text for part in content) if isinstance(content, list) else (content or message.refusal or "")
+        )
         role = "system" if message.role == "developer" else message.role
         plain: dict[str, Any] = {"role": role, "content": text}
         plain |= {
@@ -117,18 +124,6 @@ def template_variables(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return given or {}
 
 
-def response_grammar(format_: ResponseFormat | None) -> GrammarSpec | None:
-    """What an answer in this format must look like; None: any text."""
-    if format_ is None or format_.type == "text":
-        return None
-    schema = format_.json_schema.schema_ if format_.json_schema else format_.schema_
-    if schema is not None:
-        return schema_grammar(schema, "response_format")
-    if format_.type == "json_schema":
-        raise ApiError("response_format json_schema needs json_schema.schema", param="response_format")
-    return json_object("response_format")
-
-
 def chat_logprobs(tokens: Sequence[TokenInfo]) -> dict[str, Any]:
     """The chat's form."""
 
@@ -142,17 +137,21 @@ def chat_logprobs(tokens: Sequence[TokenInfo]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def _grammar(body: ChatBody, tools: list[dict[str, Any]]) -> GrammarSpec | None:
+def _grammar(context: Context, body: ChatBody, tools: list[dict[str, Any]]) -> GrammarSpec | None:
     choice = body.tool_choice
+    asked = asked_grammar(body, body.response_format)
     if choice == "required" or isinstance(choice, NamedTool):
         if isinstance(choice, NamedTool):
             tools = [tool for tool in tools if tool["function"]["name"] == choice.function.name]
         if not tools:
             raise ApiError("tool_choice asks for a tool that `tools` does not hold", param="tool_choice")
-        if response_grammar(body.response_format):
-            raise ApiError("tool_choice and response_format bind the answer both: give one", param="response_format")
-        return schema_grammar(call_schema(tools), "tools")
-    return response_grammar(body.response_format)
+        return call_grammar(tools)
+    if not tools or asked is None:
+        return asked
+    both, *parts = call_or(tools, asked)
+    for part in parts:  # an error in one of them names its place
+        context.engine.grammars.matcher(part)
+    return both
 
 
 def _request(
@@ -160,44 +159,45 @@ def _request(
 ) -> GenerationRequest:
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs")
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    logprobs = (body.top_logprobs or body.n_probs or 0) if body.logprobs else body.n_probs or None
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    return GenerationRequest(
-        prompt,
-        new_tokens(context, len(prompt), asked),
-        sampling_params(body, vocabulary=context.prompter.vocabulary, logit_bias=body.logit_bias, logprobs=logprobs),
-        (*stop_list(body.stop), *context.prompter.chat_stops),
-        ignore_eos=bool(body.ignore_eos),
-        grammar=grammar,
-        slot=slot_of(context, body.id_slot),
-        cache_prompt=body.cache_prompt is not False,
-    )
+    if asked is None and body.n_predict == 0:
+        raise ApiError("n_predict 0: a chat's answer has 1 token or more", param="n_predict")
+    stops = context.prompter.chat_stops
+    return generation_request(context, body, prompt, asked=asked, logprobs=logprobs, grammar=grammar, stops=stops)
 
 
-def _choice(index: int, answer: Answer, through: ChatText, most: int | None, logprobs: bool) -> dict[str, Any]:
+def _choice(index: int, answer: Answer, through: ChatText, body: ChatBody, logprobs: bool) -> dict[str, Any]:
     text = through.feed(answer.text)
     rest, calls = through.close()
     text += rest
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     reason: str = answer.finish.reason
     if calls:
-        message |= {"content": text or None, "tool_calls": [call.openai() for call in calls[:most]]}
+        message |= {"content": text or None, "tool_calls": [call.openai() for call in calls[: _most(body)]]}
         reason = "tool_calls"
-    return {
+    choice = {
         "index": index,
         "message": message,
         "logprobs": chat_logprobs(answer.tokens) if logprobs else None,
         "finish_reason": reason,
     }
+    if body.return_tokens:
+        choice["tokens"] = [token.id for token in answer.tokens]
+    return choice
+
+
+def _most(body: ChatBody) -> int | None:
+    """Calls of one answer."""
+    return 1 if body.parallel_tool_calls is False else None
 
 
 async def _stream(
     head: dict[str, Any],
+    body: ChatBody,
     tickets: Sequence[Ticket],
     texts: Sequence[ChatText],
-    most: int | None,
     logprobs: bool,
-    usage_wanted: bool,
 ) -> AsyncIterator[str]:
     def chunk(index: int, delta: dict[str, Any], reason: str | None = None, **fields: Any) -> str:
         choice = {"index": index, "delta": delta, "logprobs": fields.pop("logprobs", None), "finish_reason": reason}
@@ -210,8 +210,9 @@ async def _stream(
         if not isinstance(item, Finish):
             text = texts[index].feed(item.text)
             probs = chat_logprobs(item.tokens) if logprobs else None
+            fields = {"logprobs": probs, **({"timings": timings(item.progress)} if body.timings_per_token else {})}
             if text or probs:
-                yield chunk(index, {"content": text}, logprobs=probs)
+                yield chunk(index, {"content": text}, None, **fields)
             continue
         finishes.append(item)
         reason: str = item.reason
@@ -220,9 +221,9 @@ async def _stream(
             yield chunk(index, {"content": rest})
         if calls:
             reason = "tool_calls"
-            yield chunk(index, {"tool_calls": _call_deltas(calls[:most])})
+            yield chunk(index, {"tool_calls": _call_deltas(calls[: _most(body)])})
         yield chunk(index, {}, reason, timings=timings(item))
-    if usage_wanted:
+    if body.stream_options and body.stream_options.include_usage:
         yield sse({**head, "choices": [], "usage": usage(finishes)})
     yield "data: [DONE]\n\n"
 

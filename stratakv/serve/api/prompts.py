@@ -82,12 +82,29 @@ class Prompter:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] = (),
         variables: Mapping[str, Any] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        continue_last: bool | None = None,
     ) -> str:
         """Messages as the text that the model was trained to continue.
 
         tools: OpenAI's form; a template that doesn't know tools gets them as a system message. variables: of the template.
+        add_generation_prompt: False: no beginning of an answer. continue_last: whether the text ends within the assistant's last
+        message, as llama-server's does; None: where it is the last one, unless there is to be no beginning of an answer.
         """
+        begun = begun_answer(messages, add_generation_prompt, continue_last)
+        if begun is not None:
+            text = self._rendered(messages[:-1], tools, variables, True)
+            gap = " " if self.own_template is None and begun[:1].strip() else ""  # the plain one ends with "Assistant:"
+            return text + gap + begun
+        return self._rendered(messages, tools, variables, add_generation_prompt is not False)
+
+    def _rendered(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None,
+        add_generation_prompt: bool,
+    ) -> str:
         if self.own_template is None or (tools and "tools" not in self.own_template):
             messages, tools = messages_without_tools(messages, tools), ()
         try:
@@ -109,9 +126,11 @@ class Prompter:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] = (),
         variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_last: bool | None = None,
     ) -> tuple[int, ...]:
-        """Tokens of messages up to where the answer begins; a model's own template holds its first token already."""
-        text = self.chat_text(messages, tools, variables)
+        """Tokens of messages up to where the answer goes on; a model's own template holds its first token already."""
+        text = self.chat_text(messages, tools, variables, add_generation_prompt, continue_last)
         ids = self.encode(text, special=self.own_template is None)
         return tuple(ids) or self.prompt("")
 
@@ -126,3 +145,36 @@ class Prompter:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself."""
         return [self._tokenizer.decode([id_], skip_special_tokens=False) for id_ in ids]
+
+
+def begun_answer(
+    messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool | None = None, continue_last: bool | None = None
+) -> str | None:
+    """The text of the assistant's last message where the answer goes on from it, else None.
+
+    ApiError where that can't be: two such messages at the end, calls without their results, or nothing of the assistant's.
+    """
+    last = messages[-1]
+    if continue_last and add_generation_prompt:
+        raise ApiError(
+            "add_generation_prompt begins a new answer, continue_final_message goes on with one: set one of them",
+            param="continue_final_message",
+        )
+    if last["role"] != "assistant":
+        if continue_last:
+            raise ApiError(
+                f"continue_final_message: the last message is the {last['role']}'s, not the assistant's",
+                param="continue_final_message",
+            )
+        return None
+    if add_generation_prompt is False and not continue_last:
+        return None
+    if len(messages) > 1 and messages[-2]["role"] == "assistant":
+        raise ApiError(
+            "the messages end with two of the assistant's: only one can be continued, join them", param="messages"
+        )
+    if last.get("tool_calls"):
+        raise ApiError(
+            "the messages end with the assistant's tool calls: add a message with each result", param="messages"
+        )
+    return None if continue_last is False else str(last.get("content") or "")

@@ -8,32 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from stratakv.serve.api.errors import ApiError
+from stratakv.serve.api.inert import without_inert
+from stratakv.serve.json_schema import closed, place_of, unbound, without
 from stratakv.serve.request import SAMPLERS, GrammarSpec, SamplingParams
 
 MAX_STOPS = 16
 MAX_SCHEMA = 2**17  # characters
 MAX_TOKENS = 2**31 - 1
-_TURNED_OFF: dict[str, tuple[Any, ...]] = {
-    "mirostat": (0,),
-    "tfs_z": (1,),
-    "min_keep": (0,),
-    "t_max_predict_ms": (-1, 0),
-    "n_keep": (0,),
-    "n_discard": (0,),
-    "functions": ([],),
-    "lora": ([],),
-    "store": (False,),
-    "background": (False,),
-    "service_tier": ("auto", "default"),
-    "modalities": (["text"],),
-    "post_sampling_probs": (False,),
-    "timings_per_token": (False,),
-}
 
 # llama-server's letters, and names that its command line takes too
 _LETTERS = {"e": "penalties", "d": "dry", "s": "top_n_sigma", "k": "top_k", "y": "typ_p", "p": "top_p", "m": "min_p"}
@@ -72,9 +58,10 @@ SLOT = Field(None, ge=-1, le=2**15, description="wait for this slot; -1: any")
 
 
 class Body(BaseModel):
-    """A JSON body whose keys are all known."""
+    """A JSON body whose keys are all known. drops_inert: parameters that change nothing are let through, see inert.py."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    drops_inert: ClassVar[bool] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -82,15 +69,21 @@ class Body(BaseModel):
         if not isinstance(data, dict):
             return data
         known = {field.alias or name for name, field in cls.model_fields.items()}
-        return {
-            key: value
-            for key, value in data.items()
-            if key in known or not (value is None or value in _TURNED_OFF.get(key, ()))
-        }
+        if cls.drops_inert:
+            return without_inert(data, known)
+        return {key: value for key, value in data.items() if key in known or value is not None}
+
+
+class Part(Body):
+    """An object within a request. Clients send back what answers hold, or marks for others: unknown keys are not read."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class SamplingBody(Body):
     """Sampling by llama.cpp's names and meanings; what is left out has llama.cpp's default."""
+
+    drops_inert = True
 
     temperature: float | None = Field(None, ge=0, le=100)
     top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS, description="0 or -1: all")
@@ -175,16 +168,30 @@ def stop_list(stop: str | list[str] | None) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
-def schema_grammar(schema: Mapping[str, Any], parameter: str) -> GrammarSpec:
+def schema_grammar(schema: Mapping[str, Any], parameter: str, *, strict: bool = False) -> GrammarSpec:
     """A JSON schema as the engine takes it, without the free blanks between tokens: small models never leave those.
 
-    parameter: of the request, that it came from. ApiError for one that takes long to read, since all answers wait meanwhile.
+    parameter: of the request, that it came from. strict: what can't bind is an error, not a note. ApiError for one that takes
+    long to read, since all answers wait meanwhile.
     """
-    tight = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
-    text = json.dumps({"x-guidance": tight, **schema})
+    notes = loose_parts(schema, parameter, strict=strict)
+    bound = closed(without(schema, unbound(schema)))
+    tight = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", ", "lenient": True}
+    text = json.dumps({"x-guidance": tight, **bound})
     if len(text) > MAX_SCHEMA:
         raise ApiError(f"a JSON schema of {len(text):,} characters: at most {MAX_SCHEMA:,}", param=parameter)
-    return GrammarSpec("json_schema", text, parameter)
+    return GrammarSpec("json_schema", text, parameter, notes)
+
+
+def loose_parts(schema: Mapping[str, Any], parameter: str, *, strict: bool, prefix: str = "") -> tuple[str, ...]:
+    """Keywords of a schema that can't bind, with their paths; ApiError for the first one when it is strict."""
+    places = [prefix + place_of(path, keyword) for path, keyword in unbound(schema)]
+    if places and strict:
+        raise ApiError(
+            f"{parameter}: {places[0][:300]} can't bind an answer, and the schema is strict: leave it out, or strict off",
+            param=parameter,
+        )
+    return tuple(f"{parameter}: {place[:300]} does not bind the answer" for place in places)
 
 
 def json_object(parameter: str) -> GrammarSpec:

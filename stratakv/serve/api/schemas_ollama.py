@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from stratakv.serve.api.schemas import MAX_TOKENS, Body, SamplingBody, Stops, TokenId
+from stratakv.serve.api.schemas import MAX_TOKENS, Body, Part, SamplingBody, Stops, TokenId
 from stratakv.serve.api.schemas_openai import CalledFunction, Tool
 
 Format = Literal["", "json"] | dict[str, Any]
@@ -28,8 +28,12 @@ class Options(SamplingBody):
     use_mlock: bool | None = None
     low_vram: bool | None = None
     numa: bool | None = None
-    penalize_newline: Literal[True] | None = None
-    num_keep: Load | None = None
+    num_keep: Load | None = Field(None, description="of a prompt that is cut, see truncate")
+    num_gqa: Load | None = None
+    f16_kv: bool | None = Field(None, description="the profile says what the cache stores")
+    logits_all: bool | None = None
+    vocab_only: Literal[False] | None = None
+    embedding_only: Literal[False] | None = None
 
 
 class _Generating(Body):
@@ -38,7 +42,9 @@ class _Generating(Body):
     format: Format | None = None
     options: Options | None = None
     keep_alive: float | str | None = Field(None, description="the model always stays loaded")
-    think: Literal[False] | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    truncate: bool | None = Field(None, description="true: leave out what came first where the prompt is too long")
+    shift: bool | None = Field(None, description="the context is never shifted: an answer ends with it")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     images: Annotated[list[str], Field(max_length=0)] | None = None
@@ -55,7 +61,7 @@ class GenerateBody(_Generating):
     template: Literal[""] | None = None
 
 
-class OllamaCall(Body):
+class OllamaCall(Part):
     """A tool call that the model made before."""
 
     id: str | None = None
@@ -63,7 +69,7 @@ class OllamaCall(Body):
     function: CalledFunction
 
 
-class OllamaMessage(Body):
+class OllamaMessage(Part):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant", "tool"]

@@ -40,6 +40,7 @@ def test_health_and_props(http):
     assert props["stratakv"] == {
         "profile": "turbo4",
         "bytes_per_token": 3168,
+        "context": 1024,
         "fallback_template": True,
         "batching": "one forward call for all sequences of a step",
         "lost": [],

@@ -88,5 +88,5 @@ def test_errors(client):
     with pytest.raises(ollama.ResponseError, match="not found") as error:
         client.chat("other", HELLO)
     assert error.value.status_code == 404
-    with pytest.raises(ollama.ResponseError, match="think"):
+    with pytest.raises(ollama.ResponseError, match="'strata-8m' does not support thinking"):
         client.chat(ALIAS, HELLO, think=True)

@@ -200,8 +200,11 @@ def test_tools(client, stream, choice):
     [
         ({"mirostat": 2}, "mirostat"),
         ({"nonsense": 1}, "nonsense"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
-        ({"store": True}, "store"),
+        ({"reasoning_effort": 3}, "reasoning_effort"),
+        ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "messages"),
+        ({"grammar": 'root ::= "a"', "json_schema": {}}, "grammar"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs"),
         ({"temperature": -1}, "temperature"),
         ({"repeat_penalty": 1e-320}, "repeat_penalty"),  # logits would be inf
         ({"n": 1000}, "n"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratakv.serve.api.tools import ChatText, call_schema, messages_without_tools, parse_calls
+from stratakv.serve.api.tools import ChatText, messages_without_tools, parse_calls
 
 NAMES = ("weather", "time")
 WEATHER = '{"name": "weather", "arguments": {"city": "Ulm"}}'
@@ -97,12 +97,6 @@ def test_without_tools_text_goes_through(text):
 def test_blanks_at_the_start_can_be_dropped():
     through = ChatText(strip=True)
     assert [through.feed(piece) for piece in (" ", "\n", " The", " end ")] == ["", "", "The", " end "]
-
-
-def test_schema_of_calls():
-    one = call_schema([TOOL])
-    assert one["properties"]["name"] == {"const": "weather"} and one["required"] == ["name", "arguments"]
-    assert len(call_schema([TOOL, TOOL])["anyOf"]) == 2
 
 
 def test_a_template_without_tools_gets_them_as_text():
