@@ -30,7 +30,9 @@ def add_parser(commands: Any) -> None:
     line = "a server for clients of OpenAI, llama-server and Ollama, with a page to watch the cache"
     parser = commands.add_parser("serve", help=line, description=__doc__)
     parser.add_argument(
-        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+        "-m",
+        "--model",
+        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that is listed without -m",
     )
     parser.add_argument("-a", "--alias", help="the model's name in answers (its own)")
     add_profile_options(parser)
@@ -65,6 +67,16 @@ def add_parser(commands: Any) -> None:
     http.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     http.add_argument("--port", type=int, default=8080, help="port to listen on, 0: any (8080)")
     http.add_argument("--api-key", metavar="KEY", help=f"key, or keys with commas, that requests need ({KEY_VARIABLE})")
+    http.add_argument(
+        "--cors-origins",
+        metavar="LIST",
+        help="pages that may ask beside this machine's: https://chat.example,..., or *",
+    )
+    http.add_argument(
+        "--allowed-hosts",
+        metavar="LIST",
+        help="names that the server answers to beside local ones: box.example,..., or *",
+    )
     http.add_argument("--slot-save-path", metavar="DIR", help="where slots are saved; without it they can't be")
     http.add_argument("--metrics", action="store_true", help="offer /metrics for Prometheus")
     http.add_argument(
@@ -80,6 +92,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.model is None:
+        return _list_models()
     _check(args)
     listener = _listen(args.host, args.port)  # a port in use is known before a model has been loaded
     try:
@@ -89,10 +103,24 @@ def run(args: argparse.Namespace) -> int:
         listener.close()
 
 
+def _list_models() -> int:
+    from stratakv.engine.local_models import listed, local_models
+
+    models = local_models()
+    if models:
+        print(f"-m takes a model; these are here:\n{listed(models)}", flush=True)
+    where = (
+        "name one of them" if models else "there is no GGUF file here or in the caches of llama.cpp, LM Studio, Ollama"
+    )
+    raise UserError(f"serve needs -m MODEL: {where}, or give a path, a hub name, or 'embedded'")
+
+
 def _check(args: argparse.Namespace) -> None:
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"serve needs {', '.join(missing)}: pip install 'stratakv[serve]'")
+    from stratakv.serve.api.origins import checked_hosts, checked_origins
+
     checks = [
         ("-np/--parallel", args.parallel, 1 <= args.parallel <= 1024, "1 to 1024"),
         ("-c/--ctx-size", args.ctx_size, args.ctx_size is None or args.ctx_size >= 0, "0 (the model's) or more"),
@@ -114,6 +142,8 @@ def _check(args: argparse.Namespace) -> None:
     for name, value, good, allowed in checks:
         if not good:
             raise UserError(f"{name} {value}: it must be {allowed}")
+    checked_origins(args.cors_origins or "")
+    checked_hosts(args.allowed_hosts or "")
     if args.flash_attn in _OFF:
         _say(f"warning: -fa {args.flash_attn} is ignored, attention is always fused")
     if args.slot_save_path is not None and not Path(args.slot_save_path).is_dir():
@@ -160,6 +190,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     from stratakv.engine.load import WEIGHTS_HEADROOM, free_memory, load_model, weights_size
     from stratakv.profile.table import format_table, show_table
     from stratakv.serve.api.app import create_app
+    from stratakv.serve.api.origins import checked_hosts, checked_origins
     from stratakv.serve.api.settings import ServerSettings
     from stratakv.serve.capacity import capacity_line, plan_capacity
     from stratakv.serve.engine import Engine
@@ -202,8 +233,12 @@ def _application(args: argparse.Namespace) -> FastAPI:
         slot_save_path=None if args.slot_save_path is None else Path(args.slot_save_path),
         metrics=args.metrics,
         loopback=_is_loopback(args.host),
+        cors_origins=checked_origins(args.cors_origins or ""),
+        allowed_hosts=checked_hosts(args.allowed_hosts or ""),
         grace_seconds=args.grace,
     )
+    if "*" in settings.cors_origins and not keys:
+        _say("warning: --cors-origins * without --api-key: every page that your browser opens can use this server")
     if not settings.loopback and not keys:
         _say(
             f"warning: --host {args.host} is reachable from other machines and there is no --api-key: anyone can use it"

@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from stratakv.cache.geometry import geometry_of
 from stratakv.engine.architecture import check_architecture
 from stratakv.engine.gguf_file import GGUFModel, read_gguf_model
+from stratakv.engine.local_models import find_model
 from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
 from stratakv.weights.hand_over import handed_over
@@ -69,9 +70,12 @@ def _locate(source: str | Path) -> Path:
     path, text = Path(source).expanduser(), str(source)
     if text.strip() and path.exists():
         return path
+    if text.strip() and (found := find_model(text)) is not None:
+        return found
     if text.endswith(".gguf") or not _HUB_NAME.fullmatch(text):
         raise UserError(
-            f"no model at {text!r}: give a GGUF file, a directory in Hugging Face format, a hub name or '{EMBEDDED}'"
+            f"no model at {text!r}: give a GGUF file, a directory in Hugging Face format, a hub name, "
+            f"a name that `stratakv serve` lists when it gets no -m, or '{EMBEDDED}'"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

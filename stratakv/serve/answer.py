@@ -64,6 +64,8 @@ class Answer:
         token = self._sampler.draw(logits, sequence.tokens, mask)
         sequence.tokens.append(token)
         if token in self._end_tokens:
+            if sequence.request.score_prompt:  # who adds up log-probabilities counts the answer's tokens
+                self._waiting.append(self._info(token, "", logits))
             self.finish("stop")
             return
         if self._matcher is not None:
@@ -131,5 +133,8 @@ class Answer:
         count = self._sampler.params.logprobs
         if count is None:
             return TokenInfo(token, text)
-        own, best = log_probabilities(logits, token, count)
+        if self.sequence.request.post_sampling:
+            own, best = self._sampler.drawn_from(token, count)
+        else:
+            own, best = log_probabilities(logits, token, count)
         return TokenInfo(token, text, own, tuple((id_, self._token_text(id_), log) for id_, log in best))

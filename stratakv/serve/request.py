@@ -134,7 +134,8 @@ class GenerationRequest:
     across token borders. ignore_eos: go on past the model's end-of-text token. slot: wait for this slot instead of any.
     cache_prompt: whether pages of earlier prompts may be used, and these be kept. score_prompt: the first piece holds the
     prompt's tokens with their log-probabilities, as sampling.logprobs says; no page of an earlier prompt is used then.
-    max_ms: of writing, after which an answer ends once it has a line break.
+    post_sampling: log-probabilities are those that the answer was drawn with, after the samplers. max_ms: of writing, after
+    which an answer ends once it has a line break.
     """
 
     prompt: tuple[int, ...]
@@ -146,14 +147,15 @@ class GenerationRequest:
     slot: int | None = None
     cache_prompt: bool = True
     score_prompt: bool = False
+    post_sampling: bool = False
     max_ms: int | None = None
 
 
 @dataclass(frozen=True)
 class TokenInfo:
     """A token that was generated, or of a prompt that was scored. logprob: natural logarithm of the model's own probability
-    (before penalties, temperature and the like), None unless asked for, and of a prompt's first token; top: the most likely
-    tokens at its place as (id, text, logprob), best first."""
+    (before penalties, temperature and the like, unless post_sampling), None unless asked for, and of a prompt's first token;
+    top: the most likely tokens at its place as (id, text, logprob), best first."""
 
     id: int
     text: str

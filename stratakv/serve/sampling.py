@@ -72,6 +72,14 @@ class Sampler:
         noise = -np.log(-np.log(self._uniform(_DRAW, found.ids)))
         return int(found.ids[np.argmax(found.logits + noise)])
 
+    def drawn_from(self, token: int, count: int) -> tuple[float, Alternatives]:
+        """As log_probabilities, of what the last token was drawn from."""
+        assert self.candidates is not None
+        found = self.candidates.best_first()
+        logs = np.log(np.maximum(found.probabilities(), 1e-300))
+        pairs = tuple(zip(found.ids[:count].tolist(), logs[:count].tolist(), strict=True))
+        return float(logs[found.ids == token][0]), pairs
+
     def _apply(self, name: str, found: Candidates, tokens: Sequence[int]) -> Candidates:
         params = self.params
         if name == "penalties":

@@ -47,10 +47,16 @@ def embedded() -> LoadedModel:
 
 @contextmanager
 def running(
-    *, profile: str = "turbo4", limits: Limits | None = None, send_buffer: int | None = None, **settings: Any
+    *,
+    profile: str = "turbo4",
+    limits: Limits | None = None,
+    send_buffer: int | None = None,
+    model: LoadedModel | None = None,
+    **settings: Any,
 ) -> Iterator[Running]:
-    """Serve the embedded model; send_buffer: bytes of each connection's in the kernel; settings: of ServerSettings."""
-    loaded = embedded()
+    """Serve a model, the embedded one if none is given; send_buffer: bytes of each connection's in the kernel; settings: of
+    ServerSettings."""
+    loaded = model or embedded()
     limits = limits or Limits(slots=4, context=1024, cache_bytes=32 * 2**20)
     engine = Engine(loaded, resolve(profile, loaded.geometry), limits)
     given = {

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from stratakv import __version__
-from stratakv.serve.api import errors, llama_server, metrics, ollama, openai, openai_chat, page, slots
-from stratakv.serve.api.guard import Guard
+from stratakv.serve.api import absent, errors, llama_server, metrics, ollama, openai, openai_chat, page, slots
+from stratakv.serve.api.guard import guard
 from stratakv.serve.api.prompts import Prompter
 from stratakv.serve.api.settings import Context, ServerSettings
 
@@ -47,5 +47,6 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     errors.install(app)
     for family in (openai, openai_chat, llama_server, slots, metrics, ollama, page):
         app.include_router(family.router(context))
-    app.add_middleware(Guard, settings=settings)
+    app.include_router(absent.router())
+    guard(app, settings)
     return app

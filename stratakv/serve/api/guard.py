@@ -1,21 +1,22 @@
-"""What every request passes before it reaches an endpoint: who asks, how much is sent, and whether it is JSON at all."""
+"""What every request passes before it reaches an endpoint: its key, how much is sent, and whether it is JSON at all."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import json
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
+from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stratakv.serve.api.errors import ApiError
+from stratakv.serve.api.origins import METHODS, SHOWN_HEADERS, Strangers, origin_pattern
 from stratakv.serve.api.settings import ServerSettings
 
 # Without a key: is the server alive, and the page, which asks for the key itself
@@ -23,11 +24,25 @@ _OPEN = ("/", "/health", "/v1/health", "/web/")
 _LONG_BODY = 64 * 2**10
 
 
+def guard(app: FastAPI, settings: ServerSettings) -> None:
+    """Let requests pass all of it: who asks, what a browser wants to know beforehand, key, size and form."""
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origin_regex=origin_pattern(settings),
+        allow_methods=METHODS,
+        allow_headers=["*"],
+        expose_headers=SHOWN_HEADERS,
+        allow_private_network=True,
+        max_age=600,
+    )
+    app.add_middleware(Strangers, settings=settings)
+
+
 class Guard:
     """ASGI middleware. It reads a request's whole body, within limits of size, time and depth, before the endpoint runs.
 
-    Any content type is taken as JSON, since `curl -d` and Ollama's examples name another one. A browser's page of another
-    origin is refused: it could otherwise use a server that listens on the loopback address only. HEAD, by which Ollama's command
+    Any content type is taken as JSON, since `curl -d` and Ollama's examples name another one. HEAD, by which Ollama's command
     and load balancers look whether somebody is there, is GET without its body, which the HTTP server leaves out.
     """
 
@@ -42,7 +57,6 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
-            self._check_origin(headers)
             self._check_key(scope["path"], headers)
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}
@@ -55,17 +69,6 @@ class Guard:
             await error.response(scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
-
-    def _check_origin(self, headers: Headers) -> None:
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            raise ApiError(f"requests of pages from {origin[:100]!r} are not allowed (CORS is off)", status=403)
-        # A name that was rebound to 127.0.0.1 has its own origin; only its host's name gives it away
-        if self.settings.loopback and not self._keys and not _is_local(host):
-            raise ApiError(
-                f"host {host[:100]!r}: a server on the loopback address without --api-key answers to localhost only",
-                status=403,
-            )
 
     def _check_key(self, path: str, headers: Headers) -> None:
         if not self._keys or path in _OPEN or path.startswith("/web/"):
@@ -155,18 +158,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def _is_local(host: str) -> bool:
-    """Whether a Host header names this machine by an address or as localhost."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -160,7 +161,7 @@ class _Final:
         ids = [token.id for token in tokens] if self._body.return_tokens or self._body.stream else []
         data: dict[str, Any] = {"index": index, "content": text, "tokens": ids, "stop": False}
         if self._body.n_probs:
-            data["completion_probabilities"] = _probabilities(tokens)
+            data["completion_probabilities"] = _probabilities(tokens, bool(self._body.post_sampling_probs))
         return data
 
     def chosen(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -213,16 +214,12 @@ async def _stream(final: _Final, tickets: Sequence[Ticket]) -> AsyncIterator[str
             yield sse({**final.piece(index, item.text, item.tokens), **extra})
 
 
-def _probabilities(tokens: Sequence[TokenInfo]) -> list[dict[str, Any]]:
-    def one(id_: int, text: str, logprob: float | None) -> dict[str, Any]:
-        return {
-            "id": id_,
-            "token": text,
-            "bytes": list(text.encode("utf-8", "surrogatepass")),
-            "logprob": finite(logprob),
-        }
+def _probabilities(tokens: Sequence[TokenInfo], after: bool) -> list[dict[str, Any]]:
+    """llama-server's list. after: the probabilities are those after the samplers, and named so."""
 
-    return [
-        {**one(token.id, token.text, token.logprob), "top_logprobs": [one(*each) for each in token.top]}
-        for token in tokens
-    ]
+    def one(id_: int, text: str, logprob: float | None) -> dict[str, Any]:
+        value = {"prob": math.exp(finite(logprob))} if after else {"logprob": finite(logprob)}
+        return {"id": id_, "token": text, "bytes": list(text.encode("utf-8", "surrogatepass")), **value}
+
+    top = "top_probs" if after else "top_logprobs"
+    return [{**one(token.id, token.text, token.logprob), top: [one(*each) for each in token.top]} for token in tokens]

@@ -46,6 +46,7 @@ def generation_request(
         slot=slot_of(context, body.id_slot),
         cache_prompt=body.cache_prompt is not False,
         score_prompt=score_prompt,
+        post_sampling=bool(body.post_sampling_probs),
         max_ms=late if late and late > 0 else None,
     )
 

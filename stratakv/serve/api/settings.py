@@ -18,6 +18,8 @@ class ServerSettings:
 
     n_predict: new tokens where a request names no number, -1: as many as the context holds. api_keys: empty: none asked for.
     slot_save_path: where slots are saved, None: they can't be. loopback: only this machine can reach the server.
+    cors_origins: pages of these may ask beside local ones, "*": all. allowed_hosts: names that the server answers to beside local
+    ones; without any, a server that others can reach answers to all.
     max_body_bytes, max_depth: of a JSON body. max_choices: answers of one request. body_seconds: for a body to arrive in
     whole. send_seconds: for a client to take a piece of an answer. grace_seconds: for running requests at the end.
     """
@@ -32,6 +34,8 @@ class ServerSettings:
     slot_save_path: Path | None = None
     metrics: bool = False
     loopback: bool = True
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: int = 8 * 2**20
     max_depth: int = 64
     max_choices: int = 64

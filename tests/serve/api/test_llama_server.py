@@ -81,6 +81,24 @@ def test_probabilities(http):
     assert all(len(each["top_logprobs"]) == 3 for each in answer["completion_probabilities"])
 
 
+def test_probabilities_after_the_samplers(http):
+    sampled = {
+        "n_probs": 5,
+        "post_sampling_probs": True,
+        "temperature": 1.0,
+        "seed": 1,
+        "top_k": 3,
+        "min_p": 0,
+        "top_p": 1,
+    }
+    for each in completion(http, **sampled)["completion_probabilities"]:
+        best = each["top_probs"]
+        assert len(best) == 3 and sum(other["prob"] for other in best) == pytest.approx(1)
+        assert each["prob"] in [other["prob"] for other in best] and "logprob" not in each
+    (one,) = completion(http, n_probs=3, post_sampling_probs=True, n_predict=1)["completion_probabilities"]
+    assert one["prob"] == 1 and [other["id"] for other in one["top_probs"]] == [one["id"]]  # greedy: one is left
+
+
 def test_grammars(http):
     assert completion(http, grammar='root ::= "yes" | "no"')["content"] in ("yes", "no")
     schema = {"type": "object", "properties": {"c": {"const": 7}}, "required": ["c"], "additionalProperties": False}
@@ -164,6 +182,5 @@ def test_metrics(http):
 def test_unknown_places(http):
     assert http.get("/nope").json()["error"]["type"] == "not_found_error"
     assert http.get("/completion").status_code == 405
-    assert http.post("/v1/embeddings", json={"input": "x"}).status_code == 404
     assert http.get("/web/../../cli/serve.py").status_code == 404
     assert http.get("/web/%2e%2e%2fapi%2fapp.py").status_code == 404

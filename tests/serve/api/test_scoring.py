@@ -7,6 +7,7 @@ import pytest
 import torch
 from servers import ALIAS, running
 
+from stratakv import load_model
 from stratakv.serve.request import Limits
 
 TEXT = "The night was dark, and the castle stood alone. " * 12
@@ -14,8 +15,9 @@ TEXT = "The night was dark, and the castle stood alone. " * 12
 
 @pytest.fixture(scope="module")
 def exact():
-    """A server whose cache is exact, so that logits are the model's own."""
-    with running(profile="f32", limits=Limits(slots=2, context=256, cache_bytes=2**25)) as made:
+    """A server whose cache and products are exact, so that logits are the model's own."""
+    model = load_model("embedded", packed=False)
+    with running(profile="f32", limits=Limits(slots=2, context=256, cache_bytes=2**25), model=model) as made:
         yield made
 
 
@@ -46,6 +48,16 @@ def test_a_prompts_tokens_have_the_models_probabilities(client, exact, new):
     assert answer.text == "".join(found.tokens)
     assert all(answer.text[at:].startswith(token) for at, token in zip(found.text_offset, found.tokens, strict=True))
     assert answer.finish_reason == "length"
+
+
+def test_an_end_of_text_counts_as_a_token(client, exact):
+    """lm-evaluation-harness asks for one new token and leaves out the last entry, whatever it is."""
+    end = min(exact.engine.end_tokens)
+    answer = client.completions.create(
+        model=ALIAS, prompt="The night", max_tokens=1, echo=True, logprobs=1, logit_bias={str(end): 1000}, temperature=0
+    ).choices[0]
+    assert answer.finish_reason == "stop" and answer.text == "The night" == "".join(answer.logprobs.tokens)
+    assert len(answer.logprobs.tokens) == len(exact.engine.loaded.tokenizer("The night").input_ids) + 1
 
 
 def test_streams_and_several_prompts(client, exact):
