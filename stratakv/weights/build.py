@@ -47,10 +47,6 @@ class PackedWeights:
         )
 
 
-# Architectures whose tensors transformers converts by rules that move more than whole rows
-_OTHER_RULES = ("qwen35", "qwen35moe", "lfm2")
-
-
 def packed_size(path: Path, dtype: torch.dtype) -> int:
     """Bytes that a file's weights take when all of its matrices stay packed."""
     return sum(
@@ -68,9 +64,6 @@ def build_packed(
     """
     header = read_gguf_header(path)
     files = {part: MappedFile(part) for part in header.paths}
-    architecture = header.get("general.architecture")
-    if architecture in _OTHER_RULES:
-        raise CannotStayPackedError(f"transformers converts {architecture}'s tensors by rules of its own")
     model = _without_weights(config, dtype)
     try:
         plan = make_plan(files, header, model, ggml.multiplies)
