@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stratakv.measure.intervals import change_interval
-from stratakv.measure.table import milli
+from stratakv.measure.table import labels, milli
 from stratakv.tune.evidence import SCHEMA as TUNE
 from stratakv.tune.judge import SCHEMA as JUDGE
 
@@ -35,16 +35,18 @@ FAMILIES = ("uniform", "rule", "mode", "permutation")
 
 def table(result: Mapping[str, Any]) -> str:
     """One table, a row a profile in the order of the run; a star marks the Pareto front over bytes and KLD."""
-    lines = [HEAD.format(reference=result["reference"])]
+    label = labels([row["name"] for row in result["rows"]])
+    lines = [HEAD.format(reference=label.get(result["reference"], result["reference"]))]
     for row in result["rows"]:
         star = " *" if row["pareto"] else ""
         lines.append(
-            f"| {row['name']}{star} | {row['bpv']:.3f} | {row['bytes_per_token']:,} | "
+            f"| {label[row['name']]}{star} | {row['bpv']:.3f} | {row['bytes_per_token']:,} | "
             f"{_interval(row['ppl_diff'], row['ppl_diff_ci95'], 1.0, '+.2f')} | "
             f"{_interval(row['kld_mean'], row['kld_mean_ci95'], 1e3, '.3g')} | {row['kld_median'] * 1e3:.3g} | "
             f"{row['kld_p99'] * 1e3:.3g} | {row['top1']:.1%} | {row['verdict']} |"
         )
-    return "\n".join(lines)
+    named = [f"* {letter} = `{name}`" for name, letter in label.items() if letter != name]
+    return "\n".join([*lines, *([""] if named else []), *named])
 
 
 def judged(result: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _EXTRA = ("fastapi", "uvicorn", "pydantic")
 KEY_VARIABLE = "LLAMA_API_KEY"
+# Products in 16 bits keep compiled code for each number of tokens: by default of 1,024 numbers, 0.2 MiB and more each
+_ONEDNN = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _ON, _OFF = ("on", "1", "true", "enabled"), ("off", "0", "false", "disabled")
 
 
@@ -181,6 +183,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _application(args: argparse.Namespace) -> FastAPI:
     """Table, memory, model, engine, application; every refusal comes before the weights are read, if it can."""
+    for name in _ONEDNN:  # read at torch's first product
+        os.environ.setdefault(name, "16")
     import torch
 
     from stratakv.cli.dtypes import torch_dtype
@@ -192,7 +196,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     from stratakv.serve.api.app import create_app
     from stratakv.serve.api.origins import checked_hosts, checked_origins
     from stratakv.serve.api.settings import ServerSettings
-    from stratakv.serve.capacity import capacity_line, plan_capacity
+    from stratakv.serve.capacity import capacity_line, plan_capacity, working_bytes
     from stratakv.serve.engine import Engine
     from stratakv.serve.request import Limits
 
@@ -211,7 +215,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
         chunk=args.batch_size,
         context=args.ctx_size,
         memory=None if args.cache_memory is None else parse_memory(args.cache_memory, "--cache-memory"),
-        free=free - weights,
+        free=free - weights - working_bytes(model.config, slots=args.parallel, chunk=args.batch_size),
     )
     _say(format_table(show_table(profile, warnings=(*model.warnings, *capacity.notes))))
     _say(capacity_line(profile, capacity, args.parallel))

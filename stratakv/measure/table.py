@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import string
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 WIDTH = 120
@@ -15,13 +17,14 @@ _SHORTEST_NAME = 10
 def format_comparison(data: Mapping[str, Any]) -> str:
     """The whole of a "stratakv/compare/1": conditions, numbers, verdicts with Pareto marks, warnings."""
     rows = data["rows"]
+    label = labels([row["name"] for row in rows])
     cells = [
         ["profile", "bpv", "bytes/token", "PPL", "PPL - f16 [95 %]", "KLD [95 %]", "median", "p99", ">1e-3", "top-1"]
     ]
     for row in rows:
         cells.append(
             [
-                row["name"],
+                label[row["name"]],
                 f"{row['bpv']:.3f}",
                 f"{row['bytes_per_token']:,}",
                 significant(row["ppl"], 4),
@@ -37,14 +40,37 @@ def format_comparison(data: Mapping[str, Any]) -> str:
     lines += _fit(cells)
     over = max(row["allocated_bytes"] / row["context_bytes"] - 1 for row in rows)
     lines.append(f"allocated for a context, pages included: at most {over:.1%} above bytes/token x tokens kept")
-    lines += ["", f"against {data['reference']} (* no row is as good or better in both KLD and bytes):"]
-    names = [row["name"] for row in rows]
-    width = min(max(map(len, names)), 2 * _NAME)
+    reference = label.get(data["reference"], data["reference"])
+    lines += ["", f"against {reference} (* no row is as good or better in both KLD and bytes):"]
+    width = max(len(label[row["name"]]) for row in rows)
     for row in rows:
-        text = f"{'*' if row['pareto'] else ' '} {row['name']:<{width}}  {row['verdict']}"
+        text = f"{'*' if row['pareto'] else ' '} {label[row['name']]:<{width}}  {row['verdict']}"
         lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * (width + 4)) if len(text) > WIDTH else [text]
-    warnings = [*data["warnings"], *(_named(row["name"], warning) for row in rows for warning in row["warnings"])]
+    lines += legend(label)
+    warnings = [*data["warnings"]]
+    warnings += [_named(row["name"], label[row["name"]], warning) for row in rows for warning in row["warnings"]]
     return "\n".join([*lines, *format_warnings(warnings)])
+
+
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """What tables call each profile: its name, or a letter where that is a rule line too long for a column."""
+    letters = (letter for letter in _letters() if letter not in names)
+    return {name: name if len(name) <= _NAME else next(letters) for name in dict.fromkeys(names)}
+
+
+def _letters() -> Iterator[str]:
+    """A, B, ..., Z, AA, AB, ..."""
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(string.ascii_uppercase, repeat=length))
+
+
+def legend(label: Mapping[str, str]) -> list[str]:
+    """Each name that a letter stands for, once, folded to the width."""
+    lines = []
+    for name, letter in label.items():
+        if letter != name:
+            lines += textwrap.wrap(f"{letter} = {name}", WIDTH, subsequent_indent="    ")
+    return ["", *lines] if lines else []
 
 
 def format_perplexity(data: Mapping[str, Any]) -> str:
@@ -108,8 +134,8 @@ def short_name(name: str, width: int = 20) -> str:
     return name if len(name) <= width else f"{name[: width - 1 - tail]}…{name[-tail:]}"
 
 
-def _named(name: str, warning: str) -> str:
-    return warning if warning.startswith(name) else f"{name}: {warning}"
+def _named(name: str, label: str, warning: str) -> str:
+    return label + warning.removeprefix(name) if warning.startswith(name) else f"{label}: {warning}"
 
 
 def _signed(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from stratakv.sizes import size_text
 SCHEMA = "stratakv/show/1"
 CONTEXTS = (512, 4096, 32768, 131072)
 _F16_BYTES = 2
+_WIDTH = 120
 _LEFT_ALONE = {
     "linear": "linear attention keeps a state of fixed size, there is no K and V to store",
     "shared": "reads the cache of another layer",
@@ -73,7 +75,7 @@ def format_table(data: Mapping[str, Any]) -> str:
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [f"{data['model']}: profile {data['profile']}"]
+    lines = textwrap.wrap(f"{data['model']}: profile {data['profile']}", _WIDTH, subsequent_indent="  ")
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     share = data["bytes_per_token"] / data["f16_bytes_per_token"]
     lines.append(f"{data['bytes_per_token']:,} bytes a token, {data['bpv']:.3f} bpv, {share:.1%} of f16")

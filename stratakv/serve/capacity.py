@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.errors import UserError
@@ -11,6 +12,10 @@ from stratakv.serve.groups import WindowGroup, capacities, reserve, window_group
 from stratakv.sizes import size_text
 
 _UNKNOWN_CONTEXT = 4096
+# tests/serve/test_memory.py: 1,000 requests may leave so much
+_LEFT_BEHIND = 64 * 2**20
+# Tensors alive at once in a layer, as wide as the model and as its feed-forward part; copies of logits while a token is drawn
+_WIDTHS, _INNER_WIDTHS, _LOGITS = 8, 4, 4
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,18 @@ def _bytes_for(groups: list[WindowGroup], tokens: int, slots: int, one: int, chu
     """Bytes with which `capacities` gives so many tokens."""
     counts = reserve(groups, -(-tokens // PAGE_TOKENS), slots, one, chunk)
     return sum(count * group.page_bytes for count, group in zip(counts, groups, strict=True))
+
+
+def working_bytes(config: Any, *, slots: int, chunk: int) -> int:
+    """What a server needs beside weights and cache, about: activations of the largest step, logits, and what requests leave.
+
+    config: the model's, of transformers.
+    """
+    text = config.get_text_config(decoder=True)
+    width = text.hidden_size
+    inner = getattr(text, "intermediate_size", None) or 4 * width
+    rows = (chunk + slots) * (_WIDTHS * width + _INNER_WIDTHS * inner)
+    return _LEFT_BEHIND + 4 * (rows + _LOGITS * slots * text.vocab_size)
 
 
 def capacity_line(profile: Profile, capacity: Capacity, slots: int) -> str:

@@ -79,7 +79,7 @@ class Engine:
         self.grammars = Grammars(loaded.tokenizer, self.vocabulary, self.end_tokens)
         self.lost = losses(self.runner, self.groups, profile.pairs, self.grammars)
         self.salt = f"{loaded.fingerprint}\n{profile.pairs}".encode()
-        self.token_text = lru_cache(maxsize=None)(lambda id_: str(loaded.tokenizer.decode([id_])))
+        self.token_text = lru_cache(maxsize=2**14)(lambda id_: str(loaded.tokenizer.decode([id_])))
         self.answers: dict[int, Answer] = {}
         self.slot_keys: list[tuple[tuple[int, ...], list[bytes]]] = [((), []) for _ in range(limits.slots)]
         self.counters: Counter[str] = Counter()

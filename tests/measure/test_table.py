@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from comparisons import comparison
 
-from stratakv.measure.table import WIDTH, format_comparison, format_perplexity, short_name, significant
+from stratakv.measure.table import WIDTH, format_comparison, format_perplexity, labels, short_name, significant
+from stratakv.profile.rules import rule_line
 
 
 @pytest.mark.parametrize(
@@ -31,18 +32,51 @@ def test_the_table_fits_and_shows_every_row() -> None:
     for row in data["rows"]:
         assert f"{row['bytes_per_token']:,}" in text
         assert row["verdict"].split(":")[0] in text
-    assert long in text, "the whole name is beside the verdict"
-    assert "first3,last3… turbo3 " in text
+    assert text.count(long) == 1, "the whole name stands below the verdicts, once"
+    assert f"\nA = {long}\n" in text
+    assert "\nA     " in text and "\n  A       worse: " in text
+    assert "warning: A: a warning a warning" in text
     assert "16 contexts of 512 tokens" in text
     assert "4,080 predictions" in text
 
 
 def test_names_give_way_to_wide_numbers() -> None:
     data = comparison()
-    data["rows"][1].update(name="a profile with quite a name", ppl=1234.0, ppl_diff=123.0, ppl_diff_ci95=[-1e4, 1e4])
+    data["rows"][1].update(name="a profile with a name", ppl=1234.0, ppl_diff=123.0, ppl_diff_ci95=[-1e4, 1e4])
+    data["rows"][2].update(name="mode 1 as the fork")
     text = format_comparison(data)
     assert max(map(len, text.splitlines())) <= WIDTH
-    assert "a profile with quite a name" in text
+    assert "A = a profile with a name" in text
+    assert f"\n{short_name('mode 1 as the fork', 10)} " in text and " mode 1 as the fork  better: " in text
+
+
+def test_rule_lines_of_thirty_layers_are_named_once() -> None:
+    """A letter each, also for the reference and in warnings; letters that are profiles' names are left out."""
+    types = ["q8_0", "turbo4", "turbo3", "turbo6"]
+    first, second = (rule_line([(types[(i * s) % 4], types[(i // s) % 4]) for i in range(30)]) for s in (1, 3))
+    data = comparison([*comparison_rows(), ("A", 4.2, 2.0, 0.1), (first, 4.7, 5.1, 0.1), (second, 4.9, 2.5, 0.1)])
+    data["rows"][-1]["warnings"] = [f"{second} costs more than it gives"]
+    data["reference"] = second
+    text = format_comparison(data)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= WIDTH and len(first) > 100
+    assert [line.split()[0] for line in lines if line[:1] in ("A", "B", "C") and line[1] == " "] == [
+        "A",
+        "B",
+        "C",
+        "B",
+        "C",
+    ]
+    assert "\nagainst C (*" in text
+    assert "warning: C costs more than it gives" in text
+    flat = " ".join(text.split())
+    assert flat.count(first) == flat.count(second) == 1
+
+
+def test_letters_go_on() -> None:
+    names = [f"{'long name ' * 3}{i}" for i in range(30)]
+    assert list(labels([*names, "B"]).values())[:3] == ["A", "C", "D"]
+    assert labels(names)[names[29]] == "AD"
 
 
 def test_short_names() -> None:

@@ -9,6 +9,7 @@ import pytest
 from geometries import plain, sliding
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from stratakv import UserError, resolve
 from stratakv.cache.plan import Wish, usual_candidates
@@ -16,7 +17,7 @@ from stratakv.cache.plan import plan as plan_rows
 from stratakv.cli.plan import _command
 from stratakv.cli.serve import add_parser
 from stratakv.profile import LayerGeometry, ModelGeometry
-from stratakv.serve.capacity import capacity_line, plan_capacity
+from stratakv.serve.capacity import capacity_line, plan_capacity, working_bytes
 from stratakv.serve.groups import capacities, window_groups
 
 GIB = 2**30
@@ -52,6 +53,16 @@ def test_neither():
     assert little.tokens == 5120 and little.context == 4096 and "requests may have to wait" in little.notes[0]
     least = plan(free=2 * 3168 * 128 * 3)
     assert least.tokens == 384 and 0 < least.context <= 384
+
+
+def test_working_memory_grows_with_steps_and_slots():
+    config = AutoConfig.for_model("llama", hidden_size=100, intermediate_size=200, vocab_size=1000)
+    least = working_bytes(config, slots=1, chunk=1)
+    assert least >= 64 * 2**20
+    assert working_bytes(config, slots=1, chunk=1001) - least == 4 * 1000 * (8 * 100 + 4 * 200)
+    more = working_bytes(config, slots=11, chunk=1) - least
+    assert more == 4 * 10 * (8 * 100 + 4 * 200 + 4 * 1000)
+    assert working_bytes(AutoConfig.for_model("gpt2"), slots=4, chunk=512) < 256 * 2**20
 
 
 def test_refusals():
