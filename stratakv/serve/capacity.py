@@ -103,7 +103,7 @@ def working_bytes(config: Any, *, slots: int, chunk: int) -> int:
     width = text.hidden_size
     inner = getattr(text, "intermediate_size", None) or 4 * width
     rows = (chunk + slots) * (_WIDTHS * width + _INNER_WIDTHS * inner)
-    return _LEFT_BEHIND + 4 * (rows + _LOGITS * slots * text.vocab_size)
+    return _LEFT_BEHIND + 4 * int(rows + _LOGITS * slots * text.vocab_size)
 
 
 def capacity_line(profile: Profile, capacity: Capacity, slots: int) -> str:

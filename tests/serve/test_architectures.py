@@ -33,7 +33,7 @@ def test_tokens_of_the_stock_cache(engines: Any, model_type: str) -> None:
         assert [token.id for token in tokens_of(pieces)] == out[0, len(request.prompt) :].tolist()
     again = answers(engine, requests)
     for (_, ours, finish), (_, theirs, _) in zip(again, found, strict=True):
-        check_same(tokens_of(ours), tokens_of(theirs))
+        check_same(tokens_of(ours), tokens_of(theirs), 1e-3)
         assert model_type in ONE_BY_ONE or finish.cached_tokens == (128 if finish.prompt_tokens == 150 else 0)
     snapshot = engine.snapshot()
     assert snapshot.pages_used == 0

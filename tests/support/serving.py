@@ -23,11 +23,15 @@ def tokens_of(pieces: list[Any]) -> list[Any]:
     return [token for piece in pieces for token in piece.tokens]
 
 
-def check_same(ours: list[Any], alone: list[Any]) -> None:
-    """The same tokens, up to a place where the run alone had two tokens within 1e-3."""
+def check_same(ours: list[Any], alone: list[Any], within: float = 0.1) -> None:
+    """The same tokens, up to a place where the run alone had two tokens `within` nats.
+
+    Prompts are cut into other pieces in company. Their attention is summed in another order then, and where that moves a packed
+    activation or a stored code, a logit moves by up to 0.06. In float32 with lossless types nothing does: 1e-3 there.
+    """
     for mine, theirs in zip(ours, alone, strict=False):
         if mine.id != theirs.id:
             gap = theirs.top[0][2] - theirs.top[1][2]
-            assert gap <= 1e-3, f"{mine} instead of {theirs}"
+            assert gap <= within, f"{mine} instead of {theirs}"
             return
     assert len(ours) == len(alone)
