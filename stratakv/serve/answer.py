@@ -39,7 +39,12 @@ class Answer:
             banned = dict.fromkeys(end_tokens, -float("inf"))
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **banned})
         self.sequence, self.ticket, self.limit = sequence, ticket, limit
-        self._sampler, self._stream, self._matcher = Sampler(sampling, stream.tokenizer), stream, matcher
+        self._sampler, self._stream = Sampler(sampling, stream.tokenizer), stream
+        self._matcher = matcher if request.grammar_after is None else None
+        self._waits, self._before = (
+            matcher if request.grammar_after is not None else None,
+            "",
+        )  # for this text to end as it must
         self._end_tokens, self._token_text, self._tokenizer = end_tokens, token_text, stream.tokenizer
         self._scores: dict[int, tuple[float, Alternatives]] = {}  # by the place in the prompt
         self._lines = False
@@ -71,6 +76,7 @@ class Answer:
         if self._matcher is not None:
             self._matcher.accept(token)
         text, certain = self._stream.add(token)
+        self._bind_after(text)
         self._waiting.append(self._info(token, text, logits))
         self._lines = self._lines or "\n" in text
         if certain or self._stream.stopped is not None:
@@ -79,6 +85,15 @@ class Answer:
             self.finish("stop")
         elif sequence.generated >= self.limit or self._late():
             self.finish("length")
+
+    def _bind_after(self, text: str) -> None:
+        """Let the grammar bind from the next token on, when what comes before it is over with this text."""
+        mark = self.sequence.request.grammar_after
+        if self._waits is None or mark is None:
+            return
+        self._before = self._before[1 - len(mark) :] + text if len(mark) > 1 else text
+        if mark in self._before:
+            self._matcher, self._waits = self._waits, None
 
     def score(self, end: int, logits: torch.Tensor) -> None:
         """Take what the model says of the prompt's tokens: float32 logits [n, vocabulary] of its tokens end - n to end."""

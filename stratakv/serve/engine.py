@@ -132,7 +132,7 @@ class Engine:
             self.answers[sequence.id] = Answer(
                 sequence,
                 ticket,
-                TextStream(self.loaded.tokenizer, request.stop),
+                TextStream(self.loaded.tokenizer, request.stop, request.shown),
                 matcher,
                 limit=min(request.max_tokens, self.limits.context - len(request.prompt)),
                 end_tokens=self.end_tokens,

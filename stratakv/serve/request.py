@@ -135,7 +135,8 @@ class GenerationRequest:
     cache_prompt: whether pages of earlier prompts may be used, and these be kept. score_prompt: the first piece holds the
     prompt's tokens with their log-probabilities, as sampling.logprobs says; no page of an earlier prompt is used then.
     post_sampling: log-probabilities are those that the answer was drawn with, after the samplers. max_ms: of writing, after
-    which an answer ends once it has a line break.
+    which an answer ends once it has a line break. grammar_after: the text from which on the grammar binds, None: from the
+    beginning. shown: special tokens that are part of the answer's text, and how they look in it.
     """
 
     prompt: tuple[int, ...]
@@ -149,6 +150,8 @@ class GenerationRequest:
     score_prompt: bool = False
     post_sampling: bool = False
     max_ms: int | None = None
+    grammar_after: str | None = None
+    shown: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 REPLACEMENT = "\ufffd"
 
 
 class TextStream:
-    """The text of one answer. stop: texts before which it ends."""
+    """The text of one answer. stop: texts before which it ends. shown: special tokens that are part of it, and their text."""
 
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = (), shown: Mapping[int, str] | None = None) -> None:
+        self.tokenizer, self._shown = tokenizer, shown or {}
         self.stop = tuple(text for text in stop if text)
         self.stopped: str | None = None
         self._tokens: list[int] = []
@@ -30,6 +31,9 @@ class TextStream:
         return held
 
     def _decode_new(self) -> str:
+        if self._tokens[-1] in self._shown:
+            self._context = self._read = len(self._tokens)
+            return self._shown[self._tokens[-1]]
         before = self._decode(self._tokens[self._context : self._read])
         text = self._decode(self._tokens[self._context :])
         if len(text) <= len(before) or text.endswith(REPLACEMENT):

@@ -80,3 +80,11 @@ def test_a_real_tokenizer_gives_its_own_text_back(loaded: LoadedModel) -> None:
     ids: list[int] = loaded.tokenizer(text, add_special_tokens=False).input_ids
     stream: Any = TextStream(loaded.tokenizer)
     assert "".join(stream.add(id_)[1] for id_ in ids) == loaded.tokenizer.decode(ids)
+
+
+def test_special_tokens_that_are_shown_are_part_of_the_text() -> None:
+    stream = TextStream(Bytes(), (), {7: "<think>"})
+    assert stream.add(7) == ("<think>", "<think>")
+    assert [stream.add(byte)[1] for byte in "é".encode()] == ["", "é"]
+    assert stream.add("é".encode()[0]) == ("", "") and stream.add(7)[1] == "<think>"
+    assert stream.add(ord("a"))[1] == "a"

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from stratakv import __version__
-from stratakv.serve.api import absent, errors, llama_server, metrics, ollama, openai, openai_chat, page, slots
+from stratakv.serve.api import (
+    absent,
+    errors,
+    llama_server,
+    messages,
+    metrics,
+    ollama,
+    openai,
+    openai_chat,
+    page,
+    responses,
+    slots,
+)
 from stratakv.serve.api.guard import guard
 from stratakv.serve.api.prompts import Prompter
 from stratakv.serve.api.settings import Context, ServerSettings
@@ -18,7 +30,7 @@ from stratakv.serve.api.settings import Context, ServerSettings
 if TYPE_CHECKING:
     from stratakv.serve.engine import Engine
 
-_DESCRIPTION = "OpenAI's, llama-server's and Ollama's endpoints over a packed per-layer KV cache."
+_DESCRIPTION = "OpenAI's, Anthropic's, llama-server's and Ollama's endpoints over a packed per-layer KV cache."
 
 
 def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
@@ -45,7 +57,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         redoc_url=None,
     )
     errors.install(app)
-    for family in (openai, openai_chat, llama_server, slots, metrics, ollama, page):
+    for family in (openai, openai_chat, responses, messages, llama_server, slots, metrics, ollama, page):
         app.include_router(family.router(context))
     app.include_router(absent.router())
     guard(app, settings)

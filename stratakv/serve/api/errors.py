@@ -19,6 +19,9 @@ from stratakv.serve.request import GrammarError, NotRunning, PromptTooLong, Queu
 INVALID = "invalid_request_error"
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 501: "not_supported_error"}
 
+_ANTHROPIC = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large"}
+_ANTHROPIC |= {503: "overloaded_error"}
+
 
 class ApiError(Exception):
     """An answer that is an error. param: the request's field that it is about."""
@@ -38,9 +41,12 @@ class ApiError(Exception):
         self.headers, self.fields = headers or {}, fields
 
     def body(self, path: str) -> dict[str, Any]:
-        """OpenAI's and llama-server's form, or Ollama's below /api/, whose clients expect a text."""
+        """OpenAI's and llama-server's form; Ollama's below /api/, whose clients expect a text; Anthropic's below /v1/messages."""
         if path.startswith("/api/"):
             return {"error": self.message}
+        if path.startswith("/v1/messages"):
+            error_type = _ANTHROPIC.get(self.status, "api_error" if self.status >= 500 else INVALID)
+            return {"type": "error", "error": {"type": error_type, "message": self.message}}
         kind = _KINDS.get(self.status, "server_error" if self.status >= 500 else INVALID)
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code or self.status}
         return {"error": {**error, **self.fields}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from stratakv import __version__
+from stratakv.serve.api.answer_text import AnswerText, Parts
 from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.openai import finite
-from stratakv.serve.api.openai_chat import tool_dicts
 from stratakv.serve.api.prompts import begun_answer
+from stratakv.serve.api.reasoning import marks_of, thinking_variables
 from stratakv.serve.api.requests import new_tokens, note_headers, stream_errors
 from stratakv.serve.api.schemas import json_object, sampling_params, schema_grammar, stop_list
 from stratakv.serve.api.schemas_ollama import (
@@ -28,7 +29,7 @@ from stratakv.serve.api.schemas_ollama import (
     ShowBody,
 )
 from stratakv.serve.api.settings import Context
-from stratakv.serve.api.tools import ChatText, ToolCall
+from stratakv.serve.api.turn import Turn, tool_dicts, turn_for
 from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, PromptTooLong, TokenInfo
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ def router(context: Context) -> APIRouter:
     routes = APIRouter(prefix="/api", tags=["Ollama"])
     settings, prompter = context.settings, context.prompter
     loaded = context.engine.loaded
-    plain = prompter.own_template is None  # raw prompts keep their blanks
 
     @routes.get("/version")
     async def version() -> JSONResponse:
@@ -75,7 +75,7 @@ def router(context: Context) -> APIRouter:
                 "template": prompter.template,
                 "details": _details(context),
                 "model_info": info,
-                "capabilities": ["completion", "tools"],
+                "capabilities": ["completion", "tools", *(["thinking"] if marks_of(prompter.own_template) else [])],
                 "modified_at": _now(context.started),
             }
         )
@@ -86,12 +86,13 @@ def router(context: Context) -> APIRouter:
         if not body.prompt:
             return JSONResponse({**_head(context), "response": "", "done": True, "done_reason": "load"})
         prompt = await prompter.run(_prompt, context, body)
-        tickets = submit_all(context.engine, [_request(context, body, prompt)])
+        request = _request(context, body, prompt)
+        turn = Turn(request) if body.raw else await turn_for(context, request)
 
-        def shape(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
-            return {"response": text}
+        def shape(parts: Parts) -> dict[str, Any]:
+            return {"response": parts.said, **({"thinking": parts.thought} if parts.thought else {})}
 
-        return await _answer(context, http, body, tickets, ChatText(strip=plain and not body.raw), shape, prompt)
+        return await _answer(context, http, body, turn, shape, prompt)
 
     @routes.post("/chat")
     async def chat(body: OllamaChatBody, http: Request) -> Response:
@@ -102,17 +103,19 @@ def router(context: Context) -> APIRouter:
         tools = tool_dicts(body.tools)
         messages = [_message(message) for message in body.messages]
         prompt = await prompter.run(_chat_prompt, context, body, messages, tools)
-        tickets = submit_all(context.engine, [_request(context, body, prompt)])
-        begins = begun_answer(messages) is None
-        names = [tool["function"]["name"] for tool in tools]
+        names = tuple(tool["function"]["name"] for tool in tools)
+        request = _request(context, body, prompt)
+        turn = await turn_for(context, request, names=names, begun=begun_answer(messages))
 
-        def shape(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
-            message: dict[str, Any] = {"role": "assistant", "content": text}
-            if calls:
-                message["tool_calls"] = [{"function": {"name": c.name, "arguments": c.arguments}} for c in calls]
+        def shape(parts: Parts) -> dict[str, Any]:
+            message: dict[str, Any] = {"role": "assistant", "content": parts.said}
+            if parts.thought:
+                message["thinking"] = parts.thought
+            if parts.calls:
+                message["tool_calls"] = [{"function": {"name": c.name, "arguments": c.arguments}} for c in parts.calls]
             return {"message": message}
 
-        return await _answer(context, http, body, tickets, ChatText(names, strip=plain and begins), shape, None)
+        return await _answer(context, http, body, turn, shape, None)
 
     return routes
 
@@ -121,22 +124,21 @@ async def _answer(
     context: Context,
     http: Request,
     body: GenerateBody | OllamaChatBody,
-    tickets: Sequence[Ticket],
-    through: ChatText,
-    shape: Any,
+    turn: Turn,
+    shape: Callable[[Parts], dict[str, Any]],
     prompt: tuple[int, ...] | None,
 ) -> Response:
     """prompt: given where the answer's `context` is wanted, the tokens so far."""
-    started = time.perf_counter()
+    started, reader = time.perf_counter(), turn.reader()
+    tickets = submit_all(context.engine, [turn.request])
     headers = note_headers(_grammar(body.format))
     if body.stream is not False:
-        lines = _stream(context, tickets, through, shape, prompt, bool(body.logprobs), started)
+        lines = _stream(context, tickets, reader, shape, prompt, bool(body.logprobs), started)
         seconds = context.settings.send_seconds
         return TicketStream(stream_errors(lines, line=True), tickets, "application/x-ndjson", seconds, headers)
     answer = (await gather(http, tickets))[0]
-    text = through.feed(answer.text)
-    rest, calls = through.close()
-    result = {**_head(context), **shape(text + rest, calls), **_end(answer.finish, started)}
+    parts = reader.whole(answer.text, answer.tokens)
+    result = {**_head(context), **shape(parts), **_end(answer.finish, started)}
     if prompt is not None:
         result["context"] = [*prompt, *(token.id for token in answer.tokens)]
     if body.logprobs:
@@ -147,8 +149,8 @@ async def _answer(
 async def _stream(
     context: Context,
     tickets: Sequence[Ticket],
-    through: ChatText,
-    shape: Any,
+    reader: AnswerText,
+    shape: Callable[[Parts], dict[str, Any]],
     prompt: tuple[int, ...] | None,
     logprobs: bool,
     started: float,
@@ -156,18 +158,18 @@ async def _stream(
     tokens = list(prompt or ())
     async for _, item in merge(tickets):
         if isinstance(item, Finish):
-            rest, calls = through.close()
-            if rest or calls:
-                yield json.dumps({**_head(context), **shape(rest, calls), "done": False}, ensure_ascii=False) + "\n"
-            end = {**_head(context), **shape("", []), **_end(item, started)}
+            parts = reader.close()
+            if any(parts):
+                yield json.dumps({**_head(context), **shape(parts), "done": False}, ensure_ascii=False) + "\n"
+            end = {**_head(context), **shape(Parts()), **_end(item, started)}
             if prompt is not None:
                 end["context"] = tokens
             yield json.dumps(end) + "\n"
             continue
         tokens += [token.id for token in item.tokens]
-        text = through.feed(item.text)
-        if text or logprobs:
-            line = {**_head(context), **shape(text, []), "done": False}
+        parts = reader.feed(item.text, len(item.tokens))
+        if any(parts) or logprobs:
+            line = {**_head(context), **shape(parts), "done": False}
             if logprobs:
                 line["logprobs"] = _logprobs(item.tokens)
             yield json.dumps(line, ensure_ascii=False) + "\n"
@@ -238,6 +240,8 @@ def _grammar(format_: Format | None) -> GrammarSpec | None:
 
 def _message(message: OllamaMessage) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+    if message.thinking is not None:
+        plain["reasoning_content"] = message.thinking
     if message.tool_name is not None:
         plain["name"] = message.tool_name
     if message.tool_calls:
@@ -249,11 +253,15 @@ def _message(message: OllamaMessage) -> dict[str, Any]:
 
 def _thinking(context: Context, think: bool | str | None) -> dict[str, Any]:
     """The variables by which Qwen3's and similar templates are told whether, and how much, to think aloud."""
-    if not think:
-        return {} if think is None else {"enable_thinking": False}
-    if not any(word in context.prompter.template for word in ("enable_thinking", "<think>", "reasoning_effort")):
+    template = context.prompter.own_template or ""
+    if (
+        think
+        and marks_of(template) is None
+        and "enable_thinking" not in template
+        and "reasoning_effort" not in template
+    ):
         raise ApiError(f"{context.settings.alias!r} does not support thinking", param="think")
-    return {"enable_thinking": True, **({"reasoning_effort": think} if isinstance(think, str) else {})}
+    return thinking_variables(think if isinstance(think, bool) else None, think if isinstance(think, str) else None)
 
 
 def _check_model(context: Context, name: str) -> None:

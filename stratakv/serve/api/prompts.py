@@ -30,6 +30,8 @@ class Prompter:
         self._worker = ThreadPoolExecutor(1, "stratakv-prompts")
         self.vocabulary, self.context = vocabulary, context
         self._longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        added = getattr(tokenizer, "added_tokens_decoder", {}) or {}
+        self._special = {token.content: id_ for id_, token in added.items() if token.special}
         own = getattr(tokenizer, "chat_template", None)
         if isinstance(own, dict):
             own = own.get("default") or next(iter(own.values()), None)
@@ -133,6 +135,10 @@ class Prompter:
         text = self.chat_text(messages, tools, variables, add_generation_prompt, continue_last)
         ids = self.encode(text, special=self.own_template is None)
         return tuple(ids) or self.prompt("")
+
+    def special_tokens(self, texts: Sequence[str]) -> dict[int, str]:
+        """Which of these texts are special tokens, which answers leave out unless they are to be shown."""
+        return {self._special[text]: text for text in texts if text in self._special}
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """Text of token ids, special tokens included unless they are to be skipped."""

@@ -80,6 +80,12 @@ class Part(Body):
     model_config = ConfigDict(extra="ignore")
 
 
+def tag_of(value: Any, name: str = "type") -> str | None:
+    """Which form of a part is given, for pydantic's tags; no key of a part looks like it."""
+    kind = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+    return f"<{kind}>" if isinstance(kind, str) else None
+
+
 class SamplingBody(Body):
     """Sampling by llama.cpp's names and meanings; what is left out has llama.cpp's default."""
 

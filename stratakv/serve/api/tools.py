@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # How models mark a call: Hermes and Qwen, Mistral, Llama 3. Without a mark an answer that begins as JSON may be one.
-_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+CALL_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 _ASK = (
     "You can use these tools:\n{tools}\n"
     'To use one, answer with <tool_call>{{"name": NAME, "arguments": {{...}}}}</tool_call> and nothing else.'
@@ -55,7 +55,7 @@ def parse_calls(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]
         before = text[: text.index("<tool_call>")]
         values = [value for each in tagged for value in _json_values(each)]
     else:
-        mark = next((mark for mark in _MARKS if mark in text), "")
+        mark = next((mark for mark in CALL_MARKS if mark in text), "")
         before, _, rest = text.partition(mark) if mark else ("", "", text)
         values = _json_values(rest)
     calls = [_as_call(value, names) for value in values]
@@ -88,7 +88,7 @@ class ChatText:
             if not self._sent and first in ("", "{", "["):
                 self._holding = bool(first)
                 return ""
-            starts = [self._held.index(mark) for mark in _MARKS if mark in self._held]
+            starts = [self._held.index(mark) for mark in CALL_MARKS if mark in self._held]
             self._holding = bool(starts)
             keep_from = min(starts) if starts else len(self._held) - _tail(self._held)
         out, self._held = self._held[:keep_from], self._held[keep_from:]
@@ -103,7 +103,7 @@ class ChatText:
 def _tail(text: str) -> int:
     """Length of the longest end of text that begins a mark."""
     return max(
-        (n for mark in _MARKS for n in range(1, len(mark)) if text.endswith(mark[:n])),
+        (n for mark in CALL_MARKS for n in range(1, len(mark)) if text.endswith(mark[:n])),
         default=0,
     )
 

@@ -18,7 +18,7 @@ from servers import Running, running
 from stratakv.serve.request import Limits
 
 # Numbers of new tokens: one answer of the whole context a request would take the fuzzing's time for nothing
-_LENGTHS = ("max_tokens", "max_completion_tokens", "n_predict", "num_predict")
+_LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "num_predict")
 _FEW = 3
 
 

@@ -69,3 +69,8 @@ def test_an_empty_prompt_begins_with_the_first_token(prompter):
     prompter._tokenizer.bos_token = None
     with pytest.raises(ApiError, match="empty"):
         prompter.prompt([])
+
+
+def test_special_tokens_are_found_by_their_text(prompter):
+    tokenizer = embedded().tokenizer
+    assert prompter.special_tokens([tokenizer.eos_token, "<think>"]) == {tokenizer.eos_token_id: tokenizer.eos_token}
