@@ -33,6 +33,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    import torch
+
     from stratakv.cache import KVCache
     from stratakv.cli.generation_options import (
         closing_line,
@@ -42,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         warn_context,
     )
     from stratakv.engine.generate import generate
+    from stratakv.engine.prompt import prompt_ids
     from stratakv.measure.results import check_writable, write_json
 
     sampling = sampling_from_args(args)
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("-p -: standard input is closed, give the prompt with -p or pipe it in")
     prompt = utf8(sys.stdin.read if args.prompt == "-" else lambda: args.prompt, "the prompt")
     loaded, profile = load_for_generation(args)
-    ids = loaded.tokenizer(prompt, return_tensors="pt").input_ids
+    ids = torch.tensor([prompt_ids(loaded.tokenizer, prompt)], dtype=torch.int64)
     if ids.shape[1] == 0:
         raise UserError("the prompt is empty, and this model's tokenizer adds no first token: give -p some text")
     warn_context(ids.shape[1], args.n_predict, loaded.geometry.context)
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     result = generate(
         loaded,
         cache,
-        ids.long(),
+        ids,
         new_tokens=args.n_predict,
         sampling=sampling,
         emit=lambda text: print(text, end="", flush=True, file=stream),

@@ -10,6 +10,7 @@ import torch
 from stratakv.cache import KVCache
 from stratakv.engine.generate import Generation, Sampling, generate
 from stratakv.engine.load import LoadedModel
+from stratakv.engine.prompt import prompt_ids
 from stratakv.profile import Profile
 
 # For base models, which have none: the plainest form that such models continue as a dialogue
@@ -50,8 +51,7 @@ class Conversation:
             tokenize=False,
             add_generation_prompt=True,
         )
-        ids: list[int] = tokenizer(text, add_special_tokens=not self.has_template).input_ids
-        return ids
+        return prompt_ids(tokenizer, text, special=not self.has_template)
 
     def ask(
         self, text: str, *, new_tokens: int, sampling: Sampling, emit: Callable[[str], None], prefill_chunk: int = 512

@@ -128,6 +128,8 @@ def _safetensors_summary(path: Path) -> tuple[int, str]:
         try:
             with file.open("rb") as stream:
                 size = int.from_bytes(stream.read(8), "little")
+                if size > file.stat().st_size:
+                    raise ValueError(f"its header says that it has {size:,} bytes")
                 header = json.loads(stream.read(size))
             end = max((info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -106,13 +106,44 @@ def load_weights(
     check_memory(description.name, description.values * dtype.itemsize)
     try:
         with _no_progress_bars(), _header_handed_over(description):
-            model = AutoModelForCausalLM.from_pretrained(
-                **_from(description), config=description.config, dtype=dtype
-            ).eval()
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                **_from(description),
+                config=description.config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # to name them
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{description.path} can't be loaded by transformers: {first}") from error
+    model, found = loaded
+    check_complete(description, found)
+    model.eval()
     return Weights(model, sum(parameter.nbytes for parameter in model.parameters()), None, tuple(notes))
+
+
+def check_complete(description: ModelDescription, found: Mapping[str, Any]) -> None:
+    """UserError naming weights that transformers has set at random, since the files lack them or hold another shape.
+
+    found: transformers' loading info. Tied weights are none of these.
+    """
+    other = [
+        f"{name} is {_shape(there)}, not {_shape(needed)}" for name, there, needed in sorted(found["mismatched_keys"])
+    ]
+    missing = sorted(set(found["missing_keys"]) - {name for name, *_ in found["mismatched_keys"]})
+    faults = [f"{len(missing):,} weights are missing ({_some(missing)})"] if missing else []
+    faults += [f"{len(other):,} weights are of another shape than the model's ({_some(other)})"] if other else []
+    if faults:
+        raise UserError(f"{description.path} is not whole: {', '.join(faults)}; download or convert it again")
+
+
+def _shape(size: Any) -> str:
+    return " x ".join(map(str, size))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _unpacked_note(description: ModelDescription, dtype: torch.dtype, why: str) -> str:
@@ -146,11 +177,14 @@ def _no_progress_bars() -> Iterator[None]:
     gguf_loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     bar, enabled = gguf_loader.tqdm, logging.is_progress_bar_enabled()
     gguf_loader.tqdm = partial(bar, disable=True)
+    verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # its report of missing weights is our error
     try:
         yield
     finally:
         gguf_loader.tqdm = bar
+        logging.set_verbosity(verbosity)
         if enabled:
             logging.enable_progress_bar()
 

@@ -72,6 +72,8 @@ def build_packed(
     tensors = list(_put_packed(model, plan, dtype, exact))
     plain = _put_plain(model, plan, dtype)
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    stored = model.state_dict().keys() - {name for name, _ in model.named_parameters()}
+    missing += sorted(stored - plan.plain.keys())  # buffers that a file has to bring
     if missing:
         raise CannotStayPackedError(f"the file has nothing for {missing[0]}")
     model.eval()

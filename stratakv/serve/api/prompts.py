@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from jinja2.exceptions import TemplateError
 
 from stratakv.engine.conversation import FALLBACK_TEMPLATE
+from stratakv.engine.prompt import prompt_ids
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.tools import messages_without_tools
 from stratakv.serve.request import PromptTooLong
@@ -57,20 +58,28 @@ class Prompter:
 
     def encode(self, text: str, special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of text. special: add the model's first token; parse_special: read special tokens where they stand."""
-        if len(text) > self._longest * self.context:
-            raise PromptTooLong(len(text) // self._longest, self.context)
+        self._check_length(text)
         options = {} if parse_special else {"split_special_tokens": True}
         ids: list[int] = self._tokenizer(text, add_special_tokens=special, **options).input_ids
         return ids
 
+    def _check_length(self, text: str) -> None:
+        if len(text) > self._longest * self.context:
+            raise PromptTooLong(len(text) // self._longest, self.context)
+
+    def _begin(self, text: str, special: bool = True) -> list[int]:
+        """As encode, of a text that is to be continued: the model's first token stands there once."""
+        self._check_length(text)
+        return prompt_ids(self._tokenizer, text, special=special)
+
     def prompt(self, prompt: str | Sequence[int | str]) -> tuple[int, ...]:
         """Tokens of a text, of token ids, or of both mixed, as llama-server takes them."""
         if isinstance(prompt, str):
-            ids = self.encode(prompt)
+            ids = self._begin(prompt)
         else:
             ids = []
             for position, part in enumerate(prompt):
-                ids += self.encode(part, special=position == 0) if isinstance(part, str) else [part]
+                ids += self._begin(part, special=position == 0) if isinstance(part, str) else [part]
         for id_ in ids:
             if not 0 <= id_ < self.vocabulary:
                 raise ApiError(f"token {id_} is outside of the vocabulary of {self.vocabulary}", param="prompt")
@@ -133,7 +142,7 @@ class Prompter:
     ) -> tuple[int, ...]:
         """Tokens of messages up to where the answer goes on; a model's own template holds its first token already."""
         text = self.chat_text(messages, tools, variables, add_generation_prompt, continue_last)
-        ids = self.encode(text, special=self.own_template is None)
+        ids = self._begin(text, special=self.own_template is None)
         return tuple(ids) or self.prompt("")
 
     def special_tokens(self, texts: Sequence[str]) -> dict[int, str]:
