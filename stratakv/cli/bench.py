@@ -1,4 +1,4 @@
-"""`stratakv bench attention`, `generate` and `serve`: the speed of packed caches on this machine, beside others'."""
+"""`stratakv bench attention`, `generate`, `serve` and `start`: the speed of packed caches on this machine, beside others'."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 _ATTENTION = "decode attention, prefill and encoding beside torch's attention and llama.cpp's"
 _GENERATE = "tokens per second and peak memory of whole models, by cache"
 _SERVE = "throughput, time to first token and between tokens of `stratakv serve` and llama-cpp-python's server"
+
+_START = "seconds to the first line and until a model is ready, beside llama-cpp-python's load"
 
 
 def add_parser(commands: Any) -> None:
@@ -100,7 +102,19 @@ def add_parser(commands: Any) -> None:
     serve.add_argument("--llama-python", metavar="PATH", help="an interpreter that has llama-cpp-python[server]")
     serve.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
     serve.set_defaults(func=run_serve)
-    parser.epilog = attention.format_usage() + generate.format_usage() + serve.format_usage()
+    start = kinds.add_parser("start", help=_START, description=_START)
+    start.add_argument(
+        "-m", "--models", metavar="MODEL,...", default="embedded", help="GGUF file, directory, hub name, 'embedded'"
+    )
+    start.add_argument("--rounds", type=int, default=3, metavar="N", help="processes of each kind, in turns (3)")
+    start.add_argument("-t", "--threads", type=int, metavar="N", help="threads of the server (torch's number)")
+    start.add_argument(
+        "--llama-python", metavar="PATH", help="an interpreter that has llama-cpp-python (this one, if it has)"
+    )
+    start.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
+    start.set_defaults(func=run_start)
+    usages = (attention, generate, serve, start)
+    parser.epilog = "".join(each.format_usage() for each in usages)
 
 
 def _add_common(parser: argparse.ArgumentParser, *, seconds: float, what: str) -> None:
@@ -233,6 +247,26 @@ def run_serve(args: argparse.Namespace) -> int:
     words += ["-t", str(settings.threads), *(["--llama-python", "PYTHON"] if args.llama_python else [])]
     data = bench_serve(settings, command=shlex.join(words), report=say)
     emit(format_serve(data), data, args.json)
+    return 0
+
+
+def run_start(args: argparse.Namespace) -> int:
+    """Run `bench start`."""
+    from stratakv.cli.measuring_options import emit, say
+    from stratakv.measure.bench_llama import llama_python
+    from stratakv.measure.bench_start import Settings, bench_start, format_start
+
+    _check_outputs(args.json, None)
+    settings = Settings(
+        _words(args.models, "-m"),
+        _positive(args.rounds, "--rounds"),
+        _threads(args.threads),
+        llama_python(args.llama_python),
+    )
+    words = ["stratakv", "bench", "start", "-m", args.models, "--rounds", str(args.rounds), "-t", str(settings.threads)]
+    words += ["--llama-python", "PYTHON"] if args.llama_python else []
+    data = bench_start(settings, command=shlex.join(words), report=say)
+    emit(format_start(data), data, args.json)
     return 0
 
 
