@@ -78,7 +78,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
     def place(self, batch: int, tokens: int) -> Placed | None:
         """See PlacingLayer."""
         store = self.store
-        if store is None or batch != len(self.tables) or compiled_kernel(store.layout, self.device) is None:
+        if store is None or batch != len(self.tables) or (compiled := store.compiled) is None:
             return None
         start = self.length - self.dropped
         slots = self._slots([store.prepare(table, start, tokens) for table in self.tables], start, tokens)
@@ -87,7 +87,6 @@ class PackedLayer(DynamicLayer, PlacingLayer):
             self._pages = store.changes, pages, address(pages)
         _, pages, where = self._pages
         arrays, addresses = seen(batch, pages.shape[1], tokens, self.length, self.dropped, self._window)
-        compiled = store.compiled
         return Placed(store.layout, compiled, batch, (0, 1, address(slots), where, *addresses), (slots, pages, *arrays))
 
     def stored(self, tokens: int) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.cache.slabs import Slot, take
+from stratakv.kernels.choice import compiled_kernel
 from stratakv.kernels.cpu_layout import native_layout
 
 
@@ -64,8 +65,8 @@ class PageStore:
 
     @cached_property
     def compiled(self) -> Any:
-        """The layout as compiled kernels know it."""
-        return native_layout(self.layout)
+        """The layout as compiled kernels know it; None where plain torch reads these pages."""
+        return native_layout(self.layout) if compiled_kernel(self.layout, self.device) else None
 
     @property
     def nbytes(self) -> int:

@@ -67,6 +67,8 @@ class Stack:
         if placing is None or input_ids is None or inputs_embeds is not None or not self._usual(kwargs):
             return None
         batch, tokens = input_ids.shape
+        if kernel_name() == "torch":
+            return None
         if tokens > FEW_QUERY_TOKENS and not placing[0].ragged:
             return None
         if not placing[0].ragged and attention_mask is not None and not _sees_all(attention_mask):
