@@ -102,13 +102,16 @@ class Replay:
             yield
             return
         below = list(zip(self._layers[:start], self._recorded[1], strict=False))
+        own = [vars(layer).get("forward") for layer, _ in below]  # a fused layer has one of its own
         try:
             for layer, output in below:
                 layer.forward = lambda *_, output=output, **__: output
             yield
         finally:
-            for layer, _ in below:
+            for (layer, _), forward in zip(below, own, strict=True):
                 layer.__dict__.pop("forward", None)
+                if forward is not None:
+                    layer.forward = forward
 
     def _kld(self, logits: torch.Tensor) -> Floats:
         logits = logits.double()

@@ -11,7 +11,7 @@ from stratakv.measure.corpus import Contexts, cut, read_text
 @pytest.fixture(scope="session")
 def loaded() -> LoadedModel:
     torch.manual_seed(0)
-    return load_model("embedded")
+    return load_model("embedded", exact=True)  # as the commands that measure
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ def test_the_same_numbers_as_measuring_one_context_after_another(loaded: LoadedM
 def test_only_what_lies_above_a_change_is_run(loaded: LoadedModel, changed: int) -> None:
     ids = cut(read_text(tuning_text()), loaded.tokenizer, 48, 2).ids
     profile = _profile(loaded, f"{changed}: k=turbo2 v=turbo4; rest: turbo4")
+    forwards = [vars(layer).get("forward") for layer in decoder_layers(loaded)]  # fused layers have their own
     whole = Replay(loaded, ids).kld(profile)
     replay = Replay(loaded, ids)
     base = replay.record(_profile(loaded, "turbo4"))
@@ -45,7 +46,7 @@ def test_only_what_lies_above_a_change_is_run(loaded: LoadedModel, changed: int)
     np.testing.assert_array_equal(replay.kld(profile), whole)
     assert replay.passes - before == pytest.approx(2 * (12 - changed) / 12)
     np.testing.assert_array_equal(replay.kld(_profile(loaded, "turbo4")), base)
-    assert all("forward" not in layer.__dict__ for layer in decoder_layers(loaded)), "layers are put back"
+    assert [vars(layer).get("forward") for layer in decoder_layers(loaded)] == forwards, "layers are put back"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
