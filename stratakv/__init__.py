@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ _HOMES = {
     "type_names": "kvtypes",
     "use": "engine.attention",
 }
+
+
+# gcc's OpenMP reads this when torch loads it, so it comes before torch. Its threads spin for milliseconds after each of torch's
+# loops, on the cores that the kernels want, and beside busy programs each loop waits for whichever of them was stopped.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def __getattr__(name: str) -> Any:

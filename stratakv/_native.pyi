@@ -109,11 +109,6 @@ def append(
     Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf or nan, 2 too large.
     """
 
-def share_openmp(path: str) -> bool:
-    """
-    Run on the threads of the OpenMP library that is loaded from this path; False where that can't be.
-    """
-
 def kernels() -> list[str]:
     """Names of the attention kernels that run on this machine, best first."""
 

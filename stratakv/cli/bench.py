@@ -1,4 +1,4 @@
-"""`stratakv bench attention`, `generate`, `serve` and `start`: the speed of packed caches on this machine, beside others'."""
+"""`stratakv bench attention`, `generate`, `serve`, `start` and `busy`: speed on this machine, beside others'."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 _ATTENTION = "decode attention, prefill and encoding beside torch's attention and llama.cpp's"
 _GENERATE = "tokens per second and peak memory of whole models, by cache"
 _SERVE = "throughput, time to first token and between tokens of `stratakv serve` and llama-cpp-python's server"
-
 _START = "seconds to the first line and until a model is ready, beside llama-cpp-python's load"
+_BUSY = "decoding and tuning beside other programs that want the cores, and llama.cpp's decoding"
 
 
 def add_parser(commands: Any) -> None:
-    """Register the command and its two subcommands."""
+    """Register the command and its subcommands."""
     parser = commands.add_parser(
         "bench",
         help="speed on this machine",
@@ -113,7 +113,15 @@ def add_parser(commands: Any) -> None:
     )
     start.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
     start.set_defaults(func=run_start)
-    usages = (attention, generate, serve, start)
+    busy = kinds.add_parser("busy", help=_BUSY, description=_BUSY)
+    busy.add_argument("-m", "--model", default="embedded", help="GGUF file, directory, hub name, or 'embedded'")
+    busy.add_argument("--profile", default="turbo4", metavar="PROFILE", help="of the cache (turbo4)")
+    busy.add_argument("--busy", default="1,3", metavar="N,...", help="busy processes, after none (1,3)")
+    busy.add_argument("-c", "--context", default="128", metavar="N", help="tokens of prompts and tuning passes (128)")
+    busy.add_argument("--rounds", type=int, default=2, metavar="N", help="visits of each case, in turns (2)")
+    _add_common(busy, seconds=2.0, what="each visit")
+    busy.set_defaults(func=run_busy)
+    usages = (attention, generate, serve, start, busy)
     parser.epilog = "".join(each.format_usage() for each in usages)
 
 
@@ -267,6 +275,35 @@ def run_start(args: argparse.Namespace) -> int:
     words += ["--llama-python", "PYTHON"] if args.llama_python else []
     data = bench_start(settings, command=shlex.join(words), report=say)
     emit(format_start(data), data, args.json)
+    return 0
+
+
+def run_busy(args: argparse.Namespace) -> int:
+    """Run `bench busy`."""
+    from stratakv.cli.measuring_options import emit, say
+    from stratakv.errors import UserError
+    from stratakv.measure.bench_busy import Settings, bench_busy
+    from stratakv.measure.bench_llama import llama_python
+    from stratakv.measure.bench_table import format_busy
+
+    _check_outputs(args.json, None)
+    counts = _sizes(args.busy, "--busy")
+    if max(counts) > 64:
+        raise UserError(f"--busy {args.busy}: 64 processes at most")
+    settings = Settings(
+        args.model,
+        args.profile,
+        busy=(0, *sorted(set(counts))),
+        context=_size(args.context, "-c"),
+        threads=_threads(args.threads),
+        seconds=args.seconds,
+        rounds=_positive(args.rounds, "--rounds"),
+        llama_python=llama_python(args.llama_python),
+    )
+    words = ["stratakv", "bench", "busy", "-m", args.model, "--profile", args.profile, "--busy", args.busy]
+    words += ["-c", args.context, "--rounds", str(args.rounds)]
+    data = bench_busy(settings, command=_command(words, args, settings.threads), report=say)
+    emit(format_busy(data), data, args.json)
     return 0
 
 

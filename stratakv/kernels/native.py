@@ -22,7 +22,6 @@ def native() -> ModuleType | None:
     """
     try:
         module = importlib.import_module("stratakv._native")
-        _share_torch_s_threads(module)
         atexit.register(_forget_layouts)
         return module
     except ImportError as error:
@@ -40,16 +39,6 @@ def _forget_layouts() -> None:
     layouts = sys.modules.get("stratakv.kernels.cpu_layout")
     if layouts is not None:
         layouts.native_layout.cache_clear()
-
-
-def _share_torch_s_threads(module: Any) -> None:
-    """Let kernels run on the OpenMP threads that torch brings along; where it brings none, on a pool of their own."""
-    import torch
-
-    packages = Path(torch.__file__).parent
-    for library in (*packages.glob("lib/libgomp*"), *packages.parent.glob("torch.libs/libgomp*")):
-        if module.share_openmp(str(library)):
-            return
 
 
 def machine() -> dict[str, Any]:

@@ -35,9 +35,10 @@ def llama_python(given: str | None) -> str | None:
 
 
 def llama_worker(python: str) -> Worker:
-    """A process with llama.cpp; see llama_worker.py for what it answers. -P: its imports are not ours."""
+    """A process with llama.cpp; see llama_worker.py for what it answers. -P: its imports are not ours, nor is what
+    `stratakv` sets for torch's OpenMP."""
     script = Path(__file__).with_name("llama_worker.py")
-    return Worker([python, "-P", str(script)], "llama.cpp (llama-cpp-python)")
+    return Worker([python, "-P", str(script)], "llama.cpp (llama-cpp-python)", without=("GOMP_SPINCOUNT",))
 
 
 def steps(worker: Worker, model: Path, types: tuple[str, ...], contexts: list[int], threads: int) -> dict[str, Case]:

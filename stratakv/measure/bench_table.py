@@ -68,6 +68,22 @@ def format_generate(data: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *notes(data)])
 
 
+def format_busy(data: Mapping[str, Any]) -> str:
+    """The whole of a "stratakv/bench-busy/1"."""
+    counts = sorted({row["busy"] for row in data["rows"]})
+    found = {(row["case"], row["busy"]): row for row in data["rows"]}
+    cells = [["tokens/s beside busy processes", *(str(count) for count in counts)]]
+    for case in dict.fromkeys(row["case"] for row in data["rows"]):
+        cells.append([case])
+        for count in counts:
+            row = found[case, count]
+            kept = f" ({row['kept']:.2f})" if count and row["kept"] is not None else ""
+            cells[-1].append(f"{row['tokens_per_second']:.1f}{kept}")
+    more = f"{data['model']} with {data['profile']}, {data['context']} tokens"
+    goals = ["goals", *(f"  {goal_in_words(goal)}" for goal in data["goals"])]
+    return "\n".join([conditions(data, more), "", *align(cells), "", *goals, *notes(data)])
+
+
 def align(cells: Sequence[Sequence[str]]) -> list[str]:
     """Columns of equal width, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

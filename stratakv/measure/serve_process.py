@@ -53,7 +53,7 @@ def llama_server(python: str, gguf: Path, context: int, threads: int) -> Iterato
 def _serving(command: Sequence[str], port_option: Sequence[str], path: str) -> Iterator[str]:
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    foreign = ("TURBO_LAYER_ADAPTIVE", "LLAMA_API_KEY")
+    foreign = ("TURBO_LAYER_ADAPTIVE", "LLAMA_API_KEY", "GOMP_SPINCOUNT")
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
         process = subprocess.Popen(

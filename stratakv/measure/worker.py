@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ _ERROR_LINES = 3
 class Worker:
     """A child process that answers each JSON line with one JSON line. Use it in `with`; it ends at the end of the block.
 
-    command: program and arguments. name: how errors call it. Raises UserError, with the process's last words, when the process
+    command: program and arguments. name: how errors call it. without: variables that it doesn't inherit. Raises UserError, with the process's last words, when the process
     can't be started or ends before it has answered.
     """
 
-    def __init__(self, command: Sequence[str], name: str) -> None:
+    def __init__(self, command: Sequence[str], name: str, without: Sequence[str] = ()) -> None:
         self.name = name
         self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed in __exit__)
         try:
@@ -33,6 +34,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._words,
                 text=True,
+                env={key: value for key, value in os.environ.items() if key not in without},
             )
         except OSError as error:
             self._words.close()

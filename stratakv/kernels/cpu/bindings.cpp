@@ -13,7 +13,6 @@
 
 #include "attend_dispatch.h"
 #include "page_layout.h"
-#include "threads.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -173,8 +172,6 @@ void bind_attention(nb::module_ &m) {
           "Decode tokens of pages to rows in the stored basis, float32 or bfloat16 (as int16), [sequences, kv_heads, tokens, dim].");
     m.def("append", &append_states, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "k"_a, "v"_a, "slots"_a, "threads"_a,
           "Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf or nan, 2 too large.");
-    m.def("share_openmp", [](const std::string &path) { return share_openmp(path.c_str()); }, "path"_a,
-          "Run on the threads of the OpenMP library that is loaded from this path; False where that can't be.");
     m.def("kernels", [] {
         std::vector<std::string> names;
         for (const Kernel *kernel : kernels()) names.emplace_back(kernel->name);

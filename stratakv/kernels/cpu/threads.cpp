@@ -1,152 +1,242 @@
 #include "threads.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
-#include <vector>
+
+#include "placement.h"
 
 #if defined(__unix__) || defined(__APPLE__)
-#include <dlfcn.h>
-#include <unistd.h>
+#include <pthread.h>
 #endif
 
 namespace stratakv {
 namespace {
 
-int process() {
-#if defined(__unix__) || defined(__APPLE__)
-    return static_cast<int>(getpid());
-#else
-    return 0;
-#endif
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+
+constexpr int kJobs = 16, kHelpers = 255;
+constexpr microseconds kIdle{100};    // a helper waits so long awake: the time between two calls of a step
+constexpr microseconds kGlance{15};   // a caller waits so long for the last pieces before it looks whether their threads run
+constexpr microseconds kAwake{200};   // and so long before it sleeps beside threads that do run
+constexpr microseconds kNap{1000};
+
+// Waits awake; true: the condition holds, false: the time is over.
+template <class Condition>
+bool spin(microseconds limit, Condition condition) {
+    if (condition()) return true;
+    const Clock::time_point end = Clock::now() + limit;
+    do {
+        for (int i = 0; i < 16; ++i) {
+            relax();
+            if (condition()) return true;
+        }
+    } while (Clock::now() < end);
+    return false;
 }
+
+// One call of parallel_for. `state` has the pieces that nobody has taken, how many helpers may still join, and the number of the round:
+// a helper that read another round's task fails to take a piece. Jobs are used again and never freed, so late helpers may look.
+struct alignas(64) Job {
+    static constexpr int kRoomShift = 31, kRoundShift = 39;
+    static constexpr std::uint64_t kLeft = (1ULL << kRoomShift) - 1, kOneHelper = 1ULL << kRoomShift, kRoom = 0xff * kOneHelper;
+
+    std::atomic<bool> owned{false};
+    std::atomic<std::uint64_t> state{0};
+    std::atomic<const std::function<void(int)> *> task{nullptr};
+    std::atomic<int> count{0}, core{-1};  // core: the caller's
+    alignas(64) std::atomic<int> done{0};
+    std::atomic<bool> sleeper{false}, failed{false};
+    std::exception_ptr error;
+
+    void open(const std::function<void(int)> &work, int pieces, int helpers) {
+        task.store(&work, std::memory_order_relaxed);
+        count.store(pieces, std::memory_order_relaxed);
+        core.store(current_core(), std::memory_order_relaxed);
+        done.store(0, std::memory_order_relaxed);
+        sleeper.store(false, std::memory_order_relaxed);
+        const std::uint64_t round = (state.load(std::memory_order_relaxed) >> kRoundShift) + 1;
+        state.store(round << kRoundShift | std::uint64_t(helpers) * kOneHelper | std::uint64_t(pieces));
+    }
+
+    bool complete() const { return done.load() == count.load(std::memory_order_relaxed); }
+};
+
+struct alignas(64) Helper {
+    std::atomic<const Job *> holds{nullptr};  // a piece of it
+    std::atomic<bool> fetched{false};         // to a caller's core
+    std::unique_ptr<Placed> placed;
+};
 
 class Pool {
 public:
-    ~Pool() {
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            stop_ = true;
-        }
-        wake_.notify_all();
-        for (std::thread &thread : threads_) thread.join();
-    }
-
     void run(int threads, int count, const std::function<void(int)> &task) {
-        std::lock_guard<std::mutex> one_at_a_time(callers_);
-        while (static_cast<int>(threads_.size()) < threads - 1) {
-            const int number = static_cast<int>(threads_.size());
-            threads_.emplace_back([this, number] { serve(number); });
+        Job *job = std::find_if(jobs_, jobs_ + kJobs, [](Job &each) { return !each.owned.exchange(true); });
+        if (job == jobs_ + kJobs) {  // more callers than that leave no core idle
+            for (int i = 0; i < count; ++i) task(i);
+            return;
         }
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            task_ = &task;
-            count_ = count;
-            next_ = 0;
-            helpers_ = threads - 1;
-            ++round_;
+        const int helpers = std::min(threads - 1, kHelpers);
+        if (made_.load() < helpers) grow(helpers);
+        job->open(task, count, helpers);
+        wake(helpers);
+        take_pieces(*job, nullptr);
+        wait(*job);
+        std::exception_ptr error;
+        if (job->failed.load()) {
+            error = std::move(job->error);
+            job->error = nullptr;
+            job->failed.store(false);
         }
-        wake_.notify_all();
-        work(task, count);
-        std::unique_lock<std::mutex> lock(mutex_);
-        task_ = nullptr;  // who wakes up only now is not waited for
-        done_.wait(lock, [this] { return busy_ == 0; });
+        job->owned.store(false);
+        if (error) std::rethrow_exception(error);
     }
 
 private:
-    void work(const std::function<void(int)> &task, int count) {
-        for (int i = next_.fetch_add(1); i < count; i = next_.fetch_add(1)) task(i);
+    // Takes pieces until none is left; true: it got one. helper: who takes them, null for the caller.
+    bool take_pieces(Job &job, Helper *helper) {
+        bool joined = !helper, any = false;
+        std::uint64_t state = job.state.load();
+        const std::uint64_t round = state >> Job::kRoundShift;
+        if (!joined && state & Job::kLeft && state & Job::kRoom) {
+            settle(*helper, job.core.load(std::memory_order_relaxed));
+            state = job.state.load();
+        }
+        while (state >> Job::kRoundShift == round && state & Job::kLeft && (joined || state & Job::kRoom)) {
+            const auto *task = job.task.load(std::memory_order_relaxed);
+            const int count = job.count.load(std::memory_order_relaxed), piece = count - static_cast<int>(state & Job::kLeft);
+            if (helper) helper->holds.store(&job, std::memory_order_relaxed);
+            if (!job.state.compare_exchange_weak(state, state - 1 - (joined ? 0 : Job::kOneHelper))) continue;
+            joined = any = true;
+            if (!job.failed.load(std::memory_order_relaxed)) {
+                try {
+                    (*task)(piece);
+                } catch (...) {
+                    if (!job.failed.exchange(true)) job.error = std::current_exception();
+                }
+            }
+            // after the last piece the job may be another caller's: a word too many wakes nobody wrongly
+            if (job.done.fetch_add(1) + 1 == count && job.sleeper.load()) {
+                { std::lock_guard<std::mutex> lock(mutex_); }
+                done_.notify_all();
+            }
+            state = job.state.load();
+        }
+        if (helper) helper->holds.store(nullptr, std::memory_order_relaxed);
+        return any;
     }
 
-    void serve(int number) {
-        long seen = 0;
-        std::unique_lock<std::mutex> lock(mutex_);
-        while (true) {
-            wake_.wait(lock, [&] { return stop_ || round_ != seen; });
-            if (stop_) return;
-            seen = round_;
-            if (number >= helpers_ || !task_) continue;
-            ++busy_;
-            const std::function<void(int)> &task = *task_;
-            const int count = count_;
-            lock.unlock();
-            work(task, count);
-            lock.lock();
-            if (--busy_ == 0) done_.notify_one();
+    // A helper on its caller's core takes from it what it gives.
+    static void settle(Helper &helper, int core) {
+        if (core < 0 || (!helper.fetched.load() && current_core() != core)) return;
+        helper.fetched.store(false);
+        keep_off(core);
+    }
+
+    void wait(Job &job) {
+        const auto complete = [&] { return job.complete(); };
+        for (microseconds awake{0}; !spin(kGlance, complete); awake += 2 * kGlance) {
+            if (!fetch_stopped(job) && awake < kAwake) continue;
+            std::unique_lock<std::mutex> lock(mutex_);
+            job.sleeper.store(true);
+            if (done_.wait_for(lock, kNap, complete)) return;
         }
     }
 
-    std::mutex callers_, mutex_;
+    // Threads that hold pieces and don't run are moved to the caller's core, which the caller then leaves to them. True: there were any.
+    bool fetch_stopped(Job &job) {
+        const int made = made_.load(), core = current_core();
+        long long ran[kHelpers];
+        bool any = false;
+        for (int i = 0; i < made; ++i) ran[i] = helpers_[i].holds.load() == &job ? helpers_[i].placed->ran() : -1;
+        const Clock::time_point began = Clock::now();
+        if (spin(kGlance, [&] { return job.complete(); })) return false;
+        const long long waited = std::chrono::nanoseconds(Clock::now() - began).count();
+        for (int i = 0; i < made; ++i) {
+            Helper &helper = helpers_[i];
+            if (ran[i] < 0 || helper.holds.load() != &job || helper.placed->ran() - ran[i] > waited / 4) continue;
+            any |= helper.placed->move_to(core);
+            helper.fetched.store(true);
+        }
+        return any;
+    }
+
+    void serve(Helper &helper) {
+        while (true) {
+            const std::uint32_t seen = posted_.load();
+            bool any = false;
+            for (Job &job : jobs_) any |= take_pieces(job, &helper);
+            const auto news = [&] { return posted_.load() != seen; };
+            if (any || spin(kIdle, news)) continue;
+            std::unique_lock<std::mutex> lock(mutex_);
+            ++asleep_;
+            wake_.wait(lock, news);
+            --asleep_;
+        }
+    }
+
+    void wake(int helpers) {
+        ++posted_;
+        const int asleep = asleep_.load();
+        if (!asleep) return;
+        { std::lock_guard<std::mutex> lock(mutex_); }  // who has looked at posted_ for the last time is asleep now
+        for (int i = 0; i < std::min(asleep, helpers); ++i) wake_.notify_one();
+    }
+
+    void grow(int helpers) {
+        std::lock_guard<std::mutex> lock(growing_);
+        for (int made = made_.load(); made < helpers; made_.store(++made)) {
+            Helper &helper = helpers_[made];
+            try {
+                std::thread thread([this, &helper] { serve(helper); });
+                helper.placed = std::make_unique<Placed>(thread);
+                thread.detach();
+            } catch (const std::system_error &) {
+                return;  // the system gives no more: the callers do what is left
+            }
+        }
+    }
+
+    Job jobs_[kJobs];
+    Helper helpers_[kHelpers];
+    std::atomic<int> made_{0};
+    alignas(64) std::atomic<std::uint32_t> posted_{0};
+    std::atomic<int> asleep_{0};
+    std::mutex mutex_, growing_;
     std::condition_variable wake_, done_;
-    std::vector<std::thread> threads_;
-    const std::function<void(int)> *task_ = nullptr;
-    int count_ = 0, helpers_ = 0, busy_ = 0;
-    long round_ = 0;
-    std::atomic<int> next_{0};
-    bool stop_ = false;
 };
 
-// A forked child has none of its parent's threads: it gets a pool of its own, and the parent's is left as it is.
+// Lives as long as the process: threads at exit must not meet a destroyed pool.
+std::atomic<Pool *> current{nullptr};
+
 Pool &pool() {
-    static std::mutex mutex;
-    static Pool *current = nullptr;
-    static int owner = 0;
-    std::lock_guard<std::mutex> lock(mutex);
-    if (!current || owner != process()) {
-        current = new Pool;  // lives as long as the process: threads at exit must not meet a destroyed pool
-        owner = process();
-    }
-    return *current;
-}
-
-}  // namespace
-
-namespace {
-
-// GOMP_parallel(function, argument, threads, flags): what gcc makes of "#pragma omp parallel"; part of libgomp's stable interface.
-using Region = void (*)(void (*)(void *), void *, unsigned, unsigned);
-Region openmp_region = nullptr;
-int openmp_owner = 0;  // libgomp's threads don't survive a fork
-
-struct Loop {
-    std::atomic<int> next{0};
-    int count;
-    const std::function<void(int)> *task;
-};
-
-void run_loop(void *argument) {
-    Loop &loop = *static_cast<Loop *>(argument);
-    for (int i = loop.next.fetch_add(1); i < loop.count; i = loop.next.fetch_add(1)) (*loop.task)(i);
-}
-
-}  // namespace
-
-bool share_openmp(const char *path) {
+    if (Pool *there = current.load()) return *there;
 #if defined(__unix__) || defined(__APPLE__)
-    if (void *library = dlopen(path, RTLD_NOW | RTLD_NOLOAD)) {
-        openmp_region = reinterpret_cast<Region>(dlsym(library, "GOMP_parallel"));
-        openmp_owner = process();
-    }
+    // A forked child has none of its parent's threads: it gets a pool of its own, and the parent's is left as it is.
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { current.store(nullptr); });
+    static_cast<void>(registered);
 #endif
-    return openmp_region != nullptr;
+    auto made = std::make_unique<Pool>();
+    Pool *expected = nullptr;
+    return current.compare_exchange_strong(expected, made.get()) ? *made.release() : *expected;
 }
+
+}  // namespace
 
 void parallel_for(int threads, int count, const std::function<void(int)> &task) {
     if (threads <= 1 || count <= 1) {
         for (int i = 0; i < count; ++i) task(i);
         return;
     }
-    threads = threads < count ? threads : count;
-    if (openmp_region && openmp_owner == process()) {
-        Loop loop;
-        loop.count = count;
-        loop.task = &task;
-        openmp_region(run_loop, &loop, static_cast<unsigned>(threads), 0);
-        return;
-    }
-    pool().run(threads, count, task);
+    pool().run(std::min(threads, count), count, task);
 }
 
 }  // namespace stratakv

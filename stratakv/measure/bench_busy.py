@@ -1,0 +1,180 @@
+"""`stratakv bench busy`: decoding and tuning beside other programs that want the cores, and llama.cpp's decoding."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stratakv import __version__
+from stratakv.engine.describe import describe_model
+from stratakv.errors import UserError
+from stratakv.kernels.choice import kernel_name
+from stratakv.kernels.native import machine
+from stratakv.measure import bench_llama
+from stratakv.measure.bench_goals import goal
+from stratakv.measure.timing import load_average, load_warnings
+from stratakv.measure.worker import Worker
+from stratakv.profile import resolve
+
+SCHEMA = "stratakv/bench-busy/1"
+DECODE, TUNE = "stratakv decode", "stratakv tune"
+_KEPT = {1: 0.55, 3: 0.3}  # share of the quiet speed, by busy processes
+_SETTLE_SECONDS = 0.3
+
+Report = Callable[[str], None]
+Case = Callable[[float], tuple[int, float]]
+"""Works for some seconds; returns tokens and seconds."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure. busy: numbers of processes that each want a core, with 0 first; context: tokens of the prompt before
+    decoding, and of a tuning pass; seconds: of each visit; rounds: visits of each case; llama_python: an interpreter with
+    llama-cpp-python, or None."""
+
+    model: str = "embedded"
+    profile: str = "turbo4"
+    busy: tuple[int, ...] = (0, 1, 3)
+    context: int = 128
+    threads: int = field(default_factory=torch.get_num_threads)
+    seconds: float = 2.0
+    rounds: int = 2
+    llama_python: str | None = None
+
+
+def bench_busy(settings: Settings, *, command: str = "", report: Report = lambda line: None) -> dict[str, Any]:
+    """Measure; returns the data of `--json`, schema "stratakv/bench-busy/1". report: called with a line for each visit.
+
+    Raises UserError for a model or a profile that can't be, before anything runs.
+    """
+    description = describe_model(settings.model)
+    resolve(settings.profile, description.geometry)
+    gguf = description.path if description.gguf else None
+    load = load_average()
+    visits: dict[tuple[str, int], list[tuple[int, float]]] = {}
+    with ExitStack() as stack:
+        cases = _cases(settings, gguf, stack, report)
+        for count in settings.busy:
+            with busy_processes(count):
+                for _ in range(settings.rounds):
+                    for name, case in cases.items():
+                        tokens, seconds = case(settings.seconds)
+                        visits.setdefault((name, count), []).append((tokens, seconds))
+                        report(f"{count} busy, {name}: {tokens / seconds:.1f} tokens/s")
+    rows = _rows(visits)
+    return {
+        "schema": SCHEMA,
+        "stratakv": __version__,
+        "kernel": kernel_name(),
+        "model": settings.model,
+        "profile": settings.profile,
+        "context": settings.context,
+        "threads": settings.threads,
+        "rows": rows,
+        "goals": goals(rows),
+        "command": command,
+        "machine": machine(),
+        "load_average": load,
+        "warnings": load_warnings(load),
+        "notes": [
+            "busy: processes beside, each of which wants a core all the time",
+            "tune: gradient passes, forward and backward, with the errors of two types in every layer",
+        ],
+    }
+
+
+def _cases(settings: Settings, gguf: Path | None, stack: ExitStack, report: Report) -> dict[str, Case]:
+    report(f"loading {settings.model}")
+    ours = stack.enter_context(Worker([sys.executable, "-m", "stratakv.measure.busy_worker"], settings.model))
+    ours.ask(do="load", model=settings.model, profile=settings.profile, threads=settings.threads)
+    cases = {DECODE: _ours(ours, "decode", settings.context), TUNE: _ours(ours, "tune", settings.context)}
+    if settings.llama_python and gguf is not None:
+        llama = stack.enter_context(bench_llama.llama_worker(settings.llama_python))
+        steps = bench_llama.steps(llama, gguf, bench_llama.F16_PEERS, [settings.context], settings.threads)
+        cases |= {f"llama.cpp {type_}": _theirs(step) for type_, step in zip(bench_llama.F16_PEERS, steps.values())}
+    for case in cases.values():
+        case(0.0)  # what is made once is made now
+    return cases
+
+
+def _ours(worker: Worker, what: str, context: int) -> Case:
+    def case(seconds: float) -> tuple[int, float]:
+        answer = worker.ask(do=what, context=context, seconds=seconds)
+        return answer["count"], answer["seconds"]
+
+    return case
+
+
+def _theirs(step: Callable[[int], float]) -> Case:
+    def case(seconds: float) -> tuple[int, float]:
+        tokens, spent = 0, 0.0
+        while tokens == 0 or spent < seconds:
+            spent += step(tokens)
+            tokens += 1
+        return tokens, spent
+
+    return case
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Within, this many other processes want a core each, at the same priority."""
+    script = "print(flush=True)\nwhile True: pass"
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(count):
+            started.append(subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE))
+        for process in started:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                raise UserError(f"a process to keep a core busy ended with exit code {process.wait()}")
+        time.sleep(_SETTLE_SECONDS)
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def _rows(visits: dict[tuple[str, int], list[tuple[int, float]]]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    quiet: dict[str, float] = {}
+    for (name, busy), each in visits.items():
+        speed = sum(tokens for tokens, _ in each) / sum(seconds for _, seconds in each)
+        if busy == 0:
+            quiet[name] = speed
+        rows.append(
+            {
+                "case": name,
+                "busy": busy,
+                "tokens_per_second": speed,
+                "tokens_per_second_rounds": [tokens / seconds for tokens, seconds in each],
+                "kept": speed / quiet[name] if name in quiet else None,
+                "peer": "llama.cpp" if name.startswith("llama.cpp") else None,
+            }
+        )
+    return rows
+
+
+def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Shares of the quiet speed, and the speed beside llama.cpp's fastest, as `bench_goals.goals` gives them."""
+    found = []
+    for row in rows:
+        if row["peer"] or not row["busy"]:
+            continue
+        beside = f"{row['case']} beside {row['busy']} busy"
+        if row["busy"] in _KEPT:
+            found.append(goal(beside, "at least", _KEPT[row["busy"]], row["kept"], "of the quiet speed"))
+        theirs = [each["tokens_per_second"] for each in rows if each["peer"] and each["busy"] == row["busy"]]
+        if row["case"] == DECODE:
+            times = row["tokens_per_second"] / max(theirs) if theirs else None
+            found.append(goal(beside, "at least", 1.0, times, "times llama.cpp's speed"))
+    return found

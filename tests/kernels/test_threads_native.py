@@ -1,0 +1,54 @@
+"""The pool of threads without Python around it: `native/threads_check.cpp` is built and run, with a thread sanitizer too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).resolve().parents[2] / "stratakv" / "kernels" / "cpu"
+CHECK = Path(__file__).parent / "native" / "threads_check.cpp"
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+def build(to: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    assert COMPILER is not None
+    files = [str(CHECK), str(SOURCES / "threads.cpp")]
+    command = [COMPILER, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{SOURCES}", *flags, *files]
+    return subprocess.run([*command, "-o", str(to)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_callers_children_and_late_threads(tmp_path: Path) -> None:
+    built = build(tmp_path / "check", "-O2")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([str(tmp_path / "check")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_no_data_race(tmp_path: Path) -> None:
+    built = build(tmp_path / "check", "-O1", "-g", "-fsanitize=thread")
+    if built.returncode and "tsan" in built.stderr:
+        pytest.skip("the compiler has no thread sanitizer")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([str(tmp_path / "check"), "nofork"], capture_output=True, text=True, check=False)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("the thread sanitizer doesn't run on this kernel")
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_torch_finds_threads_that_sleep_soon(given: dict[str, str], found: str) -> None:
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    code = "import os, sys, stratakv; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found, "False"]
