@@ -9,7 +9,6 @@ import os
 import platform
 import sys
 import warnings
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 

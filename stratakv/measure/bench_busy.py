@@ -99,7 +99,8 @@ def _cases(settings: Settings, gguf: Path | None, stack: ExitStack, report: Repo
     if settings.llama_python and gguf is not None:
         llama = stack.enter_context(bench_llama.llama_worker(settings.llama_python))
         steps = bench_llama.steps(llama, gguf, bench_llama.F16_PEERS, [settings.context], settings.threads)
-        cases |= {f"llama.cpp {type_}": _theirs(step) for type_, step in zip(bench_llama.F16_PEERS, steps.values())}
+        for type_, step in zip(bench_llama.F16_PEERS, steps.values(), strict=True):
+            cases[f"llama.cpp {type_}"] = _theirs(step)
     for case in cases.values():
         case(0.0)  # what is made once is made now
     return cases

@@ -20,8 +20,8 @@ _ERROR_LINES = 3
 class Worker:
     """A child process that answers each JSON line with one JSON line. Use it in `with`; it ends at the end of the block.
 
-    command: program and arguments. name: how errors call it. without: variables that it doesn't inherit. Raises UserError, with the process's last words, when the process
-    can't be started or ends before it has answered.
+    command: program and arguments. name: how errors call it. without: variables that it doesn't inherit.
+    Raises UserError, with the process's last words, when the process can't be started or ends before it has answered.
     """
 
     def __init__(self, command: Sequence[str], name: str, without: Sequence[str] = ()) -> None:

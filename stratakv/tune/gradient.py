@@ -80,12 +80,15 @@ def _trace(layer: Any, index: int, states: dict[int, tuple[torch.Tensor, torch.T
 
 @contextmanager
 def _frozen(model: Any) -> Iterator[None]:
-    """Within, no weight gets a gradient; the states of every layer do, since the first layer's are made leaves."""
+    """Within, no weight gets a gradient; the states of every layer do, since the embeddings are made leaves."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # fused layers compute no gradients and give way to the layers that do where their input wants one: so the first one's does
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, __, out: out.detach().requires_grad_().clone())
     try:
         for parameter in wanted:
             parameter.requires_grad_(False)
         yield
     finally:
+        hook.remove()
         for parameter in wanted:
             parameter.requires_grad_(True)
