@@ -42,8 +42,8 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(
             f"| {label[row['name']]}{star} | {row['bpv']:.3f} | {row['bytes_per_token']:,} | "
             f"{_interval(row['ppl_diff'], row['ppl_diff_ci95'], 1.0, '+.2f')} | "
-            f"{_interval(row['kld_mean'], row['kld_mean_ci95'], 1e3, '.3g')} | {row['kld_median'] * 1e3:.3g} | "
-            f"{row['kld_p99'] * 1e3:.3g} | {row['top1']:.1%} | {row['verdict']} |"
+            f"{_milli(row['kld_mean'], row['kld_mean_ci95'])} | {_short(row['kld_median'] * 1e3)} | "
+            f"{_short(row['kld_p99'] * 1e3)} | {row['top1']:.1%} | {row['verdict']} |"
         )
     named = [f"* {letter} = `{name}`" for name, letter in label.items() if letter != name]
     return "\n".join([*lines, *([""] if named else []), *named])
@@ -99,6 +99,16 @@ def _against(tuned: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 def _interval(value: float, ci: Sequence[float] | None, factor: float, form: str) -> str:
     text = format(value * factor, form)
     return text if ci is None else f"{text} [{ci[0] * factor:{form}}, {ci[1] * factor:{form}}]"
+
+
+def _milli(value: float, ci: Sequence[float] | None) -> str:
+    ends = "" if ci is None else f" [{', '.join(_short(end * 1e3) for end in ci)}]"
+    return _short(value * 1e3) + ends
+
+
+def _short(value: float) -> str:
+    """Three digits, thousands in full."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _percent(value: float | None) -> str:
