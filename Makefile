@@ -7,7 +7,7 @@ BIN := .venv/bin
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 TEST_ENV := $(MALLOC) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-all gguf models lint venv clean
+.PHONY: demo test test-all gguf clients models lint venv clean
 
 demo: venv
 	$(MALLOC) $(BIN)/stratakv demo
@@ -15,7 +15,7 @@ demo: venv
 test: venv
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
-test-all: venv gguf
+test-all: venv gguf clients
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" $(PYTEST_ARGS)
 
 # two models of other people, 350 MB, for the tests marked `real`; their licences are their own
@@ -26,6 +26,14 @@ models: venv
 gguf: venv
 	$(BIN)/python -c "import llama_cpp" 2>/dev/null || $(BIN)/python -m pip install -c constraints.txt llama-cpp-python
 
+# twelve programs that talk to servers, in an environment of their own: one gigabyte
+clients: .venv-clients/.ready
+
+.venv-clients/.ready: tests/clients/requirements.txt
+	$(PYTHON) -m venv --clear .venv-clients
+	.venv-clients/bin/python -m pip install --disable-pip-version-check -q -r tests/clients/requirements.txt
+	touch $@
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,5 +43,5 @@ venv:
 	@PYTHON="$(PYTHON)" tools/setup_venv.sh
 
 clean:
-	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache demo-results* demo-tuned* stratakv-runs
+	rm -rf .venv .venv-clients build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache demo-results* demo-tuned* stratakv-runs
 	find stratakv tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -195,6 +195,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     from stratakv.profile.table import format_table, show_table
     from stratakv.serve.api.app import create_app
     from stratakv.serve.api.origins import checked_hosts, checked_origins
+    from stratakv.serve.api.prompts import template_problem
     from stratakv.serve.api.settings import ServerSettings
     from stratakv.serve.capacity import capacity_line, plan_capacity, working_bytes
     from stratakv.serve.engine import Engine
@@ -222,6 +223,8 @@ def _application(args: argparse.Namespace) -> FastAPI:
     loaded = load_model(args.model, dtype=dtype, packed=packed)
     for note in loaded.notes:
         _say(note)
+    if problem := template_problem(loaded.tokenizer):
+        _say(f"warning: the model's chat template does not compile ({problem}): chats get the plain one")
     if not packed:
         loaded.model.to(device)  # type: ignore[arg-type]
     limits = Limits(args.parallel, capacity.context, capacity.cache_bytes, args.batch_size, args.queue)

@@ -154,6 +154,8 @@ def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--nonsense"], "stratakv serve --help shows what is allowed"),
         (["--device", "abacus"], "--device abacus: it must be cpu, cuda"),
         (["-ctk", "q9"], "q9"),
+        (["--cors-origins", "chat.example"], "--cors-origins 'chat.example': an origin is SCHEME://HOST"),
+        (["--allowed-hosts", "http://x"], "--allowed-hosts 'http://x': names such as box.example"),
         (["-c", "1000000000"], "GiB are free beside the weights: give a smaller -c"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -190,6 +192,16 @@ def test_hosts_that_others_can_reach_are_warned_about(capsys, monkeypatch):
     monkeypatch.setenv("LLAMA_API_KEY", "from-the-environment")
     assert main([*options, "--host", "0.0.0.0"]) == 0
     assert "reachable" not in capsys.readouterr().err
+
+
+def test_a_template_that_does_not_compile_is_named_at_the_start(capsys, monkeypatch):
+    monkeypatch.setattr(serve, "_serve", lambda app, listener, args: 0)
+    monkeypatch.setattr(load, "load_model", lambda source, **_: embedded())
+    monkeypatch.setattr(embedded().tokenizer, "chat_template", "{% if %}")
+    assert main(["serve", "-m", "embedded", "--port", "0", "-c", "256", "--cors-origins", "*"]) == 0
+    err = capsys.readouterr().err
+    assert "warning: the model's chat template does not compile (line 1: Expected an expression" in err
+    assert "warning: --cors-origins * without --api-key" in err
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.1.2.3"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from stratakv.engine.conversation import FALLBACK_TEMPLATE
 from stratakv.engine.prompt import prompt_ids
@@ -33,14 +33,11 @@ class Prompter:
         self._longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
         added = getattr(tokenizer, "added_tokens_decoder", {}) or {}
         self._special = {token.content: id_ for id_, token in added.items() if token.special}
-        own = getattr(tokenizer, "chat_template", None)
-        if isinstance(own, dict):
-            own = own.get("default") or next(iter(own.values()), None)
-        self.own_template: str | None = own or None
+        self.own_template = None if template_problem(tokenizer) else own_template(tokenizer)
 
     @property
     def template(self) -> str:
-        """The model's chat template, or the plain one for base models, which have none."""
+        """The model's chat template, or the plain one, for base models and where theirs does not compile."""
         return self.own_template or FALLBACK_TEMPLATE
 
     @property
@@ -160,6 +157,28 @@ class Prompter:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself."""
         return [self._tokenizer.decode([id_], skip_special_tokens=False) for id_ in ids]
+
+
+def own_template(tokenizer: Any) -> str | None:
+    """The chat template that a model brings, the default one of several."""
+    own = getattr(tokenizer, "chat_template", None)
+    if isinstance(own, dict):
+        own = own.get("default") or next(iter(own.values()), None)
+    return own or None
+
+
+def template_problem(tokenizer: Any) -> str | None:
+    """Why a model's chat template does not compile, with the line; None: it does, or there is none."""
+    template = own_template(tokenizer)
+    if template is None:
+        return None
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], chat_template=template, tokenize=False)
+    except TemplateSyntaxError as error:
+        return f"line {error.lineno}: {error.message}"
+    except Exception:  # it compiles, and refuses this conversation
+        return None
+    return None
 
 
 def begun_answer(

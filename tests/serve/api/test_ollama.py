@@ -24,6 +24,8 @@ def test_what_is_there(client, server):
     shown = client.show(ALIAS)
     assert shown.details.family == "llama" and "completion" in shown.capabilities
     assert shown.modelinfo["llama.context_length"] == 4096
+    told = [shown.modelinfo[f"stratakv.{name}"] for name in ("profile", "bytes_per_token", "context")]
+    assert told == ["turbo4", 3168, 1024]
     assert client.ps().models[0].context_length == 1024
 
 

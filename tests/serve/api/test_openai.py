@@ -39,6 +39,7 @@ def client(server):
 def test_models(client):
     (model,) = client.models.list().data
     assert model.id == ALIAS and client.models.retrieve(ALIAS).id == ALIAS
+    assert (model.meta["profile"], model.meta["bytes_per_token"], model.meta["n_ctx"]) == ("turbo4", 3168, 1024)
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")
 

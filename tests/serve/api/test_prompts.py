@@ -6,7 +6,7 @@ import pytest
 from servers import embedded
 
 from stratakv.serve.api.errors import ApiError
-from stratakv.serve.api.prompts import Prompter
+from stratakv.serve.api.prompts import Prompter, template_problem
 from stratakv.serve.request import PromptTooLong
 
 HELLO = [{"role": "user", "content": "Hi"}]
@@ -48,6 +48,23 @@ def test_what_a_template_refuses(templated):
     with pytest.raises(ApiError, match="no kings") as error:
         templated.chat_text([{"role": "king", "content": ""}])
     assert error.value.status == 400 and error.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% for m in messages %}\n{{ m.content }}\n{% endfo %}", "line 3: Encountered unknown tag 'endfo'"),
+        ("{{ messages | nonsense }}", "line 1: No filter named 'nonsense'"),
+    ],
+)
+def test_a_template_that_does_not_compile_is_found_at_the_start(monkeypatch, template, says):
+    monkeypatch.setattr(embedded().tokenizer, "chat_template", template)
+    assert template_problem(embedded().tokenizer).startswith(says)
+    made = Prompter(embedded().tokenizer, 4096, 1024)
+    made.close()
+    assert made.own_template is None and made.chat_text(HELLO) == "User: Hi\n\nAssistant:"
+    monkeypatch.setattr(embedded().tokenizer, "chat_template", "{{ raise_exception('no') }}")
+    assert template_problem(embedded().tokenizer) is None
 
 
 def test_the_plain_template(prompter):
