@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from features import HELLO, MODEL, V1, report
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate

@@ -8,9 +8,6 @@ from features import HELLO, MODEL, V1, report
 from shapes import Size, Strict
 
 agents.set_tracing_disabled(True)
-model = agents.OpenAIChatCompletionsModel(
-    model=MODEL, openai_client=openai.AsyncOpenAI(base_url=V1, api_key="any", max_retries=0)
-)
 seen: list[Size] = []
 
 
@@ -26,6 +23,9 @@ def settings(**more: object) -> agents.ModelSettings:
 
 
 def agent(**more: object) -> agents.Agent:
+    """A client of its own each time: connections belong to the event loop that they were made in."""
+    client = openai.AsyncOpenAI(base_url=V1, api_key="any", max_retries=0)
+    model = agents.OpenAIChatCompletionsModel(model=MODEL, openai_client=client)
     return agents.Agent(name="Helper", instructions="Be brief.", model=model, **{"model_settings": settings(), **more})
 
 
