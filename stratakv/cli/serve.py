@@ -57,6 +57,11 @@ def add_parser(commands: Any) -> None:
     cache.add_argument(
         "-n", "--n-predict", type=int, default=-1, metavar="N", help="new tokens, if not asked (-1: no limit)"
     )
+    cache.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same request gets the same answer in any company, where steps with prompts may take longer",
+    )
     cache.add_argument("-t", "--threads", type=int, metavar="N", help="threads of the CPU (torch's choice)")
     cache.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto: a GPU if -ngl asks for it (auto)")
     cache.add_argument(
@@ -227,7 +232,14 @@ def _application(args: argparse.Namespace) -> FastAPI:
         _say(f"warning: the model's chat template does not compile ({problem}): chats get the plain one")
     if not packed:
         loaded.model.to(device)  # type: ignore[arg-type]
-    limits = Limits(args.parallel, capacity.context, capacity.cache_bytes, args.batch_size, args.queue)
+    limits = Limits(
+        args.parallel,
+        capacity.context,
+        capacity.cache_bytes,
+        args.batch_size,
+        args.queue,
+        deterministic=args.deterministic,
+    )
     keys = _keys(os.environ.get(KEY_VARIABLE, "") if args.api_key is None else args.api_key)
     settings = ServerSettings(
         alias=args.alias or loaded.name,

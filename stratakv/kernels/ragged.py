@@ -91,7 +91,8 @@ def attention(
             rows = torch.from_numpy(part.tokens)
             out[rows] = read(query[rows], part.sequences, exactly)
     for chunk in sequences.chunks:
-        q = layout.k.rotate(query[chunk.queries].transpose(0, 1)[None].float())
+        # one layout in memory, whatever else the step holds: products are rounded by it
+        q = layout.k.rotate(query[chunk.queries].transpose(0, 1)[None].float().contiguous())
         q = q.to(torch.bfloat16) if query.dtype == torch.bfloat16 else q
         tokens = prefill.Tokens(layout, chunk.pages[None], 0, chunk.tokens, base, stride)
         result = prefill.attend(q, tokens, scale=scale, window=chunk.window, softcap=softcap, sinks=sinks)

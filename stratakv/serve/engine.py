@@ -72,6 +72,7 @@ class Engine:
             slots=limits.slots,
             chunk=limits.prefill_chunk,
             keep_prefixes=limits.prefix_cache and batched,
+            by_page=limits.deterministic,
         )
         text_config: Any = loaded.model.config.get_text_config(decoder=True)
         self.vocabulary = int(text_config.vocab_size)

@@ -206,7 +206,8 @@ class Limits:
 
     slots: requests that run at once. context: tokens of one request, prompt and answer. cache_bytes: for pages of all
     layers. prefill_chunk: tokens of prompts in one step when no request is waiting for its next token. queue: requests that
-    wait. prefix_cache: whether finished prompts' pages are kept for later ones while there is room.
+    wait. prefix_cache: whether finished prompts' pages are kept for later ones while there is room. deterministic: the same
+    sums in any company, at the cost of longer steps beside prompts.
     """
 
     slots: int = 4
@@ -215,6 +216,7 @@ class Limits:
     prefill_chunk: int = 512
     queue: int = 256
     prefix_cache: bool = True
+    deterministic: bool = False
 
 
 class QueueFull(Exception):  # noqa: N818

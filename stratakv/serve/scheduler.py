@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.errors import UserError
 from stratakv.serve.groups import BlockTable, WindowGroup
 from stratakv.serve.pool import PagePool
 from stratakv.serve.sequence import Sequence
@@ -42,14 +43,26 @@ class Scheduler:
     """Sequences that wait, sequences that run, and the pages between them.
 
     groups, pools: of the model's layers, in the same order. slots: sequences that run at once. chunk: prefill tokens of a
-    step, at most. keep_prefixes: whether whole pages of prompts are published for later prompts.
+    step, at most. keep_prefixes: whether whole pages of prompts are published for later prompts. by_page: prompts are computed
+    page by page, each by itself, so that no sum depends on what else a step holds.
     """
 
     def __init__(
-        self, groups: list[WindowGroup], pools: list[PagePool], *, slots: int, chunk: int, keep_prefixes: bool = True
+        self,
+        groups: list[WindowGroup],
+        pools: list[PagePool],
+        *,
+        slots: int,
+        chunk: int,
+        keep_prefixes: bool = True,
+        by_page: bool = False,
     ) -> None:
+        if by_page and chunk < PAGE_TOKENS:
+            raise UserError(
+                f"-b/--batch-size {chunk}: with --deterministic a step takes whole pages, {PAGE_TOKENS} tokens or more"
+            )
         self.groups, self.pools = groups, pools
-        self.chunk, self.keep_prefixes = chunk, keep_prefixes
+        self.chunk, self.keep_prefixes, self.by_page = chunk, keep_prefixes, by_page
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of their start
         self.free_slots = list(range(slots))
@@ -199,11 +212,28 @@ class Scheduler:
             count = min(end - sequence.computed, share, budget, self._same_chunks(sequence.computed))
             if sequence.request.score_prompt:
                 count = min(count, MOST_SCORED)
-            if self._make_room(sequence, sequence.computed + count):
-                draws = sequence.computed + count == len(sequence.tokens)
-                work.append(Work(sequence, sequence.computed, count, sequence.in_prompt, draws))
-                budget -= count
+            pieces = self._pieces(sequence.computed, count, end)
+            stop = pieces[-1][1]
+            if self._make_room(sequence, stop):
+                known = len(sequence.tokens)
+                work += [Work(sequence, at, to - at, sequence.in_prompt, to == known) for at, to in pieces]
+                budget -= stop - sequence.computed
         return work
+
+    def _pieces(self, start: int, count: int, end: int) -> list[tuple[int, int]]:
+        """Tokens start .. start + count, cut where pages and chunks of attention end if they are computed by page: then whole
+        pieces only, so that it may be more, but then it is one."""
+        if not self.by_page:
+            return [(start, start + count)]
+        pieces: list[tuple[int, int]] = []
+        at = start
+        while at < end:
+            to = min(end, at + PAGE_TOKENS - at % PAGE_TOKENS, at + self._same_chunks(at))
+            if pieces and to > start + count:
+                break
+            pieces.append((at, to))
+            at = to
+        return pieces
 
     def _same_chunks(self, position: int) -> int:
         """Tokens from here on that see the same beginning in layers of chunked attention: those are computed together."""

@@ -46,6 +46,7 @@ def fuse_layers(model: Any) -> int:
     for one in fused:
         one.layer.forward = one.forward
     base.forward = stack.forward
+    base.norm.forward = stack.norm.forward
     return len(fused)
 
 

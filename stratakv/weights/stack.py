@@ -24,6 +24,31 @@ _COLUMNS = 10
 _HARMLESS = {"use_cache", "return_dict", "cache_position", "logits_to_keep"}
 
 
+class LastNorm:
+    """The base model's norm after its last layer, compiled. `forward` takes the place of the module's, so that a token's logits
+    are rounded alike whether its step is one call or not."""
+
+    def __init__(self, module: Any) -> None:
+        self._original, self._norm = module.forward, norm(module)
+        self._weight = torch.tensor(self._norm.weight)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """As the module's."""
+        x = hidden_states
+        if x.dtype != torch.float32 or x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad):
+            out: torch.Tensor = self._original(x)
+            return out
+        return self.normed(x.contiguous())
+
+    def normed(self, x: torch.Tensor) -> torch.Tensor:
+        """x: float32 [.., width], contiguous."""
+        module: Any = native()
+        out, width = torch.empty_like(x), x.shape[-1]
+        addresses = x.data_ptr(), self._weight.data_ptr(), self._norm.epsilon, x.numel() // width, width, out.data_ptr()
+        module.rms_norm(*addresses, torch.get_num_threads())
+        return out
+
+
 class Stack:
     """The decoder of a model whose layers are all fused. `forward` takes the place of the base model's."""
 
@@ -31,8 +56,7 @@ class Stack:
         module: Any = native()
         self.base, self.fused, self.original = base, fused, base.forward
         self.output: type | None = None
-        self.norm = norm(base.norm)
-        self._norm_weight = torch.tensor(self.norm.weight)
+        self.norm = LastNorm(base.norm)
         self.layers = module.PackedLayers([one.parts.compiled for one in fused])
         self.multiplier = float(getattr(base, "embedding_multiplier", 1.0))
         self._by_type = "layer_type" in inspect.signature(base.rotary_emb.forward).parameters
@@ -88,14 +112,8 @@ class Stack:
         self._run(x, [place for place in placed if place is not None], position_ids, placing)
         for layer in placing:
             layer.stored(tokens)
-        module: Any = native()
-        out = torch.empty_like(x)
-        width = x.shape[-1]
-        threads = torch.get_num_threads()
-        addresses = x.data_ptr(), self._norm_weight.data_ptr(), self.norm.epsilon, batch * tokens, width, out.data_ptr()
-        module.rms_norm(*addresses, threads)
         assert self.output is not None
-        return self.output(last_hidden_state=out, past_key_values=past_key_values)
+        return self.output(last_hidden_state=self.norm.normed(x), past_key_values=past_key_values)
 
     def _placing(self, cache: Any, count: int) -> list[Any] | None:
         """The cache's layers, if all of them let a compiled step write to them and nobody watches the model's layers."""

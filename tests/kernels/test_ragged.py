@@ -172,3 +172,21 @@ def test_queries_beyond_their_tables_are_refused() -> None:
     pool.lengths = [129]
     with pytest.raises(ValueError, match="doesn't hold"):
         pool.attention([1])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_sums_are_the_same_in_any_company(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One token of one sequence: alone, beside long ones, and with other numbers of threads, to the last bit."""
+    lengths = [1500, 3000, 900, 5]
+    steps = (([1, 0, 0, 0], 1), ([1, 1, 1, 1], 1), ([1, 1, 40, 3], 1), ([1, 1, 1, 1], 3))
+    for k, v in (("q8_0", "turbo4"), ("f32", "f32")):
+        pool = Pool(k, v, lengths)
+        pool.fill()
+        for window in (None, 700):
+            found = []
+            for queries, threads in steps:
+                monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+                found.append(
+                    with_kernel(monkeypatch, kernel, lambda p=pool, q=queries, w=window: p.attention(q, window=w))[0]
+                )
+            assert all(torch.equal(one, found[0]) for one in found), (k, v, window)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from geometries import plain, sliding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stratakv.errors import UserError
 from stratakv.profile import resolve
 from stratakv.serve.groups import BlockTable, WindowGroup, capacities, window_groups
 from stratakv.serve.pool import PagePool
@@ -178,6 +180,26 @@ def test_prompts_in_chunked_attention_stop_at_its_borders() -> None:
     target = scheduler(32, groups=(FULL, CHUNKED), chunk=512)
     add(target, 0, [1] * 700)
     assert [step(target, 200)[0].count for _ in range(4)] == [200, 56, 200, 56]
+
+
+def test_prompts_by_page_are_cut_where_pages_end_whatever_the_budget() -> None:
+    """The same pieces of the same prompt: beside others or alone, after a prefix or from the beginning."""
+    prompt, cuts = list(range(300)), [(0, 128), (128, 128), (256, 44)]
+    for budget in (1, 100, 200, 256):
+        target = Scheduler([FULL], [PagePool(20)], slots=4, chunk=256, by_page=True)
+        first, _ = add(target, 0, prompt), add(target, 1, [9] * 200)
+        pieces: list[tuple[int, int]] = []
+        while first.in_prompt:
+            work = target.plan(budget)
+            assert sum(item.count for item in work if item.prefill) < budget + 128
+            pieces += [(item.start, item.count) for item in work if item.sequence is first]
+            target.advance(work)
+        assert pieces == cuts
+        again = add(target, 2, prompt)
+        work = target.plan(256)
+        assert [(item.start, item.count) for item in work if item.sequence is again] == cuts[2:]
+    with pytest.raises(UserError, match="128 tokens or more"):
+        Scheduler([FULL], [PagePool(20)], slots=4, chunk=64, by_page=True)
 
 
 def test_groups_of_a_model_share_one_budget() -> None:

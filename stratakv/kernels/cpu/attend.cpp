@@ -1,4 +1,4 @@
-// Chooses a kernel, cuts the work into (sequence, kv head, page range), and merges the partial softmaxes.
+// Chooses a kernel, cuts the work into (sequence, kv head, units of pages), and merges the partial softmaxes.
 #include "attend.h"
 
 #include <algorithm>
@@ -51,16 +51,30 @@ const Kernel &find_kernel(const std::string &name) {
     throw std::invalid_argument("no kernel named " + name + " on this machine");
 }
 
+namespace {
+
+// Pages that one softmax goes over before it is merged with others. By the sequence alone, never by what else there is or how
+// many threads: so a token's sums are the same in any company. Longer ones for chunks, whose states are large.
+std::int64_t unit_pages(const Attention &a, int sequence) { return a.q_tokens(sequence) > 8 ? 16 : 4; }
+
+std::int64_t unit_count(const Attention &a, int sequence, std::int64_t pages) {
+    const std::int64_t unit = unit_pages(a, sequence);
+    return std::max<std::int64_t>(1, (pages + unit - 1) / unit);
+}
+
+}  // namespace
+
 void attend(const Kernel &kernel, const Attention &a, int threads) {
+    // What one thread does at a time: units [begin, end) of a sequence and kv head.
     struct Part {
         int sequence, head;
-        std::int64_t begin, end;
-        std::size_t state;  // where its partial softmax lies
+        std::int64_t begin, end;  // pages
+        std::size_t unit;         // the first one's partial softmax
         int group;
     };
-    // A sequence and kv head: its parts [begin, end), and how many of them aren't done.
+    // A sequence and kv head: its units' partial softmaxes, and how many of its parts aren't done.
     struct Group {
-        int begin = 0, end = 0;
+        std::size_t begin = 0, end = 0;
         std::atomic<int> left{0};
     };
     // kept between calls
@@ -70,6 +84,7 @@ void attend(const Kernel &kernel, const Attention &a, int threads) {
     thread_local std::vector<float> states;
     begins.resize(a.sequences), pages.resize(a.sequences);
     std::int64_t total = 0, work = 0;
+    std::size_t floats = 0, units = 0;
     for (int s = 0; s < a.sequences; ++s) {
         std::int32_t low = 0, high = 0;
         for (int t = a.query_start[s]; t < a.query_start[s + 1]; ++t) {
@@ -81,40 +96,44 @@ void attend(const Kernel &kernel, const Attention &a, int threads) {
         pages[s] = std::max<std::int64_t>(0, (std::int64_t(high) + kPageTokens - 1) / kPageTokens - begins[s]);
         total += pages[s] * a.kv_heads;
         work += pages[s] * a.kv_heads * a.groups * a.q_tokens(s);
+        if (const std::size_t size = a.partial_floats(s)) {
+            const std::size_t own = std::size_t(unit_count(a, s, pages[s])) * a.kv_heads;
+            units += own, floats += own * size;
+        }
     }
     // waking a thread takes as long as some dozens of tiles
     if (work < 64) threads = 1;
-    // Parts of at least 4 pages, several a thread so that the last one isn't waited for long.
-    const std::int64_t per_part = std::max<std::int64_t>(4, total / (std::int64_t(threads) * 8) + 1);
+    // Several parts a thread, so that the last one isn't waited for long.
+    const std::int64_t per_part = total / (std::int64_t(threads) * 8) + 1;
+    states.resize(floats);
     parts.clear(), partials.clear();
-    std::size_t floats = 0;
+    partials.reserve(units);
+    std::vector<Group> groups(std::size_t(a.sequences) * a.kv_heads);
+    float *at = states.data();
     int count = 0;
     for (int s = 0; s < a.sequences; ++s) {
-        const std::size_t size = std::size_t(a.groups) * a.q_tokens(s) * (a.v.dim + 2);
+        const std::size_t size = a.partial_floats(s), rows = std::size_t(a.groups) * a.q_tokens(s);
         if (!size) continue;
+        const std::int64_t unit = unit_pages(a, s), own = unit_count(a, s, pages[s]), together = (per_part + unit - 1) / unit;
         for (int h = 0; h < a.kv_heads; ++h, ++count) {
-            const std::int64_t cuts = std::max<std::int64_t>(1, (pages[s] + per_part - 1) / per_part);
-            for (std::int64_t i = 0; i < cuts; ++i, floats += size)
-                parts.push_back({s, h, begins[s] + pages[s] * i / cuts, begins[s] + pages[s] * (i + 1) / cuts, floats, count});
+            Group &group = groups[count];
+            group.begin = partials.size(), group.end = group.begin + own;
+            for (std::int64_t u = 0; u < own; u += together, ++group.left) {
+                const std::int64_t begin = begins[s] + u * unit, end = begins[s] + std::min(pages[s], (u + together) * unit);
+                parts.push_back({s, h, begin, end, group.begin + u, count});
+            }
+            for (std::int64_t u = 0; u < own; ++u, at += size) partials.push_back({at, at + rows, at + 2 * rows});
         }
-    }
-    states.resize(floats);
-    std::vector<Group> groups(count);
-    for (int i = 0; i < static_cast<int>(parts.size()); ++i) {
-        const std::size_t rows = std::size_t(a.groups) * a.q_tokens(parts[i].sequence);
-        float *at = states.data() + parts[i].state;
-        partials.push_back({at, at + rows, at + 2 * rows});
-        Group &group = groups[parts[i].group];
-        if (!group.end) group.begin = i;
-        group.end = i + 1, ++group.left;
     }
     const Part *all = parts.data();
     const Partial *of = partials.data();
     parallel_for(threads, static_cast<int>(parts.size()), [&](int i) {
-        kernel.run(a, all[i].sequence, all[i].head, all[i].begin, all[i].end, of[i]);
-        Group &group = groups[all[i].group];
+        const Part &part = all[i];
+        kernel.run(a, part.sequence, part.head, part.begin, part.end, unit_pages(a, part.sequence), of + part.unit);
+        Group &group = groups[part.group];
         // who finishes last merges
-        if (--group.left == 0) kernel.merge(a, all[i].sequence, all[i].head, of + group.begin, group.end - group.begin);
+        if (--group.left == 0)
+            kernel.merge(a, part.sequence, part.head, of + group.begin, static_cast<int>(group.end - group.begin));
     });
 }
 

@@ -1,5 +1,6 @@
 // Decode attention over packed pages: what callers give, and what every instruction set provides.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 #include "encode.h"
@@ -62,6 +63,8 @@ struct Attention {
     bool precise;                  // float arithmetic on decoded rows instead of integers
 
     int q_tokens(int sequence) const { return query_start[sequence + 1] - query_start[sequence]; }
+    // of one partial softmax
+    std::size_t partial_floats(int sequence) const { return std::size_t(groups) * q_tokens(sequence) * (v.dim + 2); }
 };
 
 // The state of a softmax over some of the tokens: for `rows` queries of one kv head, rows being groups * q_tokens.
@@ -73,9 +76,9 @@ struct Partial {
 
 struct Kernel {
     const char *name;
-    // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table.
-    void (*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, const Partial &);
-    // Merges the softmaxes of all ranges of pages of a sequence and kv head, sinks included, into the output.
+    // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table: a softmax for each `unit` pages of them.
+    void (*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, std::int64_t unit, const Partial *);
+    // Merges the softmaxes of all units of a sequence and kv head, sinks included, into the output.
     void (*merge)(const Attention &, int sequence, int head, const Partial *parts, int count);
     // Tokens [begin, end) of a head's tile as rows [tokens, dim], into whichever of the two outputs isn't null.
     void (*decode)(const Side &, const std::uint8_t *tile, int begin, int end, float *floats, std::uint16_t *bfloats);

@@ -158,11 +158,16 @@ inline Work prepare(const Attention &a, int sequence, int head, Arena &arena) {
         rotate(a.query_rotation, q, k.dim);
         if (k_integer) with_codes(k.codes, [&](auto c) { prepare_query<decltype(c)::value>(k, q, r, w.integer); });
     }
+    return w;
+}
+
+// Nothing is seen yet.
+inline void begin_softmax(const Side &v, const Work &w) {
+    const std::size_t rows = w.rows;
     std::fill(w.maximum, w.maximum + rows, kMinusInfinity);
     std::fill(w.sum, w.sum + rows, 0.0f);
     std::fill(w.out, w.out + rows * w.lanes, 0.0f);
     std::fill(w.minimum, w.minimum + rows * v.blocks, 0.0f);
-    return w;
 }
 
 // From scores to weights of one row, [kPageTokens] in place; the running maximum and sum move on. False: nothing to see.
@@ -293,7 +298,8 @@ inline void finish(const Attention &a, const Work &w, const Partial &partial) {
     }
 }
 
-void run(const Attention &a, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, const Partial &partial) {
+void run(const Attention &a, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, std::int64_t unit,
+         const Partial *partial) {
     thread_local Arena arena;
     Work w = prepare(a, sequence, head, arena);
     const bool k_integer = integer_side(a, a.k), v_integer = integer_side(a, a.v);
@@ -302,7 +308,10 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
     const int lowest = *std::min_element(firsts, firsts + w.q_tokens), highest = *std::max_element(lasts, lasts + w.q_tokens);
     const std::int64_t begin = std::max<std::int64_t>(page_begin, lowest / kPageTokens);
     const std::int64_t end = std::min<std::int64_t>(page_end, (std::int64_t(highest) + kPageTokens - 1) / kPageTokens);
+    begin_softmax(a.v, w);
+    std::int64_t unit_end = page_begin + unit;
     for (std::int64_t page = begin; page < end; ++page) {
+        for (; page >= unit_end; unit_end += unit) finish(a, w, *partial++), begin_softmax(a.v, w);
         const std::uint8_t *tile = a.where.at(pages[page]) + head * a.tile_bytes;
         const std::uint8_t *next = tile;
         if (page + 1 < end) {
@@ -341,7 +350,8 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
             all_weighed<kCodes, Rounding::two_planes>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
         });
     }
-    finish(a, w, partial);
+    for (; unit_end < page_end; unit_end += unit) finish(a, w, *partial++), begin_softmax(a.v, w);
+    finish(a, w, *partial);
 }
 
 void merge(const Attention &a, int sequence, int head, const Partial *parts, int count) {
