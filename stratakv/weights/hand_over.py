@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +89,8 @@ def _replacements(header: GGUFHeader, hidden: Container[str], theirs: Any) -> li
         return _their_header(header, theirs) if ours(path) else from_file(path)
 
     found: list[tuple[Any, str, Any]] = [(gguf, "GGUFReader", reader), (loader, "load_gguf_checkpoint", checkpoint)]
+    # transformers makes this map anew for every module of a model
+    found.append((gguf, "get_tensor_name_map", lru_cache(gguf.get_tensor_name_map)))
     for home in (theirs, package, sys.modules.get("transformers.quantizers.quantizer_gguf")):
         if home is not None:
             found += [(home, "read_gguf_metadata", metadata), (home, "load_gguf_state_dict", state_dict)]

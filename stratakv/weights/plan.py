@@ -56,9 +56,9 @@ def make_plan(
     loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     with handed_over(header):
         parsed = loader.load_gguf_checkpoint(str(header.paths[0]), return_tensors=False)
-    architecture = header.get("general.architecture")
-    processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=parsed["config"])
-    names: dict[str, str] = loader.get_gguf_hf_weights_map(model, processor)
+        architecture = header.get("general.architecture")
+        processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=parsed["config"])
+        names: dict[str, str] = loader.get_gguf_hf_weights_map(model, processor)
     parsed["tensors"] = {}
     arguments = {"tensor_key_mapping": names, "parsed_parameters": parsed}
     layouts = _Layouts(processor, arguments)

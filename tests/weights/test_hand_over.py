@@ -95,3 +95,11 @@ def test_hidden_fields_are_not_there() -> None:
         assert name not in gguf.GGUFReader(path).fields
     with handed_over(read_gguf_header(path)):
         assert name in reader.read_gguf_metadata(str(path))[0]
+
+
+def test_the_map_of_names_is_made_once_for_all_modules() -> None:
+    with handed_over(read_gguf_header(embedded_model())):
+        first = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3)
+        assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3) is first
+        assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 4) is not first
+    assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3) is not first
