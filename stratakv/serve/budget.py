@@ -14,8 +14,9 @@ class PrefillBudget:
     """Finds, step by step, how many tokens of prompts fit, so that tokens of running requests come nearly as steadily as without.
 
     A step's time has a part that is not by token (the history is read once for all of them) and grows with the context, so no
-    price of a token is learned: the number itself is moved towards the time allowed. chunk: tokens when nothing else runs, and
-    at most.
+    price of a token is learned: the number itself is moved towards the time allowed. Where more sequences wait with their prompts
+    than decode, prompts get as much more: else a crowd that comes at once starts one after the other. chunk: tokens when nothing
+    else runs, and at most.
     """
 
     def __init__(self, chunk: int) -> None:
@@ -23,11 +24,11 @@ class PrefillBudget:
         self._idle: dict[int, float] = {}  # decoding sequences -> seconds of a step without prompts
         self._fitting = float(min(_FIRST_BUDGET, chunk))
 
-    def tokens(self, decoding: int) -> int:
-        """Tokens of prompts for the next step beside so many decoding sequences."""
-        return int(self._fitting) if decoding else self.chunk
+    def tokens(self, decoding: int, prompts: int = 1) -> int:
+        """Tokens of prompts for the next step beside so many decoding sequences; prompts: sequences with prompts to compute."""
+        return min(int(self._fitting * _crowd(decoding, prompts)), self.chunk) if decoding else self.chunk
 
-    def learn(self, decoding: int, prefill: int, seconds: float) -> None:
+    def learn(self, decoding: int, prefill: int, seconds: float, prompts: int = 1) -> None:
         """A step took so long."""
         if not decoding:
             return
@@ -38,11 +39,12 @@ class PrefillBudget:
         idle = self._idle_seconds(decoding)
         if idle is None:
             return
-        change = _STRETCH * idle / max(seconds - idle, 1e-9)
+        crowd = _crowd(decoding, prompts)
+        change = crowd * _STRETCH * idle / max(seconds - idle, 1e-9)
         change = min(max(change, 1 / _FASTEST_CHANGE), _FASTEST_CHANGE)
-        full = prefill >= int(self._fitting)
+        full = prefill >= self.tokens(decoding, prompts)
         if full or change < 1:  # fewer tokens than allowed say nothing about more
-            moved = (self._fitting if full else prefill) * change**0.5
+            moved = (self._fitting if full else prefill / crowd) * change**0.5
             self._fitting = min(max(moved, 1.0), float(self.chunk))
 
     def _idle_seconds(self, decoding: int) -> float | None:
@@ -50,3 +52,7 @@ class PrefillBudget:
         if not self._idle:
             return None
         return self._idle[min(self._idle, key=lambda known: abs(known - decoding))]
+
+
+def _crowd(decoding: int, prompts: int) -> float:
+    return max(1.0, prompts / decoding)

@@ -240,7 +240,9 @@ class Engine:
             if self._ending:
                 return False
             decoding = sum(not s.in_prompt and s.pending == 1 for s in self.scheduler.running)
-            work = self.scheduler.plan(self.budget.tokens(decoding))
+            prompts = len(self.scheduler.running) - decoding
+            prompts += min(len(self.scheduler.waiting), len(self.scheduler.free_slots))
+            work = self.scheduler.plan(self.budget.tokens(decoding, prompts))
             if not work:
                 self._deliver()
                 self._wake.wait(timeout=0.5)
@@ -260,7 +262,7 @@ class Engine:
         self._deliver()
         prefill = sum(item.count for item in work if item.prefill)
         seconds = time.perf_counter() - begin
-        self.budget.learn(len(work) - sum(item.prefill for item in work), prefill, seconds)
+        self.budget.learn(len(work) - sum(item.prefill for item in work), prefill, seconds, prompts)
         drawn = sum(item.draws for item in work)
         self.speed.add(drawn)
         self.counters["steps"] += 1

@@ -61,3 +61,16 @@ def test_alone_a_prompt_gets_whole_chunks_and_the_end_of_one_teaches_nothing() -
     assert budget.tokens(1) == settled
     budget.learn(0, 256, 1.0)
     assert budget.tokens(1) == settled
+
+
+def test_a_crowd_that_waits_gets_more_than_the_few_that_decode() -> None:
+    budget = PrefillBudget(512)
+    settled = run(budget, lambda n: 10e-3 + 1e-4 * n, 10e-3, 60)[-1]
+    assert 40 < settled < 60
+    assert budget.tokens(4, 4) == budget.tokens(4, 1) == settled
+    assert budget.tokens(1, 3) == pytest.approx(3 * settled, abs=3) and budget.tokens(1, 100) == 512
+    # and what is learned there, with the time that was allowed, holds for few
+    for _ in range(20):
+        tokens = budget.tokens(1, 3)
+        budget.learn(1, tokens, 10e-3 + 1e-4 * tokens, 3)
+    assert budget.tokens(1) == pytest.approx(settled, abs=5)

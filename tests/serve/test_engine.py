@@ -90,7 +90,9 @@ def test_a_long_prompt_does_not_stall_the_others(engines: Any, text_ids: list[in
         return run(work)
 
     engine.runner.run = recorded
-    engine.budget.tokens = lambda decoding: budget if decoding else 512  # whatever it would learn from the clock
+    engine.budget.tokens = lambda decoding, prompts: (
+        budget if decoding else 512
+    )  # whatever it would learn from the clock
 
     async def short_then_long() -> tuple[list[int], int, list[Any]]:
         short = [engine.submit(GenerationRequest(tuple(text_ids[i : i + 9]), 40, GREEDY)) for i in range(3)]
