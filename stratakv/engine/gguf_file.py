@@ -43,6 +43,13 @@ def read_gguf_model(path: Path) -> GGUFModel:
     if not isinstance(architecture, str) or not header.tensors:
         lacks = "no tensors" if isinstance(architecture, str) else "no general.architecture"
         raise UserError(f"{path} holds no language model: {lacks} in its header")
+    layers = header.get(f"{architecture}.block_count", 0)
+    if isinstance(layers, int) and layers > len(
+        header.tensors
+    ):  # each would be described before its weights are missed
+        raise UserError(
+            f"{path} is not whole: it says that it has {layers:,} layers, and has {len(header.tensors):,} tensors"
+        )
     vocabulary = header.length("tokenizer.ggml.tokens")
     tensors = [(t.name, t.tensor_type.name, list(t.shape), t.n_bytes) for t in header.tensors]
     digest = hashlib.sha256(repr(sorted(tensors)).encode()).hexdigest()

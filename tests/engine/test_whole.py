@@ -193,6 +193,12 @@ def test_special_tokens_outside_of_the_vocabulary_are_left_out(tmp_path: Path) -
     assert loaded.tokenizer("The night was").input_ids == load_model("embedded").tokenizer("The night was").input_ids
 
 
+def test_layers_without_end_are_refused_before_they_are_counted(tmp_path: Path) -> None:
+    path = rewrite(embedded_model(), tmp_path / "m.gguf", fields={"llama.block_count": 2**31 - 1})
+    with pytest.raises(UserError, match="it says that it has 2,147,483,647 layers, and has 110 tensors"):
+        describe_model(path)
+
+
 ODD = {
     "no tokens": ({"tokenizer.ggml.tokens": None}, "has no tokenizer that transformers can read"),
     "no tokenizer at all": ({"tokenizer.ggml.model": None}, "has no tokenizer that transformers can read"),
