@@ -1,4 +1,4 @@
-"""Twelve Python clients against the server on SmolLM2: each cell of the table in docs/serving.md is a test.
+"""Python clients against the server on SmolLM2: each cell of the table in docs/serving.md is a test.
 
 The clients live in an environment of their own (`make clients`): their pins are not ours.
 """
@@ -27,6 +27,8 @@ SCRIPTS = Path(__file__).parent / "scripts"
 FEATURES = ("chat", "stream", "tool", "structured", "scoring")
 CLIENTS = {
     "openai": ("openai_client", "chat stream tool structured"),
+    "openai-responses": ("openai_responses_client", "chat stream tool structured"),
+    "anthropic": ("anthropic_client", "chat stream tool structured"),
     "langchain-openai": ("langchain_openai_client", "chat stream tool structured"),
     "langchain-ollama": ("langchain_ollama_client", "chat stream tool structured"),
     "litellm": ("litellm_client", "chat stream tool structured"),
