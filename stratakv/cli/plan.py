@@ -63,13 +63,15 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.cache.plan import front_candidates, plan, usual_candidates
     from stratakv.engine.describe import describe_model
     from stratakv.report import read_evidence
+    from stratakv.weights.size import stays_packed, weights_size
 
     wish = _wish(args)
     evidence = None if args.evidence is None else read_evidence(args.evidence)
     model = describe_model(args.model)
-    weights = model.values * _BYTES[args.dtype]
+    weights = weights_size(model, _BYTES[args.dtype])
+    held = "in the file's blocks" if stays_packed(model) else f"in {args.dtype}"
     if args.with_weights:
-        wish = replace(wish, memory=_left(wish.memory, weights, args.dtype))
+        wish = replace(wish, memory=_left(wish.memory, weights, held))
     if evidence is None:
         candidates = usual_candidates(model.geometry)
     else:
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     data = plan(candidates, wish)
     data |= {
         "weights_bytes": weights,
-        "weights_dtype": args.dtype,
+        "weights_held": held,
         "memory_means": "weights and cache" if args.with_weights else "cache",
         "evidence": args.evidence,
         "warnings": [*model.warnings, *_warnings(data)],
@@ -136,7 +138,7 @@ def _quality(row: dict[str, Any]) -> str:
 
 def _title(data: dict[str, Any]) -> str:
     each = f", {data['sequences']} sequences" if data["sequences"] > 1 else ""
-    weights = f"weights {size_text(data['weights_bytes'])} in {data['weights_dtype']}"
+    weights = f"weights {size_text(data['weights_bytes'])} {data['weights_held']}"
     if data["memory"] is None:
         return f"{data['model']}: {weights}{each}"
     counted = (
@@ -200,11 +202,11 @@ def _wish(args: argparse.Namespace) -> Wish:
     return Wish(memory, context, args.quality, args.parallel)
 
 
-def _left(memory: int | None, weights: int, dtype: str) -> int:
+def _left(memory: int | None, weights: int, held: str) -> int:
     assert memory is not None
     if memory <= weights:
         raise UserError(
-            f"--memory {size_text(memory)} with --with-weights: the weights alone take {size_text(weights)} in {dtype}; give "
+            f"--memory {size_text(memory)} with --with-weights: the weights alone take {size_text(weights)} {held}; give "
             "more memory, a smaller --dtype or a smaller model"
         )
     return memory - weights

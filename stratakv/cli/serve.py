@@ -196,7 +196,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     from stratakv.cli.profile_options import profile_from_args
     from stratakv.cli.sizes import parse_memory
     from stratakv.engine.describe import describe_model
-    from stratakv.engine.load import WEIGHTS_HEADROOM, free_memory, load_model, weights_size
+    from stratakv.engine.load import WEIGHTS_HEADROOM, free_memory, load_model
     from stratakv.profile.table import format_table, show_table
     from stratakv.serve.api.app import create_app
     from stratakv.serve.api.origins import checked_hosts, checked_origins
@@ -205,6 +205,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     from stratakv.serve.capacity import capacity_line, plan_capacity, working_bytes
     from stratakv.serve.engine import Engine
     from stratakv.serve.request import Limits
+    from stratakv.weights.size import weights_size
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -213,7 +214,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     profile = profile_from_args(args, model.geometry, model.fingerprint)
     dtype = torch_dtype(args.dtype)
     packed = device == "cpu"  # what stays in a GGUF file's blocks runs on a CPU only
-    weights = int(weights_size(model, dtype, packed=packed) * WEIGHTS_HEADROOM)
+    weights = int(weights_size(model, dtype.itemsize, packed=packed) * WEIGHTS_HEADROOM)
     free = free_memory() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
     capacity = plan_capacity(
         profile,

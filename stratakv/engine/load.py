@@ -21,8 +21,9 @@ from stratakv.engine.describe import ModelDescription, describe_model
 from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
 from stratakv.weights import ggml
-from stratakv.weights.build import CannotStayPackedError, PackedWeights, build_packed, packed_size
+from stratakv.weights.build import CannotStayPackedError, PackedWeights, build_packed
 from stratakv.weights.hand_over import handed_over
+from stratakv.weights.size import packed_size
 
 # Beside the weights there must be room for activations, the cache and the largest tensor while it is unpacked
 WEIGHTS_HEADROOM = 1.1
@@ -70,13 +71,6 @@ def load_model(
     )
 
 
-def weights_size(description: ModelDescription, dtype: torch.dtype, *, packed: bool = True) -> int:
-    """Bytes that `load_model` needs for the weights, from headers alone."""
-    if packed and description.gguf and ggml.unavailable() is None:
-        return packed_size(description.path, dtype)
-    return description.values * dtype.itemsize
-
-
 @dataclass(frozen=True)
 class Weights:
     """A model in evaluation mode without its tokenizer. nbytes: what its weights take; packed, notes: as in LoadedModel."""
@@ -95,7 +89,7 @@ def load_weights(
     if description.gguf:
         why = ggml.unavailable() if packed else "as asked for"
         if why is None:
-            check_memory(description.name, packed_size(description.path, dtype))
+            check_memory(description.name, packed_size(description.path, dtype.itemsize))
             try:
                 model, kept = build_packed(description.path, description.config, dtype, exact=exact)
                 lines = [f"  {name} is unpacked: {why}" for name, why in kept.unpacked]

@@ -47,14 +47,6 @@ class PackedWeights:
         )
 
 
-def packed_size(path: Path, dtype: torch.dtype) -> int:
-    """Bytes that a file's weights take when all of its matrices stay packed."""
-    return sum(
-        tensor.n_bytes if len(tensor.shape) > 1 else tensor.n_elements * dtype.itemsize
-        for tensor in read_gguf_header(path).tensors
-    )
-
-
 def build_packed(
     path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, exact: bool = False
 ) -> tuple[Any, PackedWeights]:
