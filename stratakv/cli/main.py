@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import warnings
@@ -45,6 +46,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 a mistake the user can mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # a process of its own: imports make a million objects, none of them garbage
+        gc.set_threshold(50_000, 20, 50)
     try:
         _quiet_libraries()
         args = _parser(arguments).parse_args(arguments)
@@ -62,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        # The end would look through all of them again, for a second; what belongs to a loaded model has to be freed in order
+        if argv is None and "stratakv.engine.load" not in sys.modules:
+            gc.freeze()
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

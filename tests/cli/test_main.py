@@ -190,3 +190,10 @@ def test_a_reader_that_has_seen_enough():
     err = process.stderr.read()
     assert process.wait(timeout=300) == 0
     assert b"Traceback" not in err and b"BrokenPipe" not in err
+
+
+def test_show_ends_with_its_table():
+    process = started(*SHOW, "-ctk", "turbo4", "-ctv", "q8_0")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and out.decode().splitlines()[-1].startswith("attention reads")
+    assert all(line.startswith("stratakv show: reading") for line in err.decode().splitlines())
