@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from stratakv import __version__
@@ -28,10 +29,24 @@ SCHEMA = "stratakv/bench-busy/1"
 DECODE, TUNE = "stratakv decode", "stratakv tune"
 _KEPT = {1: 0.55, 3: 0.3}  # share of the quiet speed, by busy processes
 _SETTLE_SECONDS = 0.3
+_OTHERS_ALLOWED = 0.1
 
 Report = Callable[[str], None]
 Case = Callable[[float], tuple[int, float]]
 """Works for some seconds; returns tokens and seconds."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A case at work. others: cores that programs had which are no part of the run."""
+
+    tokens: int
+    seconds: float
+    others: float
+
+    def disturbed(self) -> str:
+        """What to say where others were at work; else nothing."""
+        return f" (others had {self.others:.2f} cores)" if self.others > _OTHERS_ALLOWED else ""
 
 
 @dataclass(frozen=True)
@@ -59,16 +74,16 @@ def bench_busy(settings: Settings, *, command: str = "", report: Report = lambda
     resolve(settings.profile, description.geometry)
     gguf = description.path if description.gguf else None
     load = load_average()
-    visits: dict[tuple[str, int], list[tuple[int, float]]] = {}
+    visits: dict[tuple[str, int], list[Visit]] = {}
     with ExitStack() as stack:
         cases = _cases(settings, gguf, stack, report)
         for count in settings.busy:
             with busy_processes(count):
                 for _ in range(settings.rounds):
                     for name, case in cases.items():
-                        tokens, seconds = case(settings.seconds)
-                        visits.setdefault((name, count), []).append((tokens, seconds))
-                        report(f"{count} busy, {name}: {tokens / seconds:.1f} tokens/s")
+                        visit = _visit(case, settings.seconds)
+                        visits.setdefault((name, count), []).append(visit)
+                        report(f"{count} busy, {name}: {visit.tokens / visit.seconds:.1f} tokens/s{visit.disturbed()}")
     rows = _rows(visits)
     return {
         "schema": SCHEMA,
@@ -83,7 +98,7 @@ def bench_busy(settings: Settings, *, command: str = "", report: Report = lambda
         "command": command,
         "machine": machine(),
         "load_average": load,
-        "warnings": load_warnings(load),
+        "warnings": [*load_warnings(load), *_disturbances(visits)],
         "notes": [
             "busy: processes beside, each of which wants a core all the time",
             "tune: gradient passes, forward and backward, with the errors of two types in every layer",
@@ -125,6 +140,28 @@ def _theirs(step: Callable[[int], float]) -> Case:
     return case
 
 
+def _visit(case: Case, seconds: float) -> Visit:
+    began, before = time.perf_counter(), _others()
+    tokens, spent = case(seconds)
+    cores = (_others() - before) / (time.perf_counter() - began)
+    return Visit(tokens, spent, max(0.0, cores))
+
+
+def _others() -> float:
+    """CPU seconds of the machine that aren't this process's or its children's."""
+    machine, here = psutil.cpu_times(), psutil.Process()
+    own = [process.cpu_times() for process in (here, *here.children(recursive=True))]
+    everybody = machine.user + machine.system + getattr(machine, "nice", 0.0)
+    return float(everybody - sum(times.user + times.system for times in own))
+
+
+def _disturbances(visits: dict[tuple[str, int], list[Visit]]) -> Iterator[str]:
+    for (name, busy), each in visits.items():
+        for visit in each:
+            if words := visit.disturbed():
+                yield f"{name} beside {busy} busy: don't quote{words}"
+
+
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
     """Within, this many other processes want a core each, at the same priority."""
@@ -145,11 +182,11 @@ def busy_processes(count: int) -> Iterator[None]:
             process.communicate()
 
 
-def _rows(visits: dict[tuple[str, int], list[tuple[int, float]]]) -> list[dict[str, Any]]:
+def _rows(visits: dict[tuple[str, int], list[Visit]]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     quiet: dict[str, float] = {}
     for (name, busy), each in visits.items():
-        speed = sum(tokens for tokens, _ in each) / sum(seconds for _, seconds in each)
+        speed = sum(visit.tokens for visit in each) / sum(visit.seconds for visit in each)
         if busy == 0:
             quiet[name] = speed
         rows.append(
@@ -157,7 +194,8 @@ def _rows(visits: dict[tuple[str, int], list[tuple[int, float]]]) -> list[dict[s
                 "case": name,
                 "busy": busy,
                 "tokens_per_second": speed,
-                "tokens_per_second_rounds": [tokens / seconds for tokens, seconds in each],
+                "tokens_per_second_rounds": [visit.tokens / visit.seconds for visit in each],
+                "others_cores": [visit.others for visit in each],
                 "kept": speed / quiet[name] if name in quiet else None,
                 "peer": "llama.cpp" if name.startswith("llama.cpp") else None,
             }

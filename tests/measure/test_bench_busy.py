@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,19 @@ import psutil
 import pytest
 
 from stratakv.cli.main import main
-from stratakv.measure.bench_busy import DECODE, TUNE, busy_processes, goals
+from stratakv.measure.bench_busy import DECODE, TUNE, _visit, busy_processes, goals
+
+# starts a process that isn't anybody's child here, and keeps a core busy for 5 seconds at most
+_STRANGER = """
+import os, sys, time
+child = os.fork()
+if child:
+    print(child, flush=True)
+    sys.exit()
+os.close(1)
+end = time.monotonic() + 5
+while time.monotonic() < end: pass
+"""
 
 
 def test_one_busy_process_beside_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,7 +39,7 @@ def test_one_busy_process_beside_the_embedded_model(tmp_path: Path, capsys: pyte
     ours = [row for row in data["rows"] if row["peer"] is None]
     assert [(row["case"], row["busy"]) for row in ours] == [(DECODE, 0), (TUNE, 0), (DECODE, 2), (TUNE, 2)]
     for row in ours:
-        assert row["tokens_per_second"] > 0 and row["kept"] > 0
+        assert row["tokens_per_second"] > 0 and row["kept"] > 0 and row["others_cores"][0] >= 0
     assert all(row["kept"] == 1 for row in ours if row["busy"] == 0)
     out = capsys.readouterr().out
     assert "tokens/s beside busy processes" in out and "embedded with turbo4, 16 tokens" in out
@@ -50,6 +67,31 @@ def test_busy_processes_end_with_the_block() -> None:
         assert len(started) == 2
         raise ZeroDivisionError
     assert not any(process.is_running() for process in started)
+
+
+def _machine_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0))
+
+
+def test_own_processes_are_not_others() -> None:
+    def wait(seconds: float) -> tuple[int, float]:
+        time.sleep(seconds)
+        return 1, seconds
+
+    before = _machine_seconds()
+    with busy_processes(1):
+        mine = _visit(wait, 0.5)
+    assert mine.others * 0.5 < _machine_seconds() - before - 0.05  # the busy process's time is left out
+    stranger = subprocess.Popen([sys.executable, "-c", _STRANGER], start_new_session=True, stdout=subprocess.PIPE)
+    try:
+        assert stranger.stdout is not None
+        grandchild = int(stranger.stdout.readline())
+        stranger.wait()
+        theirs = _visit(wait, 0.5)
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+    assert theirs.others > 0.1 and "others had" in theirs.disturbed()
 
 
 @pytest.mark.parametrize("words", [["--profile", "turbo9"], ["-m", "/nowhere.gguf"], ["--busy", "0"], ["--busy", "65"]])
