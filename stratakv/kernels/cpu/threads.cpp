@@ -24,7 +24,7 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
 constexpr int kJobs = 16, kHelpers = 255;
-constexpr microseconds kIdle{100};    // a helper waits so long awake: the time between two calls of a step
+constexpr microseconds kIdle{25};     // a helper waits so long awake; torch's OpenMP threads may want its core next
 constexpr microseconds kGlance{15};   // a caller waits so long for the last pieces before it looks whether their threads run
 constexpr microseconds kAwake{200};   // and so long before it sleeps beside threads that do run
 constexpr microseconds kNap{1000};
