@@ -89,7 +89,7 @@ def test_bfloat16_queries() -> None:
 @pytest.mark.parametrize("profile", ["q8_0", "turbo4", "turbo2", "edges3"])
 def test_divergence_is_the_torch_path_s(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """KLD of a profile through the kernels, prefill and decode, within 2 % or 1e-5 of the torch body's."""
-    loaded = load_model("embedded")
+    loaded = load_model("embedded", exact=True)  # 8-bit activations would hide 2 %
     ids = loaded.tokenizer(judging_text().read_text()[:4000], return_tensors="pt").input_ids[:, :400]
 
     @torch.no_grad()

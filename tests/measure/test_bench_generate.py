@@ -30,7 +30,7 @@ def test_rows_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         bench_generate, "quantized_caches", list
     )  # a process each: the stock cache and a profile will do
     results = tmp_path / "r.json"
-    words = ["bench", "generate", "-m", "embedded", "-c", "130", "--profile", "mode1", "--seconds", "0.01", "-t", "1"]
+    words = ["bench", "generate", "-m", "embedded", "-c", "130", "--profile", "mode1", "--seconds", "0.0001", "-t", "1"]
     assert main([*words, "--json", str(results)]) == 0
     data = json.loads(results.read_text())
     assert data["schema"] == "stratakv/bench-generate/1"

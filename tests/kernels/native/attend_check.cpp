@@ -179,9 +179,10 @@ Outcome run(const Kernel &kernel, const Case &c, Problem &p, bool precise, int p
     Outcome outcome;
     for (int head = 0; head < kHeads; ++head) {
         std::vector<float> top(parts * rows), sum(parts * rows), out(std::size_t(parts) * rows * c.v_dim, std::nanf(""));
-        for (int i = 0; i < parts; ++i)
-            kernel.run(a, kSequence, head, pages * i / parts, pages * (i + 1) / parts,
-                       Partial{&top[i * rows], &sum[i * rows], &out[std::size_t(i) * rows * c.v_dim]});
+        for (int i = 0; i < parts; ++i) {  // a softmax each, of a unit that holds all of its pages
+            const Partial partial{&top[i * rows], &sum[i * rows], &out[std::size_t(i) * rows * c.v_dim]};
+            kernel.run(a, kSequence, head, pages * i / parts, pages * (i + 1) / parts, std::max<std::int64_t>(pages, 1), &partial);
+        }
         for (int r = 0; r < rows; ++r) {
             double whole_top = -HUGE_VAL, whole_sum = 0;
             for (int i = 0; i < parts; ++i) whole_top = std::max(whole_top, double(top[i * rows + r]));

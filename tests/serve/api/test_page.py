@@ -42,7 +42,7 @@ def browser(width: int = 1280, height: int = 820) -> Iterator[WebDriver]:
         driver.quit()
 
 
-def until(driver: WebDriver, condition: Callable[[WebDriver], object], seconds: float = 30) -> None:
+def until(driver: WebDriver, condition: Callable[[WebDriver], object], seconds: float = 90) -> None:
     WebDriverWait(driver, seconds, poll_frequency=0.05).until(condition)
 
 
