@@ -16,15 +16,22 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
-from servers import ALIAS, running
+from servers import ALIAS, Running, running
 
-from stratakv.serve.request import Loss
+from stratakv.serve.request import Limits, Loss
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FILES = Path(__file__).parents[3] / "stratakv" / "serve" / "web"
 browser_needed = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no chromium and chromedriver here (Debian: chromium, chromium-driver)"
 )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    """One whose answers can be so long that a person sees them being written: 600 tokens are there within a second."""
+    with running(limits=Limits(slots=4, context=8192, cache_bytes=32 * 2**20)) as started:
+        yield started
 
 
 @contextmanager
@@ -42,7 +49,7 @@ def browser(width: int = 1280, height: int = 820) -> Iterator[WebDriver]:
         driver.quit()
 
 
-def until(driver: WebDriver, condition: Callable[[WebDriver], object], seconds: float = 90) -> None:
+def until(driver: WebDriver, condition: Callable[[WebDriver], object], seconds: float = 60) -> None:
     WebDriverWait(driver, seconds, poll_frequency=0.05).until(condition)
 
 
@@ -64,7 +71,7 @@ def test_a_conversation_by_keyboard(server):
 
         assert driver.switch_to.active_element.get_attribute("id") == "prompt"  # ready to be written in
         driver.execute_script(
-            "document.getElementById('max-tokens').value = 600; document.getElementById('temperature').value = 0"
+            "document.getElementById('max-tokens').value = 8000; document.getElementById('temperature').value = 0"
         )
         keys = webdriver.ActionChains(driver)
         keys.send_keys("Who goes").key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).send_keys(
