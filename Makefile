@@ -15,7 +15,7 @@ demo: venv
 test: venv
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
-test-all: venv gguf clients
+test-all: venv gguf clients models
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" $(PYTEST_ARGS)
 
 # two models of other people, 350 MB, for the tests marked `real`; their licences are their own
