@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.cache.plan import front_candidates, plan, usual_candidates
     from stratakv.engine.describe import describe_model
+    from stratakv.engine.size import stays_packed, weights_size
     from stratakv.report import read_evidence
-    from stratakv.weights.size import stays_packed, weights_size
 
     wish = _wish(args)
     evidence = None if args.evidence is None else read_evidence(args.evidence)

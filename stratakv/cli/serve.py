@@ -197,6 +197,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     from stratakv.cli.sizes import parse_memory
     from stratakv.engine.describe import describe_model
     from stratakv.engine.load import WEIGHTS_HEADROOM, free_memory, load_model
+    from stratakv.engine.size import weights_size
     from stratakv.profile.table import format_table, show_table
     from stratakv.serve.api.app import create_app
     from stratakv.serve.api.origins import checked_hosts, checked_origins
@@ -205,7 +206,6 @@ def _application(args: argparse.Namespace) -> FastAPI:
     from stratakv.serve.capacity import capacity_line, plan_capacity, working_bytes
     from stratakv.serve.engine import Engine
     from stratakv.serve.request import Limits
-    from stratakv.weights.size import weights_size
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
