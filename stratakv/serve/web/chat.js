@@ -4,6 +4,7 @@ import { NeedsKey, call, events, setKey } from "/web/api.js";
 const $ = (id) => document.getElementById(id);
 const SPOKEN = 20000; // milliseconds
 const BREATH = 200; // characters of a sentence without end
+const FRAME = 50; // milliseconds
 const messages = [];
 let running = null; // AbortController of the answer that is being written
 
@@ -51,6 +52,7 @@ async function ask(text) {
   const bubble = place.parentElement;
   bubble.classList.add("writing");
   const speech = speaker();
+  const written = writer(place);
   setRunning(control);
   let answer = "";
   try {
@@ -64,13 +66,18 @@ async function ask(text) {
       const choice = chunk.choices[0];
       if (choice?.delta?.content) {
         answer += choice.delta.content;
-        append(place, choice.delta.content);
+        written.add(choice.delta.content);
         speech.add(choice.delta.content);
       }
-      if (chunk.timings) facts(bubble, chunk.timings, choice.finish_reason);
+      if (chunk.timings) {
+        written.end();
+        facts(bubble, chunk.timings, choice.finish_reason);
+      }
     }
+    written.end();
     speech.end();
   } catch (error) {
+    written.end();
     if (error instanceof NeedsKey) {
       // Nothing was asked: the text goes back into its field
       bubble.previousElementSibling.remove();
@@ -125,6 +132,26 @@ function show(role, name) {
   $("log").append(bubble);
   $("log").scrollTop = $("log").scrollHeight;
   return text;
+}
+
+// Text as it arrives, put on the page every so often: to lay a long answer out anew for each token of a fast model froze the page
+// for as long as the answer took, and Escape with it.
+function writer(place) {
+  let held = "";
+  let due = null;
+  const flush = () => {
+    clearTimeout(due);
+    due = null;
+    if (held) append(place, held);
+    held = "";
+  };
+  return {
+    add(text) {
+      held += text;
+      due ??= setTimeout(flush, FRAME);
+    },
+    end: flush,
+  };
 }
 
 // New text; the log follows unless the reader has scrolled up.

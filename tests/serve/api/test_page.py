@@ -96,6 +96,29 @@ def test_a_conversation_by_keyboard(server):
         assert driver.get_log("browser") == []
 
 
+WATCH = """
+window.changes = [];
+new MutationObserver(() => window.changes.push(performance.now())).observe(
+  document.getElementById("log"), {childList: true, subtree: true, characterData: true});
+document.getElementById('max-tokens').value = 600;
+document.getElementById('temperature').value = 0;
+"""
+
+
+@browser_needed
+def test_the_page_is_not_laid_out_for_every_token(server):
+    """Doing so froze it, and Escape with it: 150 s for 8,000 tokens beside other programs."""
+    with browser() as driver:
+        driver.get(server.url)
+        until(driver, lambda d: text(d, "state-text") == "ready")
+        driver.execute_script(WATCH)
+        driver.switch_to.active_element.send_keys("Who goes there?" + Keys.ENTER)
+        until(driver, lambda d: d.find_elements(By.CSS_SELECTOR, ".assistant .facts"))
+        changes = driver.execute_script("return window.changes")
+        assert len(changes) <= 5 + (changes[-1] - changes[0]) / 50  # the bubbles, and one every 50 ms
+        assert len(driver.find_element(By.CSS_SELECTOR, ".assistant .text").text) > 100
+
+
 def accessible(driver: WebDriver) -> list[dict[str, Any]]:
     """What a screen reader gets: role, name, and the properties that browsers give, in the order of the page."""
     nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
