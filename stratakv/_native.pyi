@@ -271,6 +271,7 @@ class PackedLayers:
         kernel: str,
         precise: bool,
         sequences: int,
+        decoding: int,
         x: int,
         rows: int,
         angle_rows: int,

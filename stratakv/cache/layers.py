@@ -87,7 +87,8 @@ class PackedLayer(DynamicLayer, PlacingLayer):
             self._pages = store.changes, pages, address(pages)
         _, pages, where = self._pages
         arrays, addresses = seen(batch, pages.shape[1], tokens, self.length, self.dropped, self._window)
-        return Placed(store.layout, compiled, batch, (0, 1, address(slots), where, *addresses), (slots, pages, *arrays))
+        addresses = 0, 1, address(slots), where, *addresses
+        return Placed(store.layout, compiled, batch, batch, addresses, (slots, pages, *arrays))
 
     def stored(self, tokens: int) -> None:
         """See PlacingLayer."""

@@ -15,7 +15,8 @@ from stratakv.cache.layout import PageLayout
 
 @dataclass(slots=True)
 class Placed:
-    """One layer's part of a step. compiled: its page layout as compiled kernels know it. sequences: how many there are.
+    """One layer's part of a step. compiled: its page layout as compiled kernels know it. sequences: how many there are, the
+    first `decoding` of which are attended as decoding is, the others, short chunks of prompts, in float32.
 
     addresses: base, stride, and where the arrays slots, pages, page_start, query_start, first and last lie, as
     `kernels.sequences.Sequences` and `kernels.ragged` have them; page p begins at base + p * stride. arrays: what keeps them.
@@ -24,6 +25,7 @@ class Placed:
     layout: PageLayout
     compiled: Any
     sequences: int
+    decoding: int
     addresses: tuple[int, ...]
     arrays: tuple[NDArray[Any], ...]
 

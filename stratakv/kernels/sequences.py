@@ -99,9 +99,12 @@ class Sequences:
         return slots
 
     @cached_property
-    def has_chunks(self) -> bool:
-        """Whether any sequence is a chunk of a prompt, long or short."""
-        return bool(self._prefill.any())
+    def decoding(self) -> int | None:
+        """How many sequences there are before the short chunks, where these are the last ones and there are no long ones."""
+        chunks = np.flatnonzero(self._prefill)
+        count = len(self) - len(chunks)
+        fits = (chunks >= count).all() and (self._counts[chunks] <= SHORT_CHUNK).all()
+        return count if fits else None
 
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:

@@ -48,9 +48,9 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
         )
 
     def place(self, batch: int, tokens: int) -> Placed | None:
-        """See PlacingLayer; chunks of prompts are attended in a way of their own."""
+        """See PlacingLayer; long chunks of prompts are attended in a way of their own."""
         sequences = self.step.sequences
-        if sequences.has_chunks or batch != 1 or tokens != len(self.step.slots):
+        if sequences.decoding is None or batch != 1 or tokens != len(self.step.slots):
             return None
         layout, slots = self.arena.layout, self.step.slots
         if compiled_kernel(layout, self.arena.device) is None:
@@ -58,7 +58,7 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
         tables = sequences.pages, sequences.page_start, sequences.query_start
         arrays = (slots, *tables, sequences.first, sequences.last)
         addresses = (self._base, layout.page_bytes, *(address(array) for array in arrays))
-        return Placed(layout, native_layout(layout), len(sequences), addresses, arrays)
+        return Placed(layout, native_layout(layout), len(sequences), sequences.decoding, addresses, arrays)
 
     def stored(self, tokens: int) -> None:
         """Nothing to do: lengths are the sequences' affair."""

@@ -145,7 +145,6 @@ class Stack:
         table[: len(placed)] = [starts[kind] + place.addresses for place, kind in zip(placed, self.types, strict=False)]
         cos = angles[self.types[0]][0]
         rows = x.shape[0] * x.shape[1]
-        sequences = placed[0].sequences
         begin = 0
         for end in [*(stop for stop in self.stops if stop < len(placed)), len(placed)]:
             layer, side, what = self.layers.run(
@@ -155,7 +154,8 @@ class Stack:
                 layouts,
                 kernel_name(),
                 precise(),
-                sequences,
+                placed[0].sequences,
+                placed[0].decoding,
                 x.data_ptr(),
                 rows,
                 cos.shape[0] * cos.shape[1],

@@ -100,6 +100,20 @@ def test_a_prompt_gives_the_same_however_it_is_cut(
         assert error(pieces, whole) <= 1e-3
 
 
+def test_steps_that_one_compiled_call_can_take() -> None:
+    def decoding(counts: list[int], prompts: list[bool]) -> int | None:
+        tables = [[s] for s in range(len(counts))]
+        one = Sequences.causal(tables, counts, counts)
+        return replace(one, prefill=np.array(prompts)).decoding
+
+    assert decoding([1, 1, 1], [False, False, False]) == 3
+    assert decoding([1, 1, 32, 5], [False, False, True, True]) == 2
+    assert decoding([7], [True]) == 0
+    assert decoding([1, 33], [False, True]) is None  # a long chunk
+    assert decoding([5, 1], [True, False]) is None  # short chunks come last
+    assert decoding([1, 0], [False, True]) == 2
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_in_and_out(kernel: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:

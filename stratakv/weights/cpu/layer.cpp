@@ -126,16 +126,19 @@ Failure store(const AttentionPart &part, const LayerPages &pages, const float *p
     return encode(kernel, tasks, 2, threads);
 }
 
-void see(const AttentionPart &part, const LayerPages &pages, float *projected, int sequences, float *attended, const Kernel &kernel,
+// Sequences [begin, end).
+void see(const AttentionPart &part, const LayerPages &pages, float *projected, int begin, int end, float *attended, const Kernel &kernel,
          bool precise, int threads) {
+    if (begin == end) return;
     const Layout &layout = *pages.layout;
     Attention a{};
     a.k = layout.k, a.v = layout.v, a.tile_bytes = layout.tile_bytes, a.kv_heads = layout.kv_heads;
-    a.sequences = sequences, a.groups = static_cast<int>(part.q_heads) / layout.kv_heads;
+    a.sequences = end - begin, a.groups = static_cast<int>(part.q_heads) / layout.kv_heads;
     a.query = {projected, Precision::f32, part.width(), part.dim};
     a.out = {attended, Precision::f32, part.q_heads * part.dim, part.dim};
     a.query_rotation = &layout.k_encoder.rotation, a.out_rotation = &layout.from_v;
-    a.where = pages.where, a.pages = pages.pages, a.page_start = pages.page_start, a.query_start = pages.query_start;
+    a.where = pages.where, a.pages = pages.pages, a.page_start = pages.page_start + begin;
+    a.query_start = pages.query_start + begin;
     a.first = pages.first, a.last = pages.last, a.sinks = part.sinks.empty() ? nullptr : part.sinks.data();
     a.scale = part.scale, a.softcap = part.softcap, a.precise = precise;
     attend(kernel, a, threads);
@@ -144,14 +147,15 @@ void see(const AttentionPart &part, const LayerPages &pages, float *projected, i
 }  // namespace
 
 StepFailure run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages, const std::vector<Angles> &angles,
-                       const Kernel &kernel, bool precise, int sequences, float *x, std::int64_t rows, int threads) {
+                       const Kernel &kernel, bool precise, int sequences, int decoding, float *x, std::int64_t rows, int threads) {
     for (std::size_t i = 0; i < layers.size(); ++i) {
         const AttentionPart &part = layers[i]->attention;
         float *projected = scratch(1, rows * part.width()), *attended = scratch(2, rows * part.q_heads * part.dim);
         project(part, x, rows, angles[i], projected, threads);
         const Failure failure = store(part, pages[i], projected, rows, kernel, threads);
         if (failure.task >= 0) return {static_cast<int>(i), failure.task, static_cast<int>(failure.what)};
-        see(part, pages[i], projected, sequences, attended, kernel, precise, threads);
+        see(part, pages[i], projected, 0, decoding, attended, kernel, precise, threads);
+        see(part, pages[i], projected, decoding, sequences, attended, kernel, true, threads);
         leave(part, attended, rows, x, threads);
         if (layers[i]->mlp) feed(*layers[i]->mlp, x, rows, threads);
     }

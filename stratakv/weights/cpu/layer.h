@@ -79,8 +79,9 @@ struct StepFailure {
     int layer = -1, side = -1, what = 0;
 };
 
-// Layers in order, each storing its K and V and attending: x [rows][width] becomes their result.
+// Layers in order, each storing its K and V and attending: x [rows][width] becomes their result. The sequences from `decoding` on are
+// attended in float32 (`precise`) in any case.
 StepFailure run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages, const std::vector<Angles> &angles,
-                       const Kernel &kernel, bool precise, int sequences, float *x, std::int64_t rows, int threads);
+                       const Kernel &kernel, bool precise, int sequences, int decoding, float *x, std::int64_t rows, int threads);
 
 }  // namespace stratakv

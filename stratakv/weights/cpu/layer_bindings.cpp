@@ -36,8 +36,9 @@ struct Layers {
     std::vector<const Layer *> layers;
 
     std::tuple<int, int, int> run(int begin, int end, Address table, const std::vector<const Layout *> &layouts, const std::string &kernel,
-                                  bool precise, int sequences, Address x, std::int64_t rows, std::int64_t angle_rows,
+                                  bool precise, int sequences, int decoding, Address x, std::int64_t rows, std::int64_t angle_rows,
                                   std::int64_t angle_stride, std::int64_t angle_step, int threads) const {
+        wants(0 <= decoding && decoding <= sequences, "no such sequences");
         wants(0 <= begin && begin <= end && end <= static_cast<int>(layers.size()) && layouts.size() == layers.size(), "no such layers");
         const std::vector<const Layer *> chosen(layers.begin() + begin, layers.begin() + end);
         std::vector<LayerPages> pages;
@@ -54,7 +55,7 @@ struct Layers {
         }
         const Kernel &found = find_kernel(kernel);
         nb::gil_scoped_release release;
-        const StepFailure failure = run_layers(chosen, pages, angles, found, precise, sequences, at<float>(x), rows, threads);
+        const StepFailure failure = run_layers(chosen, pages, angles, found, precise, sequences, decoding, at<float>(x), rows, threads);
         return {failure.layer < 0 ? -1 : failure.layer + begin, failure.side, failure.what};
     }
 };
@@ -113,8 +114,8 @@ void bind_layers(nb::module_ &m) {
     nb::class_<Layers>(m, "PackedLayers", "Layers in order, for whole steps.")
         .def("__init__", [](Layers *self, const std::vector<const Layer *> &layers) { new (self) Layers{layers}; }, "layers"_a,
              nb::keep_alive<1, 2>())
-        .def("run", &Layers::run, "begin"_a, "end"_a, "table"_a, "layouts"_a, "kernel"_a, "precise"_a, "sequences"_a, "x"_a, "rows"_a,
-             "angle_rows"_a, "angle_stride"_a, "angle_step"_a, "threads"_a,
+        .def("run", &Layers::run, "begin"_a, "end"_a, "table"_a, "layouts"_a, "kernel"_a, "precise"_a, "sequences"_a, "decoding"_a, "x"_a,
+             "rows"_a, "angle_rows"_a, "angle_stride"_a, "angle_step"_a, "threads"_a,
              "Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][10], addresses of cos, sin, "
              "then base, stride, slots, pages, page_start, query_start, first, last. Returns (layer, side, what) as `append`, layer -1: good.");
     m.def("rms_norm", [](Address x, Address weight, float epsilon, std::int64_t rows, std::int64_t dim, Address out, int threads) {
