@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers.utils import output_capturing
 
 from stratakv.cache.placed import Placed, PlacingLayer
 from stratakv.kernels.choice import kernel_name, precise
@@ -123,8 +124,7 @@ class Stack:
         for one, layer in zip(self.fused[:count], layers, strict=False):
             if not isinstance(layer, PlacingLayer) or "update" in vars(layer):
                 return None
-            module = one.layer
-            if module.__dict__.get("forward") != one.forward or module._forward_hooks or module._forward_pre_hooks:
+            if one.layer.__dict__.get("forward") != one.forward or _watched(one.layer):
                 return None
         return list(layers[:count])
 
@@ -176,6 +176,16 @@ class Stack:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         cos, sin = self.base.rotary_emb(x, position_ids, kind) if kind else self.base.rotary_emb(x, position_ids)
         return cos.float().contiguous(), sin.float().contiguous()
+
+
+def _watched(layer: Any) -> bool:
+    """Whether a hook of the layer wants its calls. What transformers leaves on all layers after a call that asked for hidden
+    states or attentions sleeps until the next such call."""
+    if not (layer._forward_hooks or layer._forward_pre_hooks):
+        return False
+    asleep = output_capturing._active_collector.get() is None
+    hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
+    return not (asleep and all(getattr(hook, "__module__", None) == output_capturing.__name__ for hook in hooks))
 
 
 def _sees_all(mask: Any) -> bool:

@@ -108,6 +108,24 @@ def test_hidden_tokens_and_watched_layers_take_the_model_s_own_way(tmp_path: Pat
         assert steps == [1] and len(out.hidden_states) == 5
 
 
+def test_steps_are_fast_again_after_one_that_gave_hidden_states(tmp_path: Path) -> None:
+    fused: Any = use(tiny_model("llama"))
+    steps = watched(pack(fused, tmp_path / "rows"))
+    ids = torch.randint(3, 97, (1, PROMPT + 3), generator=torch.Generator().manual_seed(5))
+    cache = KVCache(fused.config, "f32")
+    with torch.inference_mode():
+        fused(ids[:, :PROMPT], past_key_values=cache)
+        for asked in ("output_hidden_states", "output_attentions"):
+            fused(ids[:, PROMPT : PROMPT + 1], past_key_values=cache, **{asked: True})
+            assert fused.model.layers[0]._forward_hooks and steps == []  # transformers leaves them there
+        fused(ids[:, PROMPT + 1 : PROMPT + 2], past_key_values=cache)
+        assert steps == [1]
+        seen: list[Any] = []
+        fused.model.layers[2].register_forward_hook(lambda _m, _a, out: seen.append(out))
+        fused(ids[:, PROMPT + 2 :], past_key_values=cache)
+        assert steps == [1] and len(seen) == 1
+
+
 def test_states_that_can_t_be_stored_name_their_layer_and_leave_the_cache_as_it_was(tmp_path: Path) -> None:
     from stratakv import UserError
 
