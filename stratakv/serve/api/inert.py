@@ -92,7 +92,6 @@ _TWINS = {
     "rep_pen_range": "repeat_last_n",
     "repetition_penalty_range": "repeat_last_n",
     "typical": "typical_p",
-    "typ_p": "typical_p",
     "tfs": "tfs_z",
     "nsigma": "top_n_sigma",
     "mirostat_mode": "mirostat",
