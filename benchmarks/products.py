@@ -19,7 +19,8 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from ggml_rows import TILED, PackedRows
 
-from stratakv.kernels.native import cpu_model, native
+from stratakv.kernels.native import native
+from stratakv.machine import cpu_model
 
 ROWS, COLUMNS, COPIES, TOKENS = 4096, 2048, 12, 512
 

@@ -138,19 +138,19 @@ def _add_common(parser: argparse.ArgumentParser, *, seconds: float, what: str) -
 
 def run_attention(args: argparse.Namespace) -> int:
     """Run `bench attention`."""
+    from stratakv.bench.attention.caches import Shape
+    from stratakv.bench.attention.plot import plot_attention
+    from stratakv.bench.attention.run import AttentionSettings, bench_attention
+    from stratakv.bench.attention.table import format_attention
+    from stratakv.bench.peers.llama import llama_python
     from stratakv.cli.measuring_options import emit, say
-    from stratakv.measure.bench_attention import Settings, bench_attention
-    from stratakv.measure.bench_caches import Shape
-    from stratakv.measure.bench_llama import llama_python
-    from stratakv.measure.bench_plot import plot_attention
-    from stratakv.measure.bench_table import format_attention
-    from stratakv.measure.plot import check_plot_path
+    from stratakv.picture import check_plot_path
 
     _check_outputs(args.json, args.plot)
     if args.plot:
         check_plot_path(args.plot)
     shape = Shape(_positive(args.kv_heads, "--kv-heads"), _positive(args.head_dim, "--head-dim"))
-    settings = Settings(
+    settings = AttentionSettings(
         contexts=_sizes(args.contexts, "-c"),
         groups=_sizes(args.groups, "--groups"),
         pairs=_pairs(args.types, shape.head_dim),
@@ -175,17 +175,17 @@ def run_attention(args: argparse.Namespace) -> int:
 
 def run_generate(args: argparse.Namespace) -> int:
     """Run `bench generate`."""
+    from stratakv.bench.generate.plot import plot_generate
+    from stratakv.bench.generate.run import PROFILES, GenerateSettings, bench_generate
+    from stratakv.bench.generate.table import format_generate
+    from stratakv.bench.peers.llama import llama_python
     from stratakv.cli.measuring_options import emit, say
-    from stratakv.measure.bench_generate import PROFILES, Settings, bench_generate
-    from stratakv.measure.bench_llama import llama_python
-    from stratakv.measure.bench_table import format_generate
-    from stratakv.measure.generate_plot import plot_generate
-    from stratakv.measure.plot import check_plot_path
+    from stratakv.picture import check_plot_path
 
     _check_outputs(args.json, args.plot)
     if args.plot:
         check_plot_path(args.plot)
-    settings = Settings(
+    settings = GenerateSettings(
         models=_words(args.models, "-m"),
         contexts=_sizes(args.contexts, "-c"),
         profiles=tuple(args.profile or PROFILES),
@@ -220,9 +220,9 @@ def run_serve(args: argparse.Namespace) -> int:
 
     if missing := [name for name in ("fastapi", "httpx", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise UserError(f"bench serve needs {', '.join(missing)}: pip install 'stratakv[serve]'")
-    from stratakv.measure.bench_llama import llama_python
-    from stratakv.measure.bench_serve import Settings, bench_serve
-    from stratakv.measure.serve_table import format_serve
+    from stratakv.bench.peers.llama import llama_python
+    from stratakv.bench.serve.run import ServeSettings, bench_serve
+    from stratakv.bench.serve.table import format_serve
 
     _check_outputs(args.json, None)
     if args.rate <= 0 or not 0 <= args.requests <= 1000:
@@ -232,7 +232,7 @@ def run_serve(args: argparse.Namespace) -> int:
     clients = _sizes(args.clients, "--clients")
     if max(clients) > 256 or max(clients) * args.each * args.rounds > 10_000:
         raise UserError(f"--clients {args.clients}: 256 at most, and 10,000 requests of --each and --rounds together")
-    settings = Settings(
+    settings = ServeSettings(
         args.model,
         args.file or str(tuning_text()),
         tuple(args.profile or ("f16", "turbo4")),
@@ -260,12 +260,12 @@ def run_serve(args: argparse.Namespace) -> int:
 
 def run_start(args: argparse.Namespace) -> int:
     """Run `bench start`."""
+    from stratakv.bench.peers.llama import llama_python
+    from stratakv.bench.start import StartSettings, bench_start, format_start
     from stratakv.cli.measuring_options import emit, say
-    from stratakv.measure.bench_llama import llama_python
-    from stratakv.measure.bench_start import Settings, bench_start, format_start
 
     _check_outputs(args.json, None)
-    settings = Settings(
+    settings = StartSettings(
         _words(args.models, "-m"),
         _positive(args.rounds, "--rounds"),
         _threads(args.threads),
@@ -280,17 +280,17 @@ def run_start(args: argparse.Namespace) -> int:
 
 def run_busy(args: argparse.Namespace) -> int:
     """Run `bench busy`."""
+    from stratakv.bench.busy.run import BusySettings, bench_busy
+    from stratakv.bench.busy.table import format_busy
+    from stratakv.bench.peers.llama import llama_python
     from stratakv.cli.measuring_options import emit, say
     from stratakv.errors import UserError
-    from stratakv.measure.bench_busy import Settings, bench_busy
-    from stratakv.measure.bench_llama import llama_python
-    from stratakv.measure.bench_table import format_busy
 
     _check_outputs(args.json, None)
     counts = _sizes(args.busy, "--busy")
     if max(counts) > 64:
         raise UserError(f"--busy {args.busy}: 64 processes at most")
-    settings = Settings(
+    settings = BusySettings(
         args.model,
         args.profile,
         busy=(0, *sorted(set(counts))),

@@ -36,9 +36,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
     from stratakv.engine.describe import describe_model
-    from stratakv.measure.plot import check_plot_path, plot_comparison
+    from stratakv.measure.plot import plot_comparison
     from stratakv.measure.results import check_writable, compare
     from stratakv.measure.table import format_comparison, format_warnings
+    from stratakv.picture import check_plot_path
     from stratakv.profile import resolve
 
     for path in (args.json, args.plot):

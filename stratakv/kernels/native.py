@@ -1,16 +1,13 @@
-"""The compiled module, if it was built, and the machine that numbers were measured on."""
+"""The compiled module, if it was built."""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import importlib
-import os
-import platform
 import sys
 import warnings
 from types import ModuleType
-from typing import Any
 
 
 @functools.cache
@@ -38,45 +35,3 @@ def _forget_layouts() -> None:
     layouts = sys.modules.get("stratakv.kernels.cpu_layout")
     if layouts is not None:
         layouts.native_layout.cache_clear()
-
-
-def machine() -> dict[str, Any]:
-    """What a result must name to be compared with another one; `memory` is the machine's, in bytes.
-
-    `features` are the instruction sets kernels can use, found by the compiled module: empty without it. `malloc` has
-    the allocator settings of the environment, which change CPU timings several times over.
-    """
-    import psutil
-    import torch
-
-    module = native()
-    return {
-        "cpu": cpu_model(),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "logical_cores": os.cpu_count(),
-        "features": module.cpu_features() if module else [],
-        "memory": psutil.virtual_memory().total,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "compiler": module.compiler() if module else None,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "malloc": {name: value for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")},
-    }
-
-
-def cpu_model() -> str:
-    """The processor's name as the operating system gives it, or the architecture's where it gives none."""
-    if sys.platform == "linux":
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                key, _, value = line.partition(":")
-                if key.strip() == "model name":
-                    return value.strip()
-    elif sys.platform == "darwin":
-        import subprocess
-
-        name = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
-        if name.stdout.strip():
-            return name.stdout.strip()
-    return platform.processor() or platform.machine()

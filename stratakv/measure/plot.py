@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 
 from stratakv.errors import UserError
 from stratakv.measure.intervals import Floats
-from stratakv.measure.results import write_file
 from stratakv.measure.table import short_name
+from stratakv.picture import GRID, INK, QUIET, check_plot_path, picture, quiet_frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-SUFFIXES = (".png", ".svg")
 # Okabe and Ito's palette, told apart by colour-blind readers; markers differ too
 _FRONT, _OTHER, _REFERENCE = "#0072B2", "#6B6B6B", "#D55E00"
-_INK, _QUIET, _GRID = "#222222", "#555555", "#E3E3E3"
 _FLOOR = 0.2  # of the lowest mean: how far down an interval is drawn that reaches 0 or below
 _LINE_STEPS = 40  # how finely the front is told to the labels
 # Where a label may sit, in points from its marker, best first
@@ -34,48 +31,23 @@ _FAR = [(26, 32), (26, -38), (36, 46), (36, -52), (46, 60), (46, -66), (70, 25),
 _PLACES = _NEAR + [(sign * dx, dy) for dx, dy in _FAR for sign in (1, -1)]
 
 
-def check_plot_path(path: str | Path) -> str:
-    """The format that a file name asks for, 'png' or 'svg'. Raises UserError for another one."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"cannot draw {path}: the name must end in {' or '.join(SUFFIXES)}")
-    return suffix[1:]
-
-
 def plot_comparison(data: Mapping[str, Any], path: str | Path) -> None:
     """Draw a "stratakv/compare/1" into a PNG or SVG file; the same data gives the same bytes.
 
     Rows with KLD 0 have no place on a log axis, the caption names them. Raises UserError for a file name of another kind
     or a file that can't be written, and when no row is left to draw.
     """
-    kind = check_plot_path(path)
+    check_plot_path(path)
     shown = [row for row in data["rows"] if row["kld_mean"] > 0]
     if not shown:
         raise UserError("nothing to draw: no profile has a KLD above 0, add one that quantizes")
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    style: dict[Any, Any] = {
-        "svg.hashsalt": "stratakv",
-        "svg.fonttype": "path",
-        "font.family": "DejaVu Sans",
-        "font.size": 9,
-    }
-    with mpl.rc_context(
-        {**mpl.rcParamsDefault, **style}
-    ):  # neither a user's matplotlibrc nor its fonts change the picture
-        figure = Figure(figsize=(9.0, 6.2), dpi=150, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with picture(path, (9.0, 6.2)) as figure:
         axes = figure.subplots()
         labels = _draw(axes, data, shown)
         _explain(figure, axes, data, shown)
         figure.canvas.draw()
         figure.set_layout_engine("none")  # the frame stays where the labels are placed against it
         _place(figure, axes, labels, shown)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    write_file(path, buffer.getvalue())
 
 
 def _draw(axes: Axes, data: Mapping[str, Any], shown: Sequence[Row]) -> list[Annotation]:
@@ -98,7 +70,7 @@ def _draw(axes: Axes, data: Mapping[str, Any], shown: Sequence[Row]) -> list[Ann
         arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
         name = short_name(row["name"])
         labels.append(
-            axes.annotate(name, (x, y), (8, 6), textcoords="offset points", color=_INK, zorder=4, arrowprops=arrow)
+            axes.annotate(name, (x, y), (8, 6), textcoords="offset points", color=INK, zorder=4, arrowprops=arrow)
         )
     for group, (marker, color) in groups.items():
         if any(_group(row) == group for row in shown):
@@ -118,22 +90,18 @@ def _group(row: Row) -> str:
 def _explain(figure: Figure, axes: Axes, data: Mapping[str, Any], shown: Sequence[Row]) -> None:
     """Axes, title, legend, caption."""
     per_bit = shown[0]["bytes_per_token"] / shown[0]["bpv"]
-    axes.set_xlabel("bytes a token, all layers", color=_INK)
+    axes.set_xlabel("bytes a token, all layers", color=INK)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_ylabel("mean KL divergence from the f16 cache, nats", color=_INK)
+    axes.set_ylabel("mean KL divergence from the f16 cache, nats", color=INK)
     above = axes.secondary_xaxis("top", functions=(lambda x: x / per_bit, lambda x: x * per_bit))
-    above.set_xlabel("bits per value", color=_QUIET)
-    for each in (axes, above):
-        each.tick_params(colors=_QUIET, which="both")
-    axes.grid(True, which="major", color=_GRID, linewidth=0.7, zorder=0)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_color(_GRID)
-    axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor=_GRID)
+    above.set_xlabel("bits per value", color=QUIET)
+    above.tick_params(colors=QUIET, which="both")
+    quiet_frame(axes)
+    axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor=GRID)
     figure.suptitle(
         f"{data['model']['name']} on {data['text']['name']}: {data['chunks']} contexts of {data['context']} tokens",
         fontsize=11,
-        color=_INK,
+        color=INK,
     )
     intervals = any(row["kld_mean_ci95"] for row in shown)
     bars = (
@@ -143,7 +111,7 @@ def _explain(figure: Figure, axes: Axes, data: Mapping[str, Any], shown: Sequenc
     )
     zero = [f"{row['name']} ({row['bytes_per_token']:,} bytes)" for row in data["rows"] if row["kld_mean"] == 0]
     caption = f"{bars} Lower left is better." + (f" Not shown, KLD exactly 0: {', '.join(zero)}." if zero else "")
-    figure.supxlabel(caption, fontsize=8, color=_QUIET)
+    figure.supxlabel(caption, fontsize=8, color=QUIET)
 
 
 def _place(figure: Figure, axes: Axes, labels: Sequence[Annotation], rows: Sequence[Row]) -> None:

@@ -13,7 +13,7 @@ from stratakv import __version__
 from stratakv.engine.load import LoadedModel
 from stratakv.files import check_writable as check_writable
 from stratakv.files import write_file as write_file
-from stratakv.kernels.native import machine
+from stratakv.machine import machine
 from stratakv.measure.corpus import Contexts
 from stratakv.measure.rows import METRICS_VERSION, likelihood_row, quality_rows
 from stratakv.measure.run import Progress, measure

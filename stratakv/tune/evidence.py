@@ -7,7 +7,7 @@ from typing import Any
 
 from stratakv import __version__
 from stratakv.errors import UserError
-from stratakv.kernels.native import machine
+from stratakv.machine import machine
 from stratakv.measure.corpus import Text
 from stratakv.measure.rows import METRICS_VERSION
 from stratakv.profile.profile import Pair, Profile, pair_text

@@ -16,8 +16,8 @@ from stratakv import __version__
 from stratakv.engine.describe import describe_model
 from stratakv.engine.gguf_file import read_gguf_model
 from stratakv.errors import UserError
-from stratakv.kernels.native import machine
 from stratakv.kvtypes import kv_type
+from stratakv.machine import machine
 from stratakv.measure.corpus import Text
 from stratakv.measure.divergence import divergence
 from stratakv.measure.intervals import mean_interval

@@ -6,17 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-import torch
 from nanobind.stubgen import StubGen
 
-from stratakv.kernels.native import cpu_model, machine, native
+from stratakv.kernels.native import native
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "stratakv" / "kernels" / "cpu"
@@ -41,28 +38,6 @@ def test_a_missing_module_is_said_once() -> None:
         assert native() is None
         assert native() is None
     assert len(caught) == 1
-
-
-@pytest.mark.usefixtures("without_native")
-def test_the_machine_is_described_without_the_module() -> None:
-    with pytest.warns(RuntimeWarning, match="plain torch"):
-        described = machine()
-    assert described["features"] == []
-    assert described["compiler"] is None
-
-
-@pytest.mark.usefixtures("fresh_native")
-def test_machine_names_what_results_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the module is not built everywhere
-        described = machine()
-    assert described["cpu"] == cpu_model() != ""
-    assert described["memory"] == psutil.virtual_memory().total
-    assert described["threads"] == torch.get_num_threads()
-    assert described["torch"] == torch.__version__
-    assert described["malloc"]["MALLOC_TOP_PAD_"] == "4096"
-    assert 1 <= described["cores"] <= described["logical_cores"]
 
 
 def built() -> bool:

@@ -1,0 +1,1 @@
+"""Decode attention, prefill and encoding over packed pages, beside torch's and llama.cpp's."""

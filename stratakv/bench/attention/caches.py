@@ -1,0 +1,80 @@
+"""What the attention benchmark reads: packed caches and dense tensors of the same shape, enough of them to rotate over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from stratakv.bench.timing import copies
+from stratakv.cache.handle import PackedStates, PackedView
+from stratakv.cache.layers import PackedLayer
+from stratakv.kvtypes import kv_type
+
+Pair = tuple[str, str]
+
+# Random states that repeat: times don't depend on values, and drawing 100,000 tokens would take longer than timing them
+_DRAWN_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Shape:
+    """kv heads and head_dim of the attention that is measured."""
+
+    kv_heads: int = 8
+    head_dim: int = 128
+
+    def vector_pairs(self, tokens: int) -> int:
+        """K and V vector pairs of that many tokens."""
+        return tokens * self.kv_heads
+
+    def packed_bytes(self, pair: Pair, tokens: int) -> int:
+        """Bytes of K and V of that many tokens by the types' arithmetic."""
+        return self.vector_pairs(tokens) * sum(kv_type(name).nbytes(self.head_dim) for name in pair)
+
+
+def pair_name(pair: Pair) -> str:
+    """turbo4, or q8_0/turbo4 where K and V differ."""
+    return "/".join(dict.fromkeys(pair))
+
+
+def random_states(shape: Shape, tokens: int, seed: int = 0) -> torch.Tensor:
+    """float32 [1, kv_heads, tokens, head_dim], standard normal, contiguous; from 4,096 tokens on they repeat."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(1, shape.kv_heads, min(tokens, _DRAWN_TOKENS), shape.head_dim, generator=generator)
+    times = -(-tokens // drawn.shape[2])
+    return drawn.repeat(1, 1, times, 1)[:, :, :tokens].contiguous()
+
+
+def pieces(shape: Shape, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """K and V states [1, kv_heads, at most 4,096, head_dim] that fill `tokens` tokens."""
+    k, v = (random_states(shape, min(tokens, _DRAWN_TOKENS), seed) for seed in (0, 1))
+    for start in range(0, tokens, _DRAWN_TOKENS):
+        count = min(_DRAWN_TOKENS, tokens - start)
+        yield k[:, :, :count], v[:, :, :count]
+
+
+def packed_view(shape: Shape, pair: Pair, tokens: int) -> PackedView:
+    """A filled cache layer of one sequence, as attention sees it."""
+    layer = PackedLayer("bench", kv_type(pair[0]), kv_type(pair[1]))
+    handle: torch.Tensor | None = None
+    for k, v in pieces(shape, tokens):
+        handle, _ = layer.update(k, v)
+    assert isinstance(handle, PackedStates)
+    return handle.view_of
+
+
+def packed_views(shape: Shape, pair: Pair, tokens: int, rotate_bytes: int) -> list[PackedView]:
+    """Caches to rotate over: rotate_bytes or more of them together."""
+    count = copies(shape.packed_bytes(pair, tokens), rotate_bytes)
+    return [packed_view(shape, pair, tokens) for _ in range(count)]
+
+
+def dense_pairs(
+    shape: Shape, dtype: torch.dtype, tokens: int, rotate_bytes: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Dense K and V [1, kv_heads, tokens, head_dim], contiguous, to rotate over."""
+    count = copies(2 * shape.vector_pairs(tokens) * shape.head_dim * dtype.itemsize, rotate_bytes)
+    k, v = (random_states(shape, tokens, seed).to(dtype) for seed in (0, 1))
+    return [(k, v), *((k.clone(), v.clone()) for _ in range(count - 1))]

@@ -1,0 +1,1 @@
+"""Decoding and tuning beside other programs that want the cores."""

@@ -1,0 +1,1 @@
+"""Tokens per second and peak memory of whole models, by cache."""
