@@ -78,11 +78,14 @@ class Conversation:
         common = 0
         while common < min(len(ids) - 1, len(self.held)) and ids[common] == self.held[common]:
             common += 1
+        if 0 < common < len(ids) - 1 and not self.loaded.reads_in_pieces:
+            common = 0
         surplus = self.cache.get_seq_length() - common
         if surplus > 0 and self._croppable():
             self.cache.crop(-surplus)
         elif surplus > 0:
             self.cache = KVCache(self.loaded.model.config, self.profile)
+            common = 0
         self.held = ids[:common]
 
     def _croppable(self) -> bool:

@@ -100,13 +100,15 @@ def generate(
     """Continue a prompt.
 
     ids: int64 [1, tokens], the whole text so far; what the cache holds already is not computed again. emit gets each new
-    piece of text. prefill_chunk: tokens of the prompt in one forward call. At most new_tokens come, fewer when the model
-    ends its text.
+    piece of text. prefill_chunk: tokens of the prompt in one forward call; all of them where the model doesn't read pieces right
+    (`LoadedModel.reads_in_pieces`). At most new_tokens come, fewer when the model ends its text.
     """
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     stream = _TextStream(loaded.tokenizer, emit)
     stream.result.prompt_tokens = ids.shape[1] - cache.get_seq_length()
+    if stream.result.prompt_tokens > prefill_chunk and not loaded.reads_in_pieces:
+        prefill_chunk = ids.shape[1]
     loaded.model.generate(  # type: ignore[operator]
         ids,
         attention_mask=torch.ones_like(ids),

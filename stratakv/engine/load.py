@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from stratakv.engine.attention import use
 from stratakv.engine.describe import ModelDescription, describe_model
+from stratakv.engine.pieces import reads_in_pieces
 from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
 from stratakv.weights import ggml
@@ -43,6 +44,11 @@ class LoadedModel:
     warnings: tuple[str, ...] = ()
     packed: PackedWeights | None = None
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def reads_in_pieces(self) -> bool:
+        """Whether a prompt in several forward calls is read as in one; tried at the first question."""
+        return reads_in_pieces(self)
 
 
 def load_model(

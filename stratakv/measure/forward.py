@@ -24,13 +24,16 @@ def context_logits(loaded: LoadedModel, profile: Profile, ids: torch.Tensor, bat
     """Feed a context in pieces of `batch` tokens through a fresh cache and return the scored predictions.
 
     ids: int64 [context]. Every piece's K and V are encoded into the cache's pages first, and attention reads them from
-    there, the piece's own included. All tokens are fed, the last one too, so that the cache holds a whole context.
+    there, the piece's own included. All tokens are fed, the last one too, so that the cache holds a whole context. A model that
+    doesn't read pieces right (`LoadedModel.reads_in_pieces`) gets the context whole.
     """
     model: Any = loaded.model
     cache = KVCache(model.config, profile)
     context, first, last = len(ids), len(ids) // 2, len(ids) - 1  # predictions at [first, last) are scored
     keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
     kept = []
+    if context > batch and not loaded.reads_in_pieces:
+        batch = context
     with torch.inference_mode():
         for start in range(0, context, batch):
             end = min(start + batch, context)
