@@ -129,9 +129,9 @@ def attend(
     softcap: float,
     precise: bool,
     threads: int,
-) -> None:
+) -> str:
     """
-    Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis.
+    Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis. Returns the name of the kernel that ran, empty when there was nothing to do.
     """
 
 def open_ggml(base: str, cpu: str) -> str:
@@ -278,9 +278,9 @@ class PackedLayers:
         angle_stride: int,
         angle_step: int,
         threads: int,
-    ) -> tuple[int, int, int]:
+    ) -> tuple[int, int, int, str]:
         """
-        Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][10], addresses of cos, sin, then base, stride, slots, pages, page_start, query_start, first, last. Returns (layer, side, what) as `append`, layer -1: good.
+        Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][10], addresses of cos, sin, then base, stride, slots, pages, page_start, query_start, first, last. Returns (layer, side, what, kernel) as `append` and `attend`, layer -1: good.
         """
 
 def rms_norm(x: int, weight: int, epsilon: float, rows: int, dim: int, out: int, threads: int) -> None:

@@ -147,7 +147,7 @@ class Stack:
         rows = x.shape[0] * x.shape[1]
         begin = 0
         for end in [*(stop for stop in self.stops if stop < len(placed)), len(placed)]:
-            layer, side, what = self.layers.run(
+            layer, side, what, _ = self.layers.run(
                 begin,
                 end,
                 table.ctypes.data,

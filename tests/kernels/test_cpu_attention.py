@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from stratakv.kernels import attention, cpu_attention
 from stratakv.kernels.attention import _sequences, _torch_attention
 from stratakv.kernels.choice import kernel_name, kernel_names
 from stratakv.kernels.cpu_layout import knows
+from stratakv.kernels.native import native
 from stratakv.kernels.sequences import Sequences
 from stratakv.kvtypes import kv_type, type_names
 
@@ -148,31 +150,63 @@ def test_a_query_beyond_the_table_is_refused() -> None:
         attend(view, q, replace(sequences, last=np.full(2, 129, np.int32)), KERNELS[0], scale=1.0)
 
 
+class Watched:
+    """The compiled module, which says what ran."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.ran = module, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def attend(self, *args: Any, **kwargs: Any) -> str:
+        self.ran.append(self.module.attend(*args, **kwargs))
+        return self.ran[-1]
+
+
 def test_the_forced_kernel_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the compiled body says of itself: a build that runs another one whatever is asked for fails here."""
     loaded = load_model("embedded", packed=False)
-    ran: list[str] = []
-    real = cpu_attention.attend
-
-    def spy(*args, **kwargs):
-        ran.append(kernel_name())
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(cpu_attention, "attend", spy)
+    watched = Watched(native())
+    monkeypatch.setattr(cpu_attention, "native", lambda: watched)
     ids = torch.tensor([[0, 5, 6, 7]])
     logits = {}
     for name in kernel_names():
         monkeypatch.setenv("STRATAKV_KERNEL", name)
         cache = KVCache(loaded.model.config, "turbo4")
-        ran.clear()
+        watched.ran.clear()
         with torch.no_grad():
             loaded.model(ids, past_key_values=cache)
             logits[name] = loaded.model(ids[:, :1], past_key_values=cache).logits
-        assert set(ran) == (set() if name == "torch" else {name})
+        assert watched.ran == ([] if name == "torch" else 24 * [name])  # 12 layers, twice
     for name in KERNELS:
         torch.testing.assert_close(logits[name], logits["torch"], rtol=0, atol=0.05)
     monkeypatch.setenv("STRATAKV_KERNEL", "avx1024")
     with pytest.raises(UserError, match="avx1024: not a kernel of this machine"):
         kernel_name()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_step_of_all_layers_runs_the_forced_kernel(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model("embedded")
+    monkeypatch.setenv("STRATAKV_KERNEL", kernel)
+    stack, ran = loaded.model.model.forward.__self__, []
+    run = stack.layers.run
+
+    class Layers:
+        def run(self, *args: Any) -> Any:
+            outcome = run(*args)
+            ran.append(outcome[-1])
+            return outcome
+
+    monkeypatch.setattr(stack, "layers", Layers())
+    with torch.inference_mode():
+        loaded.model(torch.tensor([[0, 5, 6]]), past_key_values=KVCache(loaded.model.config, "turbo4"))
+        cache = KVCache(loaded.model.config, "turbo4")
+        for layer in cache.layers:
+            layer.update(torch.randn(1, 2, 5, 128), torch.randn(1, 2, 5, 128))
+        loaded.model(torch.tensor([[7]]), past_key_values=cache)
+    assert ran == [kernel]
 
 
 def test_a_forked_child_attends_too() -> None:

@@ -64,7 +64,7 @@ std::int64_t unit_count(const Attention &a, int sequence, std::int64_t pages) {
 
 }  // namespace
 
-void attend(const Kernel &kernel, const Attention &a, int threads) {
+const char *attend(const Kernel &kernel, const Attention &a, int threads) {
     // What one thread does at a time: units [begin, end) of a sequence and kv head.
     struct Part {
         int sequence, head;
@@ -127,14 +127,16 @@ void attend(const Kernel &kernel, const Attention &a, int threads) {
     }
     const Part *all = parts.data();
     const Partial *of = partials.data();
+    std::atomic<const char *> ran{""};
     parallel_for(threads, static_cast<int>(parts.size()), [&](int i) {
         const Part &part = all[i];
-        kernel.run(a, part.sequence, part.head, part.begin, part.end, unit_pages(a, part.sequence), of + part.unit);
+        ran = kernel.run(a, part.sequence, part.head, part.begin, part.end, unit_pages(a, part.sequence), of + part.unit);
         Group &group = groups[part.group];
         // who finishes last merges
         if (--group.left == 0)
             kernel.merge(a, part.sequence, part.head, of + group.begin, static_cast<int>(group.end - group.begin));
     });
+    return ran;
 }
 
 void decode(const Kernel &kernel, const DecodeTask &task, int threads) {

@@ -77,7 +77,8 @@ struct Partial {
 struct Kernel {
     const char *name;
     // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table: a softmax for each `unit` pages of them.
-    void (*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, std::int64_t unit, const Partial *);
+    // Returns the name of the instruction set that it was compiled for.
+    const char *(*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, std::int64_t unit, const Partial *);
     // Merges the softmaxes of all units of a sequence and kv head, sinks included, into the output.
     void (*merge)(const Attention &, int sequence, int head, const Partial *parts, int count);
     // Tokens [begin, end) of a head's tile as rows [tokens, dim], into whichever of the two outputs isn't null.

@@ -298,7 +298,7 @@ inline void finish(const Attention &a, const Work &w, const Partial &partial) {
     }
 }
 
-void run(const Attention &a, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, std::int64_t unit,
+const char *run(const Attention &a, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, std::int64_t unit,
          const Partial *partial) {
     thread_local Arena arena;
     Work w = prepare(a, sequence, head, arena);
@@ -352,6 +352,7 @@ void run(const Attention &a, int sequence, int head, std::int64_t page_begin, st
     }
     for (; unit_end < page_end; unit_end += unit) finish(a, w, *partial++), begin_softmax(a.v, w);
     finish(a, w, *partial);
+    return simd::kName;
 }
 
 void merge(const Attention &a, int sequence, int head, const Partial *parts, int count) {

@@ -66,7 +66,7 @@ Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes,
     return s;
 }
 
-void attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride, const States &query,
+std::string attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride, const States &query,
                   const Result &out, Array<const std::int64_t, 1> pages, Array<const std::int64_t, 1> page_start,
                   Array<const std::int32_t, 1> query_start, Array<const std::int32_t, 1> first, Array<const std::int32_t, 1> last,
                   std::optional<Array<const float, 1>> sinks, float scale, float softcap, bool precise, int threads) {
@@ -96,7 +96,7 @@ void attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t
     a.scale = scale, a.softcap = softcap, a.precise = precise;
     const Kernel &chosen = find_kernel(kernel);
     nb::gil_scoped_release release;
-    attend(chosen, a, threads);
+    return attend(chosen, a, threads);
 }
 
 void decode_pages(const std::string &kernel, const Layout &layout, bool of_k, std::uint64_t base, std::uint64_t stride,
@@ -179,7 +179,8 @@ void bind_attention(nb::module_ &m) {
     }, "Names of the attention kernels that run on this machine, best first.");
     m.def("attend", &attend_pages, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "query"_a, "out"_a, "pages"_a, "page_start"_a,
           "query_start"_a, "first"_a, "last"_a, "sinks"_a.none(), "scale"_a, "softcap"_a, "precise"_a, "threads"_a,
-          "Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis.");
+          "Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis. Returns the name "
+          "of the kernel that ran, empty when there was nothing to do.");
 }
 
 }  // namespace stratakv

@@ -127,9 +127,9 @@ Failure store(const AttentionPart &part, const LayerPages &pages, const float *p
 }
 
 // Sequences [begin, end).
-void see(const AttentionPart &part, const LayerPages &pages, float *projected, int begin, int end, float *attended, const Kernel &kernel,
+const char *see(const AttentionPart &part, const LayerPages &pages, float *projected, int begin, int end, float *attended, const Kernel &kernel,
          bool precise, int threads) {
-    if (begin == end) return;
+    if (begin == end) return "";
     const Layout &layout = *pages.layout;
     Attention a{};
     a.k = layout.k, a.v = layout.v, a.tile_bytes = layout.tile_bytes, a.kv_heads = layout.kv_heads;
@@ -141,25 +141,27 @@ void see(const AttentionPart &part, const LayerPages &pages, float *projected, i
     a.query_start = pages.query_start + begin;
     a.first = pages.first, a.last = pages.last, a.sinks = part.sinks.empty() ? nullptr : part.sinks.data();
     a.scale = part.scale, a.softcap = part.softcap, a.precise = precise;
-    attend(kernel, a, threads);
+    return attend(kernel, a, threads);
 }
 
 }  // namespace
 
-StepFailure run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages, const std::vector<Angles> &angles,
+StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages, const std::vector<Angles> &angles,
                        const Kernel &kernel, bool precise, int sequences, int decoding, float *x, std::int64_t rows, int threads) {
+    const char *ran = "";
     for (std::size_t i = 0; i < layers.size(); ++i) {
         const AttentionPart &part = layers[i]->attention;
         float *projected = scratch(1, rows * part.width()), *attended = scratch(2, rows * part.q_heads * part.dim);
         project(part, x, rows, angles[i], projected, threads);
         const Failure failure = store(part, pages[i], projected, rows, kernel, threads);
-        if (failure.task >= 0) return {static_cast<int>(i), failure.task, static_cast<int>(failure.what)};
-        see(part, pages[i], projected, 0, decoding, attended, kernel, precise, threads);
-        see(part, pages[i], projected, decoding, sequences, attended, kernel, true, threads);
+        if (failure.task >= 0) return {static_cast<int>(i), failure.task, static_cast<int>(failure.what), ran};
+        const char *few = see(part, pages[i], projected, 0, decoding, attended, kernel, precise, threads);
+        const char *chunks = see(part, pages[i], projected, decoding, sequences, attended, kernel, true, threads);
+        ran = *few ? few : chunks;
         leave(part, attended, rows, x, threads);
         if (layers[i]->mlp) feed(*layers[i]->mlp, x, rows, threads);
     }
-    return {};
+    return {-1, -1, 0, ran};
 }
 
 }  // namespace stratakv

@@ -74,14 +74,15 @@ struct LayerPages {
     const std::int32_t *query_start, *first, *last;
 };
 
-// What went wrong: layer -1: nothing; side 0 K, 1 V; what as Encoded.
-struct StepFailure {
+// What went wrong: layer -1: nothing; side 0 K, 1 V; what as Encoded. ran: the attention kernel that ran last.
+struct StepOutcome {
     int layer = -1, side = -1, what = 0;
+    const char *ran = "";
 };
 
 // Layers in order, each storing its K and V and attending: x [rows][width] becomes their result. The sequences from `decoding` on are
 // attended in float32 (`precise`) in any case.
-StepFailure run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages, const std::vector<Angles> &angles,
+StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages, const std::vector<Angles> &angles,
                        const Kernel &kernel, bool precise, int sequences, int decoding, float *x, std::int64_t rows, int threads);
 
 }  // namespace stratakv

@@ -35,7 +35,7 @@ enum Column { kCos, kSin, kBase, kStride, kSlots, kPages, kPageStart, kQueryStar
 struct Layers {
     std::vector<const Layer *> layers;
 
-    std::tuple<int, int, int> run(int begin, int end, Address table, const std::vector<const Layout *> &layouts, const std::string &kernel,
+    std::tuple<int, int, int, std::string> run(int begin, int end, Address table, const std::vector<const Layout *> &layouts, const std::string &kernel,
                                   bool precise, int sequences, int decoding, Address x, std::int64_t rows, std::int64_t angle_rows,
                                   std::int64_t angle_stride, std::int64_t angle_step, int threads) const {
         wants(0 <= decoding && decoding <= sequences, "no such sequences");
@@ -55,8 +55,8 @@ struct Layers {
         }
         const Kernel &found = find_kernel(kernel);
         nb::gil_scoped_release release;
-        const StepFailure failure = run_layers(chosen, pages, angles, found, precise, sequences, decoding, at<float>(x), rows, threads);
-        return {failure.layer < 0 ? -1 : failure.layer + begin, failure.side, failure.what};
+        const StepOutcome outcome = run_layers(chosen, pages, angles, found, precise, sequences, decoding, at<float>(x), rows, threads);
+        return {outcome.layer < 0 ? -1 : outcome.layer + begin, outcome.side, outcome.what, outcome.ran};
     }
 };
 
@@ -117,7 +117,7 @@ void bind_layers(nb::module_ &m) {
         .def("run", &Layers::run, "begin"_a, "end"_a, "table"_a, "layouts"_a, "kernel"_a, "precise"_a, "sequences"_a, "decoding"_a, "x"_a,
              "rows"_a, "angle_rows"_a, "angle_stride"_a, "angle_step"_a, "threads"_a,
              "Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][10], addresses of cos, sin, "
-             "then base, stride, slots, pages, page_start, query_start, first, last. Returns (layer, side, what) as `append`, layer -1: good.");
+             "then base, stride, slots, pages, page_start, query_start, first, last. Returns (layer, side, what, kernel) as `append` and `attend`, layer -1: good.");
     m.def("rms_norm", [](Address x, Address weight, float epsilon, std::int64_t rows, std::int64_t dim, Address out, int threads) {
         nb::gil_scoped_release release;
         rms_norm(at<const float>(x), at<const float>(weight), epsilon, rows, dim, at<float>(out), threads);
