@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from stratakv.cache.arena import Arena
 from stratakv.cache.handle import Side
+from stratakv.cache.placed import address
 from stratakv.kernels.sequences import Sequences
 
 
@@ -24,6 +26,13 @@ class RaggedStep:
 
     sequences: Sequences
     slots: NDArray[np.int64]
+
+    @cached_property
+    def seen(self) -> tuple[tuple[NDArray[Any], ...], tuple[int, ...]]:
+        """slots, pages, page_start, query_start, first and last, and their addresses."""
+        one = self.sequences
+        arrays = self.slots, one.pages, one.page_start, one.query_start, one.first, one.last
+        return arrays, tuple(address(array) for array in arrays)
 
 
 class CannotBatchError(RuntimeError):

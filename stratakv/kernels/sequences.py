@@ -13,11 +13,14 @@ from stratakv.cache.layout import PAGE_TOKENS
 
 # Sequences with more query tokens than this are chunks of prompts
 FEW_QUERY_TOKENS = 8
-# Chunks of no more query tokens read packed rows as decoding does, in float32; longer ones decode whole blocks. Over 3,900 tokens
-# of turbo4 (4 query heads, 2 kv heads, two cores, Zen 4): 1 token 0.5 ms against 3, 16 1.6 against 2.7, 32 3.1 against 5, 64 6.5
-# against 6.2. Integers would take a sixth (1 token) to a third, with errors of 6e-5: enough to move a code here and there, and
+# Chunks of so few query tokens, or of so few pairs of a query and a token that it may see, read packed rows as decoding does, in
+# float32, in the step's one compiled call; others decode whole blocks for torch. A prompt's end of 16 to 384 tokens on SmolLM2
+# (turbo4, two cores, Zen 5), ms to the first token in the one way and the other: 64 tokens 27 against 55 alone, 52 against 80
+# after 512 tokens, 254 against 276 after 6,000; 256 tokens 141 against 174 alone, 262 against 237 after 512; 128 after 6,000 604
+# against 451. Integers would take a sixth (1 token) to a third, with errors of 6e-5: enough to move a code here and there, and
 # with it greedy tokens
-SHORT_CHUNK = 32
+SHORT_CHUNK = 64
+FEW_PAIRS = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,25 +106,24 @@ class Sequences:
         """How many sequences there are before the short chunks, where these are the last ones and there are no long ones."""
         chunks = np.flatnonzero(self._prefill)
         count = len(self) - len(chunks)
-        fits = (chunks >= count).all() and (self._counts[chunks] <= SHORT_CHUNK).all()
-        return count if fits else None
+        return count if (chunks >= count).all() and self._short[chunks].all() else None
 
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
         """Long chunks of prompts: sequences with many query tokens (or as `prefill` says), causal, with one window or none."""
-        found = (self._chunk(s) for s in np.flatnonzero(self._prefill & (self._counts > SHORT_CHUNK)).tolist())
+        found = (self._chunk(s) for s in np.flatnonzero(self._prefill & ~self._short).tolist())
         return tuple(chunk for chunk in found if chunk)
 
     @cached_property
     def short_chunks(self) -> Part:
-        """Chunks of SHORT_CHUNK query tokens and fewer."""
-        return self._part(self._prefill & (self._counts <= SHORT_CHUNK))
+        """Chunks of few query tokens, or of few pairs of a query and what it sees."""
+        return self._part(self._prefill & self._short)
 
     @cached_property
     def others(self) -> Part:
         """All but the chunks: decoding, and long ones that are not causal."""
         long = {chunk.queries.start for chunk in self.chunks}
-        rest = ~self._prefill | (self._counts > SHORT_CHUNK)
+        rest = ~self._prefill | ~self._short
         starts = self.query_start[:-1].tolist()
         return self._part(rest & np.array([start not in long for start in starts], dtype=bool) | (self._counts == 0))
 
@@ -133,6 +135,14 @@ class Sequences:
     def _prefill(self) -> NDArray[np.bool_]:
         many: NDArray[np.bool_] = self._counts > FEW_QUERY_TOKENS if self.prefill is None else self.prefill
         return many & (self._counts > 0)
+
+    @cached_property
+    def _short(self) -> NDArray[np.bool_]:
+        counts = self._counts.astype(np.int64)
+        seen = np.zeros(len(self), dtype=np.int64)
+        seen[counts > 0] = self.last[self.query_start[1:][counts > 0] - 1]
+        short: NDArray[np.bool_] = (counts <= SHORT_CHUNK) | (counts * seen <= FEW_PAIRS)
+        return short
 
     def _part(self, mine: NDArray[np.bool_]) -> Part:
         kept = np.flatnonzero(mine).tolist()

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
+import numpy as np
 
 from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.engine.load import LoadedModel
@@ -259,15 +259,15 @@ class Engine:
         with self._wake:
             self.scheduler.advance(work)
             self._end_finished(work)
-        self._deliver()
         prefill = sum(item.count for item in work if item.prefill)
-        seconds = time.perf_counter() - begin
-        self.budget.learn(len(work) - sum(item.prefill for item in work), prefill, seconds, prompts)
         drawn = sum(item.draws for item in work)
         self.speed.add(drawn)
         self.counters["steps"] += 1
         self.counters["prompt_tokens"] += prefill
         self.counters["generated_tokens"] += drawn
+        self._deliver()  # whoever gets the last token finds it counted
+        seconds = time.perf_counter() - begin
+        self.budget.learn(len(work) - sum(item.prefill for item in work), prefill, seconds, prompts)
         return True
 
     def _check_outcomes(self, outcomes: list[Outcome]) -> None:
@@ -282,7 +282,7 @@ class Engine:
             if isinstance(outcome, Exception):
                 answer.finish("error", str(outcome))
             elif outcome is not None:
-                if not bool(torch.isfinite(outcome.max())):
+                if not np.isfinite(outcome.numpy().max()):
                     answer.finish("error", "the model's logits are inf or nan")
                     continue
                 if item.scores:

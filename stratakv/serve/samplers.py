@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 
@@ -44,8 +43,10 @@ def top_k(tokens: Candidates, k: int) -> Candidates:
     """The k best, best first. All for 0."""
     if tokens.ordered:
         return tokens.kept(slice(k or None))
-    logits, places = torch.topk(torch.from_numpy(tokens.logits), min(k or len(tokens), len(tokens)))
-    return Candidates(tokens.ids[places.numpy()], logits.numpy().astype(np.float64), True)
+    rest = len(tokens) - min(k or len(tokens), len(tokens))
+    places = np.argpartition(tokens.logits, rest)[rest:] if rest else np.arange(len(tokens))
+    places = places[np.argsort(-tokens.logits[places], kind="stable")]
+    return Candidates(tokens.ids[places], tokens.logits[places].astype(np.float64), True)
 
 
 def top_p(tokens: Candidates, p: float) -> Candidates:

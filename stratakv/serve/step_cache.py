@@ -8,7 +8,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
 from stratakv.cache.arena import Arena
-from stratakv.cache.placed import Placed, PlacingLayer, address
+from stratakv.cache.placed import Placed, PlacingLayer
 from stratakv.cache.ragged import RaggedStates, RaggedStep
 from stratakv.errors import UserError
 from stratakv.kernels import ragged
@@ -26,7 +26,9 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
     def __init__(self, name: str, arena: Arena) -> None:
         CacheLayerMixin.__init__(self)
         self.name, self.arena = name, arena
-        self._base = arena.pool.data_ptr()
+        layout = arena.layout
+        self._base, self._stride = arena.pool.data_ptr(), layout.page_bytes
+        self._compiled = native_layout(layout) if compiled_kernel(layout, arena.device) else None
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -49,16 +51,13 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
 
     def place(self, batch: int, tokens: int) -> Placed | None:
         """See PlacingLayer; long chunks of prompts are attended in a way of their own."""
-        sequences = self.step.sequences
-        if sequences.decoding is None or batch != 1 or tokens != len(self.step.slots):
+        step = self.step
+        sequences = step.sequences
+        if self._compiled is None or sequences.decoding is None or batch != 1 or tokens != len(step.slots):
             return None
-        layout, slots = self.arena.layout, self.step.slots
-        if compiled_kernel(layout, self.arena.device) is None:
-            return None
-        tables = sequences.pages, sequences.page_start, sequences.query_start
-        arrays = (slots, *tables, sequences.first, sequences.last)
-        addresses = (self._base, layout.page_bytes, *(address(array) for array in arrays))
-        return Placed(layout, native_layout(layout), len(sequences), sequences.decoding, addresses, arrays)
+        arrays, addresses = step.seen
+        addresses = (self._base, self._stride, *addresses)
+        return Placed(self.arena.layout, self._compiled, len(sequences), sequences.decoding, addresses, arrays)
 
     def stored(self, tokens: int) -> None:
         """Nothing to do: lengths are the sequences' affair."""

@@ -101,15 +101,18 @@ def test_a_prompt_gives_the_same_however_it_is_cut(
 
 
 def test_steps_that_one_compiled_call_can_take() -> None:
-    def decoding(counts: list[int], prompts: list[bool]) -> int | None:
+    def decoding(counts: list[int], prompts: list[bool], before: int = 0) -> int | None:
         tables = [[s] for s in range(len(counts))]
-        one = Sequences.causal(tables, counts, counts)
+        one = Sequences.causal(tables, [before + count for count in counts], counts)
         return replace(one, prefill=np.array(prompts)).decoding
 
     assert decoding([1, 1, 1], [False, False, False]) == 3
     assert decoding([1, 1, 32, 5], [False, False, True, True]) == 2
     assert decoding([7], [True]) == 0
-    assert decoding([1, 33], [False, True]) is None  # a long chunk
+    assert decoding([1, 256], [False, True]) == 1  # which sees few tokens
+    assert decoding([1, 64], [False, True], before=9000) == 1
+    assert decoding([1, 257], [False, True]) is None  # a long chunk
+    assert decoding([1, 65], [False, True], before=1000) is None
     assert decoding([5, 1], [True, False]) is None  # short chunks come last
     assert decoding([1, 0], [False, True]) == 2
 
