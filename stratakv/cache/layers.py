@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from transformers.cache_utils import CacheLayerMixin, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from stratakv.cache.handle import PackedStates, PackedView, view_of
-from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.cache.pages import BlockTable, Page, PageStore, addresses_of
 from stratakv.cache.placed import Placed, PlacingLayer, address, seen
 from stratakv.errors import UserError
 from stratakv.kernels import cpu_encode
 from stratakv.kernels.choice import compiled_kernel
 from stratakv.kvtypes import KVType
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 
 
 class PackedLayer(DynamicLayer, PlacingLayer):

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.cache.slabs import Slot, take
 from stratakv.kernels.choice import compiled_kernel
 from stratakv.kernels.cpu_layout import native_layout
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 
 
 class Page:

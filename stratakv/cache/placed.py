@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stratakv.cache.layout import PageLayout
+from stratakv.pages.layout import PageLayout
 
 
 @dataclass(slots=True)

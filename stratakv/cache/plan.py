@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stratakv.cache.footprint import LONGEST, allocated_bytes, longest_context
 from stratakv.errors import UserError
+from stratakv.pages.footprint import LONGEST, allocated_bytes, longest_context
 from stratakv.profile import ModelGeometry, Profile, resolve
 
 SCHEMA = "stratakv/plan/1"

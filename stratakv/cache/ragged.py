@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.cache.arena import Arena
 from stratakv.cache.handle import Side
 from stratakv.cache.placed import address
 from stratakv.kernels.sequences import Sequences
+from stratakv.pages.pool import Pool
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class RaggedStates(torch.Tensor):
     Only the attention function "stratakv" can use it: the sequences have no common shape that it could be decoded to.
     """
 
-    arena: Arena
+    arena: Pool
     step: RaggedStep
 
     @staticmethod
-    def __new__(cls, arena: Arena, step: RaggedStep, side: Side, dtype: torch.dtype) -> RaggedStates:
+    def __new__(cls, arena: Pool, step: RaggedStep, side: Side, dtype: torch.dtype) -> RaggedStates:
         layout = arena.layout
         shape = (1, layout.kv_heads, len(step.slots), layout.k_dim if side == "k" else layout.v_dim)
         handle: RaggedStates = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=arena.device)

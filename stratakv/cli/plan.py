@@ -233,7 +233,7 @@ def _warnings(data: dict[str, Any]) -> list[str]:
 
 def _command(model: str, data: dict[str, Any]) -> str | None:
     """What to run with the recommended profile: a server for so many tokens."""
-    from stratakv.cache.layout import PAGE_TOKENS
+    from stratakv.pages.layout import PAGE_TOKENS
     from stratakv.profile.rules import rule_line
 
     if data["recommended"] is None:

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import torch
 
-from stratakv.cache.layout import PageLayout
 from stratakv.errors import UserError
 from stratakv.kernels.cpu_layout import MAX_HEAD_DIM, knows
 from stratakv.kernels.native import native
+from stratakv.pages.layout import PageLayout
 
 
 @lru_cache(maxsize=1)

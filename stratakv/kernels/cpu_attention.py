@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from stratakv.cache.layout import PageLayout
 from stratakv.kernels.choice import kernel_name
 from stratakv.kernels.cpu_layout import native_layout
 from stratakv.kernels.native import native
 from stratakv.kernels.sequences import Sequences
+from stratakv.pages.layout import PageLayout
 
 
 def attend(

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.cache.layout import PageLayout
 from stratakv.kernels.choice import kernel_name
 from stratakv.kernels.cpu_layout import native_layout
 from stratakv.kernels.native import native
 from stratakv.kvtypes import KVType
+from stratakv.pages.layout import PageLayout
 
 
 class CannotStoreError(ValueError):

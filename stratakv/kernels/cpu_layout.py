@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stratakv.cache.layout import GROUP, PageLayout, Region, regions, word_bytes
 from stratakv.kernels.native import native
 from stratakv.kvtypes import KVType
 from stratakv.kvtypes.blocks import BlockType
 from stratakv.kvtypes.codebook import codebook
 from stratakv.kvtypes.rotated import RotatedType
+from stratakv.pages.layout import GROUP, PageLayout, Region, regions, word_bytes
 
 Side = Literal["k", "v"]
 

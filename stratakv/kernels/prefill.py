@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.cache.layout import PageLayout
 from stratakv.kernels.choice import kernel_name
 from stratakv.kernels.cpu_layout import Side, native_layout
 from stratakv.kernels.native import native
+from stratakv.pages.layout import PageLayout
 
 BLOCK_TOKENS = 1024
 _MASKED = -1e30  # an additive mask whose rows stay finite where a block shows a query nothing

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.kernels import cpu_attention, cpu_encode, prefill
 from stratakv.kernels.attention import dense_attention
 from stratakv.kernels.choice import compiled_kernel, precise
 from stratakv.kernels.sequences import Sequences
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 
 
 def append(

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.pages.layout import PAGE_TOKENS
 
 # Sequences with more query tokens than this are chunks of prompts
 FEW_QUERY_TOKENS = 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.errors import UserError
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile
 from stratakv.serve.groups import WindowGroup, capacities, reserve, window_groups
 from stratakv.sizes import size_text

@@ -11,9 +11,10 @@ import torch
 
 from stratakv.engine.load import LoadedModel
 from stratakv.engine.pieces import TOKENS, made_up_tokens, own_logits, same_logits
+from stratakv.pages.allocator import PageAllocator
+from stratakv.pages.table import BlockTable
 from stratakv.profile import Profile, resolve
-from stratakv.serve.groups import BlockTable, WindowGroup, window_groups
-from stratakv.serve.pool import PagePool
+from stratakv.serve.groups import WindowGroup, window_groups
 from stratakv.serve.request import GenerationRequest
 from stratakv.serve.runner import BatchedRunner, SeparateRunner
 from stratakv.serve.scheduler import Work
@@ -57,7 +58,7 @@ def why_apart(loaded: LoadedModel) -> str | None:
 def _batched_logits(loaded: LoadedModel, profile: Profile, ids: torch.Tensor) -> dict[tuple[int, int], torch.Tensor]:
     """Logits by (sequence, position), where the last two positions were computed in company."""
     groups = window_groups(profile)
-    pools = [PagePool(len(ids)) for _ in groups]
+    pools = [PageAllocator(len(ids)) for _ in groups]
     runner = BatchedRunner(loaded, profile, groups, [pool.capacity for pool in pools])
     sequences = []
     for number, prompt in enumerate(ids.tolist()):

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
+from stratakv.pages.allocator import PageAllocator
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile
 from stratakv.serve import slot_files
 from stratakv.serve.answer import Answer
@@ -25,7 +26,6 @@ from stratakv.serve.choose_runner import choose_runner
 from stratakv.serve.grammar import Grammars
 from stratakv.serve.groups import capacities, window_groups
 from stratakv.serve.losses import losses
-from stratakv.serve.pool import PagePool
 from stratakv.serve.request import (
     EngineSnapshot,
     GenerationRequest,
@@ -63,7 +63,7 @@ class Engine:
                     f"{limits.context:,} tokens needs {needed} pages of {group.page_bytes:,} bytes: give more memory, a "
                     "smaller context, or a profile with fewer bytes a token"
                 )
-        self.pools = [PagePool(capacity) for capacity in pages]
+        self.pools = [PageAllocator(capacity) for capacity in pages]
         self.runner = choose_runner(loaded, profile, self.groups, pages)
         batched = isinstance(self.runner, BatchedRunner)
         self.scheduler = Scheduler(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stratakv.cache.layout import PageLayout
 from stratakv.kernels.choice import compiled_kernel
 from stratakv.kvtypes import kv_type
+from stratakv.pages.layout import PageLayout
 from stratakv.serve.grammar import Grammars
 from stratakv.serve.groups import WindowGroup
 from stratakv.serve.request import Loss

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from stratakv.cache import KVCache
-from stratakv.cache.arena import Arena
-from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.cache.ragged import RaggedStep
 from stratakv.engine.load import LoadedModel
 from stratakv.kernels.sequences import Sequences
 from stratakv.kvtypes import kv_type
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
+from stratakv.pages.pool import Pool
 from stratakv.profile import Profile
 from stratakv.serve.groups import WindowGroup
 from stratakv.serve.scheduler import Work
@@ -51,12 +51,12 @@ class BatchedRunner:
     def __init__(self, loaded: LoadedModel, profile: Profile, groups: list[WindowGroup], capacities: list[int]) -> None:
         self.model, self.groups = loaded.model, groups
         self.device = self.model.device
-        self.arenas: list[Arena] = [None] * len(profile.pairs)  # type: ignore[list-item]
+        self.arenas: list[Pool] = [None] * len(profile.pairs)  # type: ignore[list-item]
         for group, capacity in zip(groups, capacities, strict=True):
             for ordinal, layer in group.layers:
                 k, v = profile.pairs[ordinal]
                 layout = PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads)
-                self.arenas[ordinal] = Arena(layout, capacity, self.device)
+                self.arenas[ordinal] = Pool(layout, capacity, self.device)
         self._layers = [
             None if g.ordinal is None else StepLayer(f"layer {g.layer}", self.arenas[g.ordinal])
             for g in loaded.geometry.layers

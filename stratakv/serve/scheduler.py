@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.errors import UserError
-from stratakv.serve.groups import BlockTable, WindowGroup
-from stratakv.serve.pool import PagePool
+from stratakv.pages.allocator import PageAllocator
+from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.pages.table import BlockTable
+from stratakv.serve.groups import WindowGroup
 from stratakv.serve.sequence import Sequence
 
 MIN_SHARE = 16  # prefill tokens of one sequence in a step, at least
@@ -50,7 +51,7 @@ class Scheduler:
     def __init__(
         self,
         groups: list[WindowGroup],
-        pools: list[PagePool],
+        pools: list[PageAllocator],
         *,
         slots: int,
         chunk: int,
@@ -127,7 +128,7 @@ class Scheduler:
             pages -= 1
         return pages
 
-    def _window_there(self, group: WindowGroup, pool: PagePool, keys: list[bytes], pages: int) -> bool:
+    def _window_there(self, group: WindowGroup, pool: PageAllocator, keys: list[bytes], pages: int) -> bool:
         first = group.first_visible(pages * PAGE_TOKENS) // PAGE_TOKENS
         return all(pool.lookup(key) is not None for key in keys[first:pages])
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from stratakv.cache.layout import PAGE_TOKENS
-from stratakv.serve.groups import BlockTable
+from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.pages.table import BlockTable
 from stratakv.serve.request import GenerationRequest
 
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import torch
 
-from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.serve.runner import BatchedRunner
 from stratakv.serve.sequence import page_keys
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.serve.request import Counters, EngineSnapshot, LayerSnapshot, SlotSnapshot
 from stratakv.serve.sequence import Sequence
 

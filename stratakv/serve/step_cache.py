@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
-from stratakv.cache.arena import Arena
 from stratakv.cache.placed import Placed, PlacingLayer
 from stratakv.cache.ragged import RaggedStates, RaggedStep
 from stratakv.errors import UserError
@@ -15,6 +14,7 @@ from stratakv.kernels import ragged
 from stratakv.kernels.choice import compiled_kernel
 from stratakv.kernels.cpu_encode import CannotStoreError
 from stratakv.kernels.cpu_layout import native_layout
+from stratakv.pages.pool import Pool
 
 
 class StepLayer(CacheLayerMixin, PlacingLayer):
@@ -23,7 +23,7 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
     step: RaggedStep
     ragged = True
 
-    def __init__(self, name: str, arena: Arena) -> None:
+    def __init__(self, name: str, arena: Pool) -> None:
         CacheLayerMixin.__init__(self)
         self.name, self.arena = name, arena
         layout = arena.layout

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from stratakv.cache.footprint import pages_of
-from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
+from stratakv.pages.footprint import pages_of
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import LayerGeometry, ModelGeometry
 from stratakv.profile.profile import Pair
 from stratakv.tune.allocate import Options

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from stratakv import KVCache, UserError, use
 from stratakv.cache.layers import PackedLayer
-from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.pages.layout import PAGE_TOKENS
 
 GREEDY = {"do_sample": False, "max_new_tokens": 12, "min_new_tokens": 12, "pad_token_id": 0}
 

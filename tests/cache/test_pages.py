@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.cache.pages import PageStore
 from stratakv.kvtypes import kv_type, type_names
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 
 TYPES = st.sampled_from(type_names())
 

@@ -12,7 +12,6 @@ from packed_views import pages
 
 from stratakv import KVCache, UserError, load_model
 from stratakv.cache.handle import PackedView, view_of
-from stratakv.cache.layout import PageLayout
 from stratakv.cache.pages import Page, PageStore
 from stratakv.kernels import attention, cpu_attention
 from stratakv.kernels.attention import _sequences, _torch_attention
@@ -21,6 +20,7 @@ from stratakv.kernels.cpu_layout import knows
 from stratakv.kernels.native import native
 from stratakv.kernels.sequences import Sequences
 from stratakv.kvtypes import kv_type, type_names
+from stratakv.pages.layout import PageLayout
 
 KERNELS = [name for name in kernel_names() if name != "torch"]
 TYPES = [name for name in type_names() if knows(kv_type(name))]

@@ -10,11 +10,11 @@ import torch
 from torch.profiler import profile
 
 from stratakv import KVCache, load_model
-from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.kernels import ragged
 from stratakv.kernels.choice import kernel_names
 from stratakv.kernels.sequences import Sequences
 from stratakv.kvtypes import kv_type
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 
 pytestmark = pytest.mark.skipif(
     len(kernel_names()) == 1, reason="installed without a C++ compiler: the torch body decodes the history"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from stratakv.cache.layout import PAGE_TOKENS, PageLayout
 from stratakv.kernels import ragged
 from stratakv.kernels.choice import kernel_names
 from stratakv.kernels.cpu_encode import CannotStoreError
 from stratakv.kernels.sequences import Sequences
 from stratakv.kvtypes import kv_type, type_names
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 
 KERNELS = [name for name in kernel_names() if name != "torch"]
 

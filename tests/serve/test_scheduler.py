@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratakv.errors import UserError
+from stratakv.pages.allocator import PageAllocator
+from stratakv.pages.table import BlockTable
 from stratakv.profile import resolve
-from stratakv.serve.groups import BlockTable, WindowGroup, capacities, window_groups
-from stratakv.serve.pool import PagePool
+from stratakv.serve.groups import WindowGroup, capacities, window_groups
 from stratakv.serve.request import GenerationRequest
 from stratakv.serve.scheduler import Scheduler, Work
 from stratakv.serve.sequence import Sequence, page_keys
@@ -21,7 +22,7 @@ CHUNKED = WindowGroup("chunked", 256, (), 1)
 
 
 def scheduler(pages: int, *, slots: int = 4, chunk: int = 256, groups: tuple[WindowGroup, ...] = (FULL,)) -> Scheduler:
-    return Scheduler(list(groups), [PagePool(pages) for _ in groups], slots=slots, chunk=chunk)
+    return Scheduler(list(groups), [PageAllocator(pages) for _ in groups], slots=slots, chunk=chunk)
 
 
 def sequence(number: int, prompt: list[int], tables: list[BlockTable], slot: int | None = None) -> Sequence:
@@ -186,7 +187,7 @@ def test_prompts_by_page_are_cut_where_pages_end_whatever_the_budget() -> None:
     """The same pieces of the same prompt: beside others or alone, after a prefix or from the beginning."""
     prompt, cuts = list(range(300)), [(0, 128), (128, 128), (256, 44)]
     for budget in (1, 100, 200, 256):
-        target = Scheduler([FULL], [PagePool(20)], slots=4, chunk=256, by_page=True)
+        target = Scheduler([FULL], [PageAllocator(20)], slots=4, chunk=256, by_page=True)
         first, _ = add(target, 0, prompt), add(target, 1, [9] * 200)
         pieces: list[tuple[int, int]] = []
         while first.in_prompt:
@@ -199,7 +200,7 @@ def test_prompts_by_page_are_cut_where_pages_end_whatever_the_budget() -> None:
         work = target.plan(256)
         assert [(item.start, item.count) for item in work if item.sequence is again] == cuts[2:]
     with pytest.raises(UserError, match="128 tokens or more"):
-        Scheduler([FULL], [PagePool(20)], slots=4, chunk=64, by_page=True)
+        Scheduler([FULL], [PageAllocator(20)], slots=4, chunk=64, by_page=True)
 
 
 def test_groups_of_a_model_share_one_budget() -> None:

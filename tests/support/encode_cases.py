@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.cache.layout import PageLayout
 from stratakv.kernels.cpu_layout import encoder_fields
 from stratakv.kvtypes import KVType, kv_type, type_names
+from stratakv.pages.layout import PageLayout
 
 DIMS = (8, 16, 64, 80, 96, 128, 256)
 HEADS, PAGES = 2, 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from stratakv.cache.handle import PackedView, view_of
-from stratakv.cache.layout import PageLayout
 from stratakv.cache.pages import PageStore
 from stratakv.kvtypes import kv_type
+from stratakv.pages.layout import PageLayout
 
 
 def pages(

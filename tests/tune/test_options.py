@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stratakv.cache.footprint import allocated_bytes
 from stratakv.errors import UserError
+from stratakv.pages.footprint import allocated_bytes
 from stratakv.profile import LayerGeometry, ModelGeometry, Profile
 from stratakv.tune.options import options_for
 

@@ -19,11 +19,11 @@ from stratakv.bench.serve.load import Client, Completion, closed_loop, open_loop
 from stratakv.bench.serve.process import llama_server, our_server
 from stratakv.bench.serve.rows import Round, loop_rows, prefix_row
 from stratakv.bench.timing import load_average
-from stratakv.cache.layout import PAGE_TOKENS
 from stratakv.engine.describe import ModelDescription, describe_model
 from stratakv.engine.load import load_tokenizer
 from stratakv.errors import UserError
 from stratakv.measure.corpus import read_text
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile, resolve
 
 SCHEMA = "stratakv/bench-serve/1"

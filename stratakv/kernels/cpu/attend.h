@@ -32,7 +32,7 @@ struct Side {
     int blocks;          // scales of a vector
     int base_bytes;      // bytes of the base plane of a vector, all blocks
     int high_bytes;      // and of the high plane, 0 without
-    int group, base_word, high_word;  // tokens of a group and bytes of a word in the layout of cache/layout.py
+    int group, base_word, high_word;  // tokens of a group and bytes of a word in the layout of pages/layout.py
     bool has_minimum;
     bool signed_scale;   // scales may be negative
     bool vectors;        // whether the integer kernels can read it (whole words and vectors)

@@ -1,4 +1,4 @@
-// Everything that kernels know of a layer's pages: cache/layout.py's PageLayout, compiled.
+// Everything that kernels know of a layer's pages: pages/layout.py's PageLayout, compiled.
 #pragma once
 #include "attend.h"
 

@@ -16,7 +16,7 @@ import pytest
 from servers import Running, embedded, running
 
 from stratakv.assets import judging_text
-from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import resolve
 from stratakv.serve.request import Limits
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratakv.cache.layout import PAGE_TOKENS
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile
 
 PIECE = 512  # tokens of a prompt in one forward call: what `serve -b` and `generate` take

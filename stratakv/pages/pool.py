@@ -6,10 +6,10 @@ import mmap
 
 import torch
 
-from stratakv.cache.layout import PAGE_TOKENS, PageLayout
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 
 
-class Arena:
+class Pool:
     """`capacity` pages of one layer. pool: uint8 [capacity, page_bytes], as `kernels.ragged` takes it.
 
     On a CPU address space is taken at once, memory only by pages that are written; huge pages where the system offers them.

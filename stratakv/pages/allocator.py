@@ -6,7 +6,7 @@ import heapq
 from collections import OrderedDict
 
 
-class PagePool:
+class PageAllocator:
     """`capacity` pages with ids 0 .. capacity - 1, the lowest free id first.
 
     A page is free, used (one reference or more) or cached: published under a key, without references, given up in the order

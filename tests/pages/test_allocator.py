@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stratakv.serve.pool import PagePool
+from stratakv.pages.allocator import PageAllocator
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -14,7 +14,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = PagePool(6)
+        self.pool = PageAllocator(6)
         self.held: list[int] = []
         self.keys: dict[bytes, int] = {}
 
@@ -75,7 +75,7 @@ TestPool = PoolMachine.TestCase
 
 
 def test_least_recently_used_goes_first() -> None:
-    pool = PagePool(2)
+    pool = PageAllocator(2)
     first, second = pool.allocate(), pool.allocate()
     assert (first, second) == (0, 1)
     pool.publish(0, b"first")
@@ -89,7 +89,7 @@ def test_least_recently_used_goes_first() -> None:
 
 
 def test_first_page_of_a_key_keeps_it() -> None:
-    pool = PagePool(2)
+    pool = PageAllocator(2)
     pool.allocate()
     pool.allocate()
     pool.publish(0, b"key")
