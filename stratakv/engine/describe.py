@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from stratakv.cache.geometry import geometry_of
 from stratakv.engine.architecture import check_architecture
+from stratakv.engine.gguf_config import completed
 from stratakv.engine.gguf_file import GGUFModel, read_gguf_model
 from stratakv.engine.local_models import find_model
 from stratakv.errors import UserError
@@ -103,7 +104,7 @@ def _read_config(path: Path) -> PreTrainedConfig:
 def _read_gguf_config(path: Path, gguf: GGUFModel) -> tuple[PreTrainedConfig, list[str]]:
     try:
         with handed_over(gguf.header):
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            config = completed(AutoConfig.from_pretrained(path.parent, gguf_file=path.name), gguf.header)
     except _CONFIG_ERRORS as error:
         raise UserError(
             f"{path}: transformers can't read a GGUF of architecture {gguf.architecture!r}: {_first_line(error)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,6 +24,15 @@ from stratakv.profile.geometry import ModelGeometry
 from stratakv.weights import ggml
 from stratakv.weights.build import CannotStayPackedError, PackedWeights, build_packed
 from stratakv.weights.hand_over import handed_over
+from stratakv.weights.names import (
+    ROPE_FREQUENCIES,
+    apply_rope_frequencies,
+    converted_by_transformers,
+    drop_absent_biases,
+    idle,
+    some,
+    tensor_names,
+)
 from stratakv.weights.size import packed_size
 
 # Beside the weights there must be room for activations, the cache and the largest tensor while it is unpacked
@@ -99,6 +108,7 @@ def load_weights(
             try:
                 model, kept = build_packed(description.path, description.config, dtype, exact=exact)
                 lines = [f"  {name} is unpacked: {why}" for name, why in kept.unpacked]
+                lines += check_used(description, kept.unused)
                 return Weights(model, kept.packed_bytes + kept.plain_bytes, kept, (kept.line(), *lines))
             except CannotStayPackedError as error:
                 why = str(error)
@@ -117,6 +127,7 @@ def load_weights(
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{description.path} can't be loaded by transformers: {first}") from error
     model, found = loaded
+    notes += check_used(description, unused_unpacked(description, model, found))
     check_complete(description, found)
     model.eval()
     return Weights(model, sum(parameter.nbytes for parameter in model.parameters()), None, tuple(notes))
@@ -131,19 +142,47 @@ def check_complete(description: ModelDescription, found: Mapping[str, Any]) -> N
         f"{name} is {_shape(there)}, not {_shape(needed)}" for name, there, needed in sorted(found["mismatched_keys"])
     ]
     missing = sorted(set(found["missing_keys"]) - {name for name, *_ in found["mismatched_keys"]})
-    faults = [f"{len(missing):,} weights are missing ({_some(missing)})"] if missing else []
-    faults += [f"{len(other):,} weights are of another shape than the model's ({_some(other)})"] if other else []
+    faults = [f"{len(missing):,} weights are missing ({some(missing)})"] if missing else []
+    faults += [f"{len(other):,} weights are of another shape than the model's ({some(other)})"] if other else []
     if faults:
         raise UserError(f"{description.path} is not whole: {', '.join(faults)}; download or convert it again")
 
 
+def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, Any]) -> list[str]:
+    """Tensors of a GGUF file that a model which transformers has unpacked is not made of; puts right what it passes over.
+
+    found: transformers' loading info; optional biases that the file lacks leave its missing keys.
+    """
+    if description.gguf is None:
+        return []
+    header, architecture = description.gguf.header, description.gguf.architecture
+    if architecture == "llama":
+        found["missing_keys"] = set(found["missing_keys"]) - drop_absent_biases(header, model)
+    if converted_by_transformers(architecture):
+        return sorted(found["unexpected_keys"])
+    loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=model.config.to_dict())
+    with handed_over(header):
+        names = tensor_names(header, model, processor)
+    unused = [name for tensor in header.tensors if (name := tensor.name) not in names]
+    return [name for name in unused if name != ROPE_FREQUENCIES or not apply_rope_frequencies(header, model)]
+
+
+def check_used(description: ModelDescription, unused: Sequence[str]) -> list[str]:
+    """UserError where a file has tensors that nothing uses and that llama.cpp would compute with; a line about those that are
+    left out without harm."""
+    layers = int(description.config.get_text_config(decoder=True).num_hidden_layers)
+    harmless = idle(unused, layers)
+    if wrong := [name for name in unused if name not in harmless]:
+        raise UserError(
+            f"{description.path} has {len(wrong):,} tensors that transformers' {description.config.model_type} has no place for "
+            f"({some(wrong)}): without them its answers would be wrong; take another file of the model"
+        )
+    return [f"{len(harmless):,} tensors are left out, no answer needs them: {some(harmless)}"] if harmless else []
+
+
 def _shape(size: Any) -> str:
     return " x ".join(map(str, size))
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _unpacked_note(description: ModelDescription, dtype: torch.dtype, why: str) -> str:

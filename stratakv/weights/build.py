@@ -17,6 +17,7 @@ from stratakv.weights.fuse import fuse_layers
 from stratakv.weights.gguf_header import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear, embedding_scale
+from stratakv.weights.names import ROPE_FREQUENCIES, apply_rope_frequencies, drop_absent_biases
 from stratakv.weights.plan import Plan, make_plan
 
 
@@ -28,7 +29,7 @@ class CannotStayPackedError(Exception):
 class PackedWeights:
     """What of a file stays in its blocks. types: number of tensors by type. unpacked: (tensor, why) of matrices that don't.
 
-    fused: decoder layers that run in two compiled calls.
+    fused: decoder layers that run in two compiled calls. unused: tensors that nothing in the model is made of.
     """
 
     files: tuple[MappedFile, ...]
@@ -37,6 +38,7 @@ class PackedWeights:
     types: dict[str, int]
     unpacked: tuple[tuple[str, str], ...]
     fused: int
+    unused: tuple[str, ...] = ()
 
     def line(self) -> str:
         """The same in one line."""
@@ -57,6 +59,8 @@ def build_packed(
     header = read_gguf_header(path)
     files = {part: MappedFile(part) for part in header.paths}
     model = _without_weights(config, dtype)
+    if header.get("general.architecture") == "llama":
+        drop_absent_biases(header, model)
     try:
         plan = make_plan(files, header, model, ggml.multiplies)
     except (NotImplementedError, KeyError, AttributeError) as error:
@@ -69,6 +73,7 @@ def build_packed(
     if missing:
         raise CannotStayPackedError(f"the file has nothing for {missing[0]}")
     model.eval()
+    unused = [name for name in plan.unused if name != ROPE_FREQUENCIES or not apply_rope_frequencies(header, model)]
     fused = fuse_layers(model) if dtype == torch.float32 and not exact else 0
     _check_at_each_step(model, tuple(files.values()))
     types = Counter(tensor.type.name for tensor in tensors)
@@ -79,6 +84,7 @@ def build_packed(
         dict(types.most_common()),
         tuple(plan.unpacked),
         fused,
+        tuple(unused),
     )
 
 

@@ -24,6 +24,7 @@ from stratakv.weights.gguf_header import GGUFHeader
 from stratakv.weights.hand_over import handed_over
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import embedding_scale
+from stratakv.weights.names import tensor_names
 from stratakv.weights.packed import PackedTensor
 
 _EXPERTS = re.compile(r"(blk\.\d+\.ffn_(gate|up|down)_exps)\.weight")
@@ -34,12 +35,13 @@ _FLOATS = ("F32", "F16", "BF16")
 class Plan:
     """packed: by parameter name, a list where the model fuses several (experts' gate and up). plain: unpacked weights.
 
-    unpacked: (tensor, why) of matrices that lie in blocks and can't stay so.
+    unpacked: (tensor, why) of matrices that lie in blocks and can't stay so. unused: tensors that no weight is made of.
     """
 
     packed: dict[str, list[PackedTensor]] = field(default_factory=dict)
     plain: dict[str, torch.Tensor] = field(default_factory=dict)
     unpacked: list[tuple[str, str]] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
 
 def make_plan(
@@ -58,7 +60,7 @@ def make_plan(
         parsed = loader.load_gguf_checkpoint(str(header.paths[0]), return_tensors=False)
         architecture = header.get("general.architecture")
         processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=parsed["config"])
-        names: dict[str, str] = loader.get_gguf_hf_weights_map(model, processor)
+        names = tensor_names(header, model, processor)
     parsed["tensors"] = {}
     arguments = {"tensor_key_mapping": names, "parsed_parameters": parsed}
     layouts = _Layouts(processor, arguments)
@@ -76,6 +78,9 @@ def make_plan(
             continue
         if len(shape) > 1 and tensor.tensor_type.name not in _FLOATS and target:
             plan.unpacked.append((tensor.name, why))
+        if target is None:
+            plan.unused.append(tensor.name)
+            continue
         values = dequantize(tensor.data, tensor.tensor_type)
         result = processor.process(weights=values, name=tensor.name, **arguments)
         if result.name in names:

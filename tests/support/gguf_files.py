@@ -33,12 +33,13 @@ def rewrite(
     keep: Callable[[str], bool] = lambda name: True,
     change: Callable[[str, Any], Any] = lambda name, data: data,
     fields: dict[str, Any] | None = None,
+    tensors: dict[str, Any] | None = None,
 ) -> Path:
     """A copy of a file. keep: whether a tensor goes into it; change: a tensor's bytes or values as numpy has them; fields: other
-    values of fields, None leaves one out."""
+    values of fields, None leaves one out; tensors: float32 arrays to add, in torch's order."""
     reader = GGUFReader(source)
     writer = GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
-    _write(writer, reader, [t for t in reader.tensors if keep(t.name)], change, fields or {})
+    _write(writer, reader, [t for t in reader.tensors if keep(t.name)], change, fields or {}, tensors or {})
     return target
 
 
@@ -59,7 +60,14 @@ def split(source: Path, folder: Path, count: int, *, name: str = "model") -> lis
     return paths
 
 
-def _write(writer: Any, reader: Any, tensors: list[Any], change: Any, fields: dict[str, Any] | None) -> None:
+def _write(
+    writer: Any,
+    reader: Any,
+    tensors: list[Any],
+    change: Any,
+    fields: dict[str, Any] | None,
+    more: dict[str, Any] | None = None,
+) -> None:
     for name, entry in reader.fields.items() if fields is not None else ():
         if name.startswith("GGUF.") or name == "general.architecture" or name in fields:
             continue
@@ -71,6 +79,8 @@ def _write(writer: Any, reader: Any, tensors: list[Any], change: Any, fields: di
             writer.add_key_value(name, value, GGUFValueType.UINT32 if kind == GGUFValueType.INT32 else kind)
     for tensor in tensors:
         writer.add_tensor(tensor.name, change(tensor.name, tensor.data), raw_dtype=tensor.tensor_type)
+    for name, values in (more or {}).items():
+        writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

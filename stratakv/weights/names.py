@@ -1,0 +1,100 @@
+"""Which weight of a transformers model each tensor of a GGUF file is: transformers' name map, and the names that it lacks.
+
+A tensor that nothing uses is never passed over: llama.cpp would compute with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from stratakv.weights.gguf_header import GGUFHeader
+
+ROPE_FREQUENCIES = "rope_freqs.weight"
+# Biases that llama.cpp takes as zero where a file has none, by the end of the parameter's name
+_OPTIONAL = {
+    "self_attn.o_proj.bias": "attn_output.bias",
+    "mlp.gate_proj.bias": "ffn_gate.bias",
+    "mlp.up_proj.bias": "ffn_up.bias",
+    "mlp.down_proj.bias": "ffn_down.bias",
+}
+# What a language model's answers don't hang on: frequencies that RoPE computes itself, heads that guess several tokens ahead,
+# pictures
+_IDLE = re.compile(r"blk\.\d+\.attn_rot_embd\b.*|.*\bnextn\b.*|(v|mm)\..*")
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+
+
+def tensor_names(header: GGUFHeader, model: Any, processor: Any) -> dict[str, str]:
+    """Parameter or buffer names by tensor name, experts' without their ".weight" as transformers has them."""
+    loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    type_ = str(model.config.model_type)
+    names: dict[str, str] = loader.get_gguf_hf_weights_map(
+        model, processor, model_type="llama" if type_ == "mistral" else None
+    )
+    for tensor in header.tensors:
+        bare = tensor.name.removesuffix(".weight")
+        if tensor.name not in names and bare in names:
+            names[tensor.name] = names[bare]
+    return names
+
+
+def converted_by_transformers(architecture: str) -> bool:
+    """Whether transformers has a conversion for the architecture instead of a name map and a processor."""
+    try:
+        from transformers.integrations.gguf.utils import is_gguf_arch_supported
+    except ImportError:  # before 5.20
+        return False
+    return bool(is_gguf_arch_supported(architecture))
+
+
+def idle(names: Iterable[str], layers: int) -> list[str]:
+    """Those of the tensors that change no answer of a model with so many layers, used or not."""
+
+    def beyond(name: str) -> bool:
+        found = _BLOCK.match(name)
+        return found is not None and int(found[1]) >= layers
+
+    return [name for name in names if beyond(name) or _IDLE.fullmatch(name)]
+
+
+def drop_absent_biases(header: GGUFHeader, model: nn.Module) -> set[str]:
+    """Take optional biases out of a model that no layer of the file has; returns their names."""
+    there = {tensor.name.split(".", 2)[-1] for tensor in header.tensors}
+    dropped = set()
+    for name, _ in list(model.named_parameters()):
+        end = next((end for end, theirs in _OPTIONAL.items() if name.endswith(end) and theirs not in there), None)
+        if end is not None:
+            model.get_submodule(name.removesuffix(".bias")).register_parameter("bias", None)
+            dropped.add(name)
+    return dropped
+
+
+def apply_rope_frequencies(header: GGUFHeader, model: Any) -> bool:
+    """Divide the model's RoPE frequencies by the file's factors (Llama 3.1's long contexts), as llama.cpp does.
+
+    Whether there was anything that takes them. Where there are frequencies by kind of layer they are those of full attention.
+    """
+    found = next((tensor for tensor in header.tensors if tensor.name == ROPE_FREQUENCIES), None)
+    if found is None:
+        return False
+    factors = torch.tensor(found.data, dtype=torch.float32).flatten()
+    rotary = getattr(getattr(model, model.base_model_prefix, None), "rotary_emb", None)
+    applied = False
+    for kind in ("", "full_attention_"):
+        for name in (f"{kind}inv_freq", f"{kind}original_inv_freq"):
+            frequencies = getattr(rotary, name, None)
+            if isinstance(frequencies, torch.Tensor) and frequencies.numel() == factors.numel():
+                frequencies.div_(factors.to(frequencies.device))
+                applied = True
+    return applied
+
+
+def some(names: Collection[str]) -> str:
+    """The first three, and how many more."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(list(names)[:3]) + more
