@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, lgamma, pi, sqrt
+from math import pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def codebook(block: int, bits: int) -> Codebook:
     if bits == 8:
         steps = np.arange(100, 400) / 10000 * deviation
         levels = np.arange(-128, 128)
-        distortion = _distortion(block, levels * steps[:, None])
+        distortion = 1 + block * _cost(block, levels * steps[:, None], -1.0)
         best = int(distortion.argmin())
         return _frozen(levels, float(steps[best]), float(distortion[best]))
     half = _lloyd_max(block, bits) / deviation
@@ -60,10 +60,10 @@ def codebook(block: int, bits: int) -> Codebook:
     ratios = np.arange(int(50 * fit), int(130 * fit)) / 100
     integers = np.rint(half * ratios[:, None]).clip(max=127)
     scales = 1 / (ratios * sqrt(block))
-    best = int(_distortion(block, _mirrored(integers) * scales[:, None]).argmin())
+    best = int(_distortion(block, integers * scales[:, None]).argmin())
     scale = float(scales[best])
-    entries = _mirrored(_improved(block, integers[best], scale))
-    return _frozen(entries, scale, float(_distortion(block, entries * scale)))
+    half = _improved(block, integers[best], scale)
+    return _frozen(np.concatenate([-half[::-1], half]), scale, float(_distortion(block, half * scale)))
 
 
 def _frozen(integers: NDArray[np.integer] | _Floats, scale: float, distortion: float) -> Codebook:
@@ -72,18 +72,14 @@ def _frozen(integers: NDArray[np.integer] | _Floats, scale: float, distortion: f
     return Codebook(frozen, scale, distortion)
 
 
-def _mirrored(half: _Floats) -> _Floats:
-    return np.concatenate([-half[..., ::-1], half], axis=-1)
-
-
 def _improved(block: int, half: _Floats, scale: float) -> _Floats:
     """Integers moved by 1, the best move first, while that helps: rounding each alone costs 1 % more at 6 bits."""
-    best = float(_distortion(block, _mirrored(half) * scale))
+    best = float(_distortion(block, half * scale))
     steps = np.concatenate([np.eye(len(half)), -np.eye(len(half))])
     while True:
         moved = half + steps
         moved = moved[(np.diff(moved, prepend=0, axis=1) > 0).all(1) & (moved[:, -1] <= 127)]
-        distortion = _distortion(block, _mirrored(moved) * scale)
+        distortion = _distortion(block, moved * scale)
         choice = int(distortion.argmin())
         if distortion[choice] > best * (1 - 1e-9):
             return half
@@ -104,20 +100,33 @@ def _lloyd_max(block: int, bits: int) -> _Floats:
             return entries
 
 
-def _distortion(block: int, entries: _Floats) -> _Floats:
-    """Relative squared error [...] of ascending entries [..., n] under the nearest-entry rule."""
+def _distortion(block: int, half: _Floats) -> _Floats:
+    """Relative squared error [...] of ascending positive entries [..., n] and their negatives under the nearest-entry rule."""
+    return np.asarray(1 + 2 * block * _cost(block, half, 0.0))
+
+
+def _cost(block: int, entries: _Floats, low: float) -> _Floats:
+    """Squared error [...] of ascending entries [..., n] between `low` and 1, less that of entries that are all 0."""
     middle = ((entries[..., 1:] + entries[..., :-1]) / 2).clip(-1, 1)
     end = np.ones((*entries.shape[:-1], 1))
-    mass, moment = _moments(block, np.concatenate([-end, middle, end], axis=-1))
-    error = (entries**2 * np.diff(mass) - 2 * entries * np.diff(moment)).sum(-1)
-    return np.asarray(1 + block * error)
+    mass, moment = _moments(block, np.concatenate([low * end, middle, end], axis=-1))
+    return np.asarray((entries**2 * np.diff(mass) - 2 * entries * np.diff(moment)).sum(-1))
 
 
 def _moments(block: int, edges: _Floats) -> tuple[_Floats, _Floats]:
-    """Integrals from -1 to each edge of the density and of x times the density, up to a constant."""
-    from scipy.special import betainc  # here, since most commands need bytes only, not codebooks
+    """Integrals from 0 to each edge of the density and of x times the density.
 
-    power = (block - 1) / 2
-    mass = betainc(power, power, (1 + edges) / 2)
-    constant = exp(lgamma(block / 2) - lgamma(power)) / sqrt(pi)
-    return mass, -constant / (block - 1) * (1 - edges**2) ** power
+    With x = sin t the density is C cos(t)^n, n = block - 2, and by parts n I(n) = x cos(t)^(n - 1) + (n - 1) I(n - 2). So the
+    mass is a polynomial of cos(t)^2 times x (times cos t, and t is added, where n is even), here by Horner's rule.
+    """
+    n, square = block - 2, 1 - edges**2
+    whole, factors = (1.0, [1.0]) if n % 2 else (pi / 2, [])
+    for step in range(2 + n % 2, n + 1, 2):
+        whole *= (step - 1) / step  # I(step) from 0 to 1
+        factors.append(1 / (step * whole))
+    series = np.full_like(edges, factors[-1])
+    for factor in reversed(factors[:-1]):
+        series *= square
+        series += factor
+    mass = edges * series if n % 2 else edges * np.sqrt(square) * series + np.arcsin(edges) / (pi / 2)
+    return mass / 2, -(square ** ((n + 1) / 2)) / (2 * whole * (n + 1))
