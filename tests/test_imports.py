@@ -1,15 +1,34 @@
-"""Every module can be the first one that is imported: there are no circles between packages."""
+"""Dependencies point one way, as docs/architecture.md says; no files and no packages import each other."""
 
 from __future__ import annotations
 
 import json
-import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+from import_graph import Graph, circles, grouped, module_files, module_graph, outside_imports
 
 import stratakv
 
-SCRIPT = """
+PACKAGE = Path(stratakv.__file__).parent
+ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
+FILES = module_files(PACKAGE)
+GRAPH = module_graph(FILES)
+
+# What is still to be mended; each goes from here with its reason. A circle that is gone fails too, until it is taken out.
+KNOWN_ARROWS = {("cache", "kernels")}  # layouts and encoders of the compiled module: the cache moves above the kernels
+KNOWN_FILE_CIRCLES = [
+    ("stratakv.engine.load", "stratakv.engine.pieces"),  # names of types alone
+    ("stratakv.serve.engine", "stratakv.serve.slot_files", "stratakv.serve.snapshot"),  # reach into the engine
+    ("stratakv.weights.fuse", "stratakv.weights.stack"),  # names of types alone
+    ("stratakv.weights.gguf_header", "stratakv.weights.gguf_split"),  # names of types alone
+]
+TORCH_ONLY = ("kvtypes", "profile", "pages", "kernels")
+
+FIRST = """
 import importlib, json, sys
 import torch, transformers
 
@@ -26,10 +45,83 @@ print(json.dumps(failed))
 """
 
 
+def room(module: str) -> str | None:
+    """stratakv.kernels.choice is in the room kernels; the package's own file and __main__ only point at others."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] != "__main__" else None
+
+
+def order() -> list[list[str]]:
+    """The levels of docs/architecture.md, lowest first: rooms of one level know nothing of each other."""
+    block = re.search(r"^## Order\n.*?^```\n(.*?)^```", ARCHITECTURE.read_text(encoding="utf-8"), re.S | re.M)
+    assert block is not None, "docs/architecture.md has no list of levels under '## Order'"
+    return [line.split() for line in block[1].splitlines()]
+
+
+def wrong_arrows(rooms: Graph, levels: list[list[str]]) -> set[tuple[str, str]]:
+    """(room, what it imports although that is no lower)."""
+    height = {name: level for level, names in enumerate(levels) for name in names}
+    return {(name, other) for name, others in rooms.items() for other in others if height[other] >= height[name]}
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    listed = [name for names in order() for name in names]
+    assert sorted(listed) == sorted({name for module in FILES if (name := room(module))})
+
+
+def test_no_arrow_points_against_the_order() -> None:
+    rooms = grouped(GRAPH, {module: name for module in FILES if (name := room(module))})
+    assert wrong_arrows(rooms, order()) == KNOWN_ARROWS
+
+
+def test_no_files_import_each_other() -> None:
+    graph = {module: others - {"stratakv"} for module, others in GRAPH.items() if module != "stratakv"}
+    assert circles(graph) == sorted(KNOWN_FILE_CIRCLES)
+
+
+def test_no_packages_import_each_other() -> None:
+    """A package and what is inside it count as two: the inner one may know the outer one's files, or the other way round."""
+    packages = {
+        module: module if path.name == "__init__.py" else module.rpartition(".")[0] for module, path in FILES.items()
+    }
+    found = circles(grouped(GRAPH, {module: package for module, package in packages.items() if package != "stratakv"}))
+    known = [tuple(sorted(f"stratakv.{name}" for name in pair)) for pair in KNOWN_ARROWS]
+    assert found == known
+
+
+@pytest.mark.parametrize("name", TORCH_ONLY)
+def test_lower_rooms_need_torch_and_numpy_only(name: str) -> None:
+    assert outside_imports({module: path for module, path in FILES.items() if room(module) == name}) <= {
+        "torch",
+        "numpy",
+    }
+
+
+def test_what_reads_imports_sees_every_kind(tmp_path: Path) -> None:
+    sources = {
+        "house/__init__.py": "",
+        "house/low/__init__.py": "from .part import x",
+        "house/low/part.py": "import torch\ndef f():\n    from house.high.top import y",
+        "house/high/__init__.py": "import json",
+        "house/high/top.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..low import part",
+    }
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    files = module_files(tmp_path / "house")
+    graph = module_graph(files)
+    assert graph["house.low"] == {"house.low.part"}
+    assert circles(graph) == [("house.high.top", "house.low.part")]
+    rooms = grouped(graph, {module: name for module in files if (name := room(module))})
+    assert circles(rooms) == [("high", "low")]
+    assert wrong_arrows(rooms, [["low"], ["high"]]) == {("low", "high")}
+    assert wrong_arrows(rooms, [["low", "high"]]) == {("low", "high"), ("high", "low")}
+    assert outside_imports(files) == {"torch"}
+
+
 def test_every_module_can_come_first() -> None:
-    modules = [module.name for module in pkgutil.walk_packages(stratakv.__path__, "stratakv.")]
-    modules = [name for name in modules if name not in ("stratakv.__main__", "stratakv._native")]
+    modules = [name for name in FILES if name not in ("stratakv", "stratakv.__main__")]
     assert len(modules) > 60
-    command = [sys.executable, "-c", SCRIPT, json.dumps(modules)]
+    command = [sys.executable, "-c", FIRST, json.dumps(modules)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {}
