@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from stratakv.weights.names import (
     idle,
     some,
     tensor_names,
+    transformers_names,
 )
 from stratakv.weights.size import packed_size
 
@@ -100,7 +102,7 @@ def load_weights(
     description: ModelDescription, *, dtype: torch.dtype = torch.float32, packed: bool = True, exact: bool = False
 ) -> Weights:
     """The model alone; arguments and errors as for `load_model`."""
-    notes = []
+    notes, why = [], None
     if description.gguf:
         why = ggml.unavailable() if packed else "as asked for"
         if why is None:
@@ -127,7 +129,7 @@ def load_weights(
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{description.path} can't be loaded by transformers: {first}") from error
     model, found = loaded
-    notes += check_used(description, unused_unpacked(description, model, found))
+    notes += check_used(description, unused_unpacked(description, model, found, why or ""))
     check_complete(description, found)
     model.eval()
     return Weights(model, sum(parameter.nbytes for parameter in model.parameters()), None, tuple(notes))
@@ -148,10 +150,11 @@ def check_complete(description: ModelDescription, found: Mapping[str, Any]) -> N
         raise UserError(f"{description.path} is not whole: {', '.join(faults)}; download or convert it again")
 
 
-def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, Any]) -> list[str]:
+def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, Any], why: str) -> list[str]:
     """Tensors of a GGUF file that a model which transformers has unpacked is not made of; puts right what it passes over.
 
-    found: transformers' loading info; optional biases that the file lacks leave its missing keys.
+    found: transformers' loading info; optional biases that the file lacks leave its missing keys. UserError for what only packed
+    weights are made of; why: that these are not.
     """
     if description.gguf is None:
         return []
@@ -163,8 +166,15 @@ def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, 
     loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=model.config.to_dict())
     with handed_over(header):
-        names = tensor_names(header, model, processor)
+        names, all_names = transformers_names(model, processor), tensor_names(header, model, processor)
+    stacked = getattr(processor, "GGUF_MOE_WEIGHTS_PATTERN", None)  # gate and up, which it puts together
+    names |= {name: "" for tensor in header.tensors if stacked and re.fullmatch(stacked, name := tensor.name)}
     unused = [name for tensor in header.tensors if (name := tensor.name) not in names]
+    if passed_over := [name for name in unused if name in all_names]:
+        raise UserError(
+            f"{description.path}: transformers unpacks {len(passed_over):,} tensors of a {model.config.model_type} file to "
+            f"nothing ({some(passed_over)}); it can only be used with its weights packed, and they are not ({why})"
+        )
     return [name for name in unused if name != ROPE_FREQUENCIES or not apply_rope_frequencies(header, model)]
 
 

@@ -16,8 +16,9 @@ from stratakv.weights import ggml
 from stratakv.weights.fuse import fuse_layers
 from stratakv.weights.gguf_header import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
-from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear, embedding_scale
+from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear, embedding_scale, gating_of
 from stratakv.weights.names import ROPE_FREQUENCIES, apply_rope_frequencies, drop_absent_biases
+from stratakv.weights.packed import PackedTensor
 from stratakv.weights.plan import Plan, make_plan
 
 
@@ -99,22 +100,12 @@ def _without_weights(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
 
 def _put_packed(model: Any, plan: Plan, dtype: torch.dtype, exact: bool) -> Any:
     """Replace modules; gives the tensors that are in use."""
-    experts = [name.rpartition(".")[0] for name in plan.packed if len(plan.packed[name][0].shape) == 3]
-    for owner_name in dict.fromkeys(experts):
-        owner = model.get_submodule(owner_name)
-        found = [
-            tensor for leaf in ("gate_up_proj", "down_proj") for tensor in plan.packed.get(f"{owner_name}.{leaf}", [])
-        ]
-        by_kind = {tensor.name.split("_exps")[0].rpartition("_")[2]: tensor for tensor in found}
-        if by_kind.keys() != {"gate", "up", "down"}:
-            raise CannotStayPackedError(f"{owner_name} has no gate, up and down of its own in the file")
-        model.set_submodule(
-            owner_name, PackedExperts(by_kind["gate"], by_kind["up"], by_kind["down"], owner.act_fn, exact=exact)
-        )
-        yield from found
-    for name, (tensor, *_) in plan.packed.items():
-        if len(tensor.shape) == 3:
-            continue
+    for name, found in plan.experts.items():
+        model.set_submodule(name, _experts(model.get_submodule(name), name, found, plan.biases.pop(name, None), exact))
+        yield from found.values()
+    if plan.biases:
+        raise CannotStayPackedError(f"the experts of {next(iter(plan.biases))} can't stay packed, and have biases")
+    for name, tensor in plan.packed.items():
         owner_name = name.rpartition(".")[0]
         owner = model.get_submodule(owner_name)
         model.set_submodule(owner_name, _module(owner, tensor, plan.plain.get(f"{owner_name}.bias"), dtype, exact))
@@ -123,6 +114,39 @@ def _put_packed(model: Any, plan: Plan, dtype: torch.dtype, exact: bool) -> Any:
     tied = isinstance(head, nn.Linear) and head.weight.is_meta and isinstance(embedding, PackedEmbedding)
     if tied and model.config.get_text_config(decoder=True).tie_word_embeddings:
         model.set_output_embeddings(PackedLinear(embedding.tensor, None, exact=exact))
+
+
+def _experts(
+    owner: nn.Module,
+    name: str,
+    tensors: dict[str, PackedTensor],
+    biases: dict[str, torch.Tensor] | None,
+    exact: bool,
+) -> PackedExperts:
+    """The module instead of transformers'; each of the file's ways to write gate and up, with all biases or none."""
+    gating = gating_of(owner)
+    assert gating is not None
+    ways = [kinds for kinds in (("gate", "up"), ("gate_up",)) if {*kinds, "down"} == tensors.keys()]
+    wanted = hasattr(owner, "down_proj_bias")
+    if not ways or (tensors.keys() if wanted else None) != (biases and biases.keys()):
+        raise CannotStayPackedError(f"the file has not all of gate, up and down of {name}")
+    experts, width, inner = tensors["down"].shape
+    rows = {"gate": inner, "up": inner, "gate_up": 2 * inner}
+    if any(tensors[kind].shape != (experts, rows[kind], width) for kind in ways[0]) or not _fits(
+        owner, tensors["down"]
+    ):
+        raise CannotStayPackedError(f"{name} has another shape in the file")
+    both = None
+    if biases is not None:
+        both = torch.cat([biases[kind] for kind in ways[0]], -1), biases["down"]
+        if both[0].shape != (experts, 2 * inner) or both[1].shape != (experts, width):
+            raise CannotStayPackedError(f"the biases of {name} have another shape in the file")
+    return PackedExperts(tuple(tensors[kind] for kind in ways[0]), tensors["down"], gating, both, exact=exact)
+
+
+def _fits(owner: Any, down: PackedTensor) -> bool:
+    experts, *sizes = owner.down_proj.shape
+    return down.shape == (experts, *(reversed(sizes) if getattr(owner, "is_transposed", False) else sizes))
 
 
 def _module(owner: nn.Module, tensor: Any, bias: torch.Tensor | None, dtype: torch.dtype, exact: bool) -> nn.Module:

@@ -24,6 +24,9 @@ _TOKENS = "tokenizer.ggml.tokens"
 # Entries that only a tokenizer needs, which asks for them by another way
 _LONG = ("tokenizer.ggml.merges", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 
+# transformers reads the lengths of these fields' names as their values; `engine/gguf_config.py` reads them
+_MISREAD = "gpt-oss.rope.scaling."
+
 _LOCK = threading.RLock()
 
 
@@ -127,7 +130,9 @@ class _Reader:
     def __init__(self, header: GGUFHeader, hidden: Container[str]) -> None:
         self.tensors = header.tensors
         self.fields: dict[str, Any] = {
-            name: field for name, field in header.fields.items() if name not in hidden and name not in _LONG
+            name: field
+            for name, field in header.fields.items()
+            if not (name in hidden or name in _LONG or name.startswith(_MISREAD))
         }
         if _TOKENS in self.fields:
             self.fields[_TOKENS] = _only_counted(self.fields[_TOKENS])

@@ -26,20 +26,36 @@ _OPTIONAL = {
 # What a language model's answers don't hang on: frequencies that RoPE computes itself, heads that guess several tokens ahead,
 # pictures
 _IDLE = re.compile(r"blk\.\d+\.attn_rot_embd\b.*|.*\bnextn\b.*|(v|mm)\..*")
+_EXPERTS = re.compile(r"(blk\.\d+\.ffn_)(gate|up|gate_up|down)_exps\.(weight|bias)")
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 def tensor_names(header: GGUFHeader, model: Any, processor: Any) -> dict[str, str]:
-    """Parameter or buffer names by tensor name, experts' without their ".weight" as transformers has them."""
+    """Parameter or buffer names by tensor name: transformers' own, and those that its map misses."""
+    names = transformers_names(model, processor)
+    parameters = model.state_dict()
+    for tensor in header.tensors:
+        bare, _, leaf = tensor.name.rpartition(".")
+        if tensor.name in names:
+            continue
+        if leaf == "weight" and bare in names:
+            names[tensor.name] = names[bare]
+        elif found := _EXPERTS.fullmatch(tensor.name):
+            down = names.get(f"{found[1]}down_exps", "")
+            parameter = down.replace("down_proj", "down_proj" if found[2] == "down" else "gate_up_proj")
+            parameter += "_bias" if leaf == "bias" else ""
+            if parameter in parameters:
+                names[tensor.name] = parameter
+    return names
+
+
+def transformers_names(model: Any, processor: Any) -> dict[str, str]:
+    """Those that transformers fills itself when it unpacks; a tensor's ".weight" that its map goes without is not among them."""
     loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     type_ = str(model.config.model_type)
     names: dict[str, str] = loader.get_gguf_hf_weights_map(
         model, processor, model_type="llama" if type_ == "mistral" else None
     )
-    for tensor in header.tensors:
-        bare = tensor.name.removesuffix(".weight")
-        if tensor.name not in names and bare in names:
-            names[tensor.name] = names[bare]
     return names
 
 

@@ -23,23 +23,25 @@ from transformers.pytorch_utils import Conv1D
 from stratakv.weights.gguf_header import GGUFHeader
 from stratakv.weights.hand_over import handed_over
 from stratakv.weights.mapped_file import MappedFile
-from stratakv.weights.modules import embedding_scale
+from stratakv.weights.modules import embedding_scale, gating_of
 from stratakv.weights.names import tensor_names
 from stratakv.weights.packed import PackedTensor
 
-_EXPERTS = re.compile(r"(blk\.\d+\.ffn_(gate|up|down)_exps)\.weight")
+_EXPERTS = re.compile(r"blk\.\d+\.ffn_(gate|up|gate_up|down)_exps\.(weight|bias)")
 _FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass
 class Plan:
-    """packed: by parameter name, a list where the model fuses several (experts' gate and up). plain: unpacked weights.
+    """packed: by parameter name. plain: unpacked weights. experts, biases: by the module's name, then by gate, up, gate_up, down.
 
     unpacked: (tensor, why) of matrices that lie in blocks and can't stay so. unused: tensors that no weight is made of.
     """
 
-    packed: dict[str, list[PackedTensor]] = field(default_factory=dict)
+    packed: dict[str, PackedTensor] = field(default_factory=dict)
     plain: dict[str, torch.Tensor] = field(default_factory=dict)
+    experts: dict[str, dict[str, PackedTensor]] = field(default_factory=dict)
+    biases: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     unpacked: list[tuple[str, str]] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
@@ -71,13 +73,18 @@ def make_plan(
         packed = PackedTensor(
             files[tensor.path], tensor.name, tensor.tensor_type, shape, tensor.data_offset, tensor.n_bytes
         )
-        if expert := _EXPERTS.fullmatch(tensor.name):
-            target = names.get(tensor.name) or names.get(expert[1])
+        expert = _EXPERTS.fullmatch(tensor.name)
+        if expert and target and expert[2] == "bias":
+            bias = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+            plan.biases.setdefault(target.rpartition(".")[0], {})[expert[1]] = bias
+            continue
         why = _keep(plan, packed, target, model, layouts, multiplies) if target or len(shape) > 1 else "small"
         if why is None:
             continue
         if len(shape) > 1 and tensor.tensor_type.name not in _FLOATS and target:
             plan.unpacked.append((tensor.name, why))
+        if expert and target and getattr(model.get_submodule(target.rpartition(".")[0]), "is_transposed", False):
+            raise NotImplementedError(f"{tensor.name} has to stay packed: {why}")
         if target is None:
             plan.unused.append(tensor.name)
             continue
@@ -106,10 +113,10 @@ def _keep(
         return why
     owner_name, _, leaf = target.rpartition(".")
     owner: Any = model.get_submodule(owner_name)
-    if _EXPERTS.fullmatch(packed.name):
-        if not is_experts(owner) or len(packed.shape) != 3:
+    if expert := _EXPERTS.fullmatch(packed.name):
+        if gating_of(owner) is None or len(packed.shape) != 3:
             return f"{type(owner).__name__} has experts of another kind"
-        plan.packed.setdefault(target, []).append(packed)
+        plan.experts.setdefault(owner_name, {})[expert[1]] = packed
         return None
     if leaf != "weight" or len(packed.shape) != 2 or not is_matrix(owner):
         return f"{type(owner).__name__} reads its weight itself"
@@ -122,7 +129,7 @@ def _keep(
     expected = (owner.nx, owner.nf) if isinstance(owner, Conv1D) else tuple(reversed(owner.weight.shape))
     if (columns, rows) != expected:
         return f"{rows} x {columns} in the file, {expected[1]} x {expected[0]} in the model"
-    plan.packed[target] = [PackedTensor(**{**packed.__dict__, "place": layout.place})]
+    plan.packed[target] = PackedTensor(**{**packed.__dict__, "place": layout.place})
     return None
 
 
@@ -132,17 +139,6 @@ def is_matrix(module: nn.Module) -> bool:
         return embedding_scale(module) is not None
     plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
     return plain or isinstance(module, Conv1D) or type(module).__name__ == "FalconLinear"
-
-
-def is_experts(module: nn.Module) -> bool:
-    """Whether the module holds experts as most models do: gate above up in one parameter, rows of outputs, no biases."""
-    shapes = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
-    if any(not isinstance(shape, nn.Parameter) or shape.dim() != 3 for shape in shapes):
-        return False
-    names = {name for name, _ in module.named_parameters()}
-    experts, inner, width = shapes[1].shape[0], shapes[1].shape[2], shapes[1].shape[1]  # type: ignore[union-attr]
-    fits = tuple(shapes[0].shape) == (experts, 2 * inner, width)  # type: ignore[union-attr]
-    return fits and names == {"gate_up_proj", "down_proj"} and hasattr(module, "act_fn") and inner != width
 
 
 @dataclass(frozen=True)

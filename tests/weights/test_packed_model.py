@@ -19,7 +19,7 @@ from stratakv import KVCache, UserError, load_model
 from stratakv.assets import embedded_model
 from stratakv.weights import ggml
 from stratakv.weights.mapped_file import MappedFile
-from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear
+from stratakv.weights.modules import Gated, PackedEmbedding, PackedExperts, PackedLinear
 from stratakv.weights.packed import PackedTensor, Product
 
 pytestmark = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"ggml's kernels: {ggml.unavailable()}")
@@ -102,7 +102,7 @@ def test_an_embedding_reads_rows(tmp_path: Path, random: Any) -> None:
 def test_experts_are_the_eager_ones(tmp_path: Path, random: Any, tokens: int) -> None:
     kinds = [tensor(tmp_path, random.standard_normal(shape) / 8) for shape in ((6, 32, 64), (6, 32, 64), (6, 64, 32))]
     (gate, g), (up, u), (down, d) = kinds
-    experts = PackedExperts(gate, up, down, nn.SiLU())
+    experts = PackedExperts((gate, up), down, Gated(nn.SiLU()))
     x, weights = torch.randn(tokens, 64), torch.rand(tokens, 2)
     index = torch.stack([torch.randperm(6)[:2] for _ in range(tokens)])
     expected = torch.zeros(tokens, 64)

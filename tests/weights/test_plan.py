@@ -11,6 +11,7 @@ import torch
 from gguf import GGMLQuantizationType
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import tiny_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -19,8 +20,8 @@ from stratakv.engine.describe import describe_model
 from stratakv.weights.build import _without_weights
 from stratakv.weights.gguf_header import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
-from stratakv.weights.modules import embedding_scale
-from stratakv.weights.plan import is_experts, is_matrix, make_plan, row_layout
+from stratakv.weights.modules import ClampedSwiGLU, Gated, embedding_scale, gating_of
+from stratakv.weights.plan import is_matrix, make_plan, row_layout
 
 loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
 
@@ -79,8 +80,8 @@ def test_every_matrix_of_the_embedded_model_stays_and_norms_don_t(model: Any) ->
     plan = make_plan({path: MappedFile(path)}, read_gguf_header(path), model, lambda type_: None)
     assert len(plan.packed) == 12 * 7 + 1 and not plan.unpacked
     assert set(plan.plain) == {name for name, p in model.named_parameters() if p.dim() == 1}
-    q = plan.packed["model.layers.3.self_attn.q_proj.weight"][0]
-    assert q.place is not None and plan.packed["model.layers.3.self_attn.v_proj.weight"][0].place is None
+    q = plan.packed["model.layers.3.self_attn.q_proj.weight"]
+    assert q.place is not None and plan.packed["model.layers.3.self_attn.v_proj.weight"].place is None
 
 
 def test_types_that_can_t_be_multiplied_are_unpacked_alone(model: Any) -> None:
@@ -123,7 +124,15 @@ def test_experts_are_known_by_their_parameters() -> None:
     experts.act_fn = nn.SiLU()
     experts.gate_up_proj = nn.Parameter(torch.zeros(4, 12, 8))
     experts.down_proj = nn.Parameter(torch.zeros(4, 8, 6))
-    assert is_experts(experts)
+    assert isinstance(gating_of(experts), Gated)
     experts.bias = nn.Parameter(torch.zeros(8))
-    assert not is_experts(experts)
-    assert not is_experts(nn.Linear(2, 3))
+    assert gating_of(experts) is None
+    assert gating_of(nn.Linear(2, 3)) is None
+
+
+def test_gpt_oss_s_experts_are_known_by_what_they_do() -> None:
+    experts: Any = tiny_model("gpt_oss").model.layers[0].mlp.experts
+    gating = gating_of(experts)
+    assert isinstance(gating, ClampedSwiGLU) and (gating.alpha, gating.limit) == (1.702, 7.0)
+    experts._apply_gate = lambda both: both[..., ::2] * both[..., 1::2]
+    assert gating_of(experts) is None

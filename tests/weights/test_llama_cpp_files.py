@@ -1,0 +1,68 @@
+"""Files with llama.cpp's own names and fields, of architectures where transformers looks for others or leaves some out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from llama_cpp_writer import WRITERS, write
+
+from stratakv import KVCache, UserError
+from stratakv.engine.attention import use
+from stratakv.engine.describe import describe_model
+from stratakv.engine.load import load_weights
+from stratakv.weights import ggml
+from stratakv.weights.modules import PackedExperts
+
+pytestmark = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"ggml's kernels: {ggml.unavailable()}")
+IDS = torch.randint(3, 256, (2, 21), generator=torch.Generator().manual_seed(0))
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model(IDS, use_cache=False).logits
+    return found
+
+
+@pytest.mark.parametrize("architecture", WRITERS)
+def test_the_model_is_the_one_that_was_written(architecture: str, tmp_path: Path) -> None:
+    written = write(tmp_path / "m.gguf", architecture)
+    description = describe_model(tmp_path / "m.gguf")
+    weights = load_weights(description, exact=True)
+    assert weights.packed is not None and weights.packed.unpacked == () and weights.packed.unused == ()
+    assert weights.nbytes <= 1.05 * (tmp_path / "m.gguf").stat().st_size
+    torch.testing.assert_close(logits(weights.model), logits(written), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["MXFP4", "Q8_0", "Q4_0", "F16"])
+def test_gpt_oss_s_experts_stay_packed_in_every_type(kind: str, tmp_path: Path) -> None:
+    written = write(tmp_path / "m.gguf", "gpt-oss", experts=kind)
+    description = describe_model(tmp_path / "m.gguf")
+    exact, rounded = (load_weights(description, exact=exact).model for exact in (True, False))
+    experts = exact.model.layers[1].mlp.experts
+    assert isinstance(experts, PackedExperts) and {tensor.type.name for tensor in experts.tensors} == {kind}
+    expected = logits(written)
+    torch.testing.assert_close(logits(exact), expected, rtol=1e-3, atol=1e-3)
+    assert float((logits(rounded) - expected).norm() / expected.norm()) < 0.03
+
+
+def test_gpt_oss_runs_fused_and_in_steps(tmp_path: Path) -> None:
+    written = use(write(tmp_path / "m.gguf", "gpt-oss", experts="MXFP4"))
+    weights = load_weights(describe_model(tmp_path / "m.gguf"))
+    assert weights.packed is not None and weights.packed.fused == 4
+    found = []
+    for model in (use(weights.model), written):
+        cache = KVCache(model.config, "f32")
+        with torch.inference_mode():
+            model(IDS[:, :18], past_key_values=cache)
+            found.append(torch.cat([model(IDS[:, at : at + 1], past_key_values=cache).logits for at in (18, 19, 20)]))
+    assert float((found[0] - found[1]).norm() / found[1].norm()) < 0.03
+
+
+def test_gpt_oss_can_t_be_unpacked_and_says_so(tmp_path: Path) -> None:
+    write(tmp_path / "m.gguf", "gpt-oss")
+    with pytest.raises(UserError, match=r"only be used with its weights packed, .* \(as asked for\)$") as caught:
+        load_weights(describe_model(tmp_path / "m.gguf"), packed=False)
+    assert "\n" not in str(caught.value)
