@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stratakv.evidence.judgement import SCHEMA as JUDGE
+from stratakv.evidence.tuning import SCHEMA as TUNE
 from stratakv.measure.intervals import change_interval
 from stratakv.measure.table import labels, milli
-from stratakv.tune.evidence import SCHEMA as TUNE
-from stratakv.tune.judge import SCHEMA as JUDGE
 
 HEAD = (
     "| profile | bpv | bytes/token | PPL - f16 | KLD, 1e-3 nats | median | p99 | top-1 | against {reference} |\n"

@@ -166,7 +166,7 @@ def _beside(given: str, profile: Profile) -> str | None:
 
 
 def _evidence(path: str, model: ModelDescription) -> dict[str, Any]:
-    from stratakv.report import read_evidence
+    from stratakv.evidence import read_evidence
 
     evidence = read_evidence(path)
     theirs = evidence["model"]["fingerprint"]

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.cache.plan import front_candidates, plan, usual_candidates
     from stratakv.engine.describe import describe_model
     from stratakv.engine.size import stays_packed, weights_size
-    from stratakv.report import read_evidence
+    from stratakv.evidence import read_evidence
 
     wish = _wish(args)
     evidence = None if args.evidence is None else read_evidence(args.evidence)

@@ -25,8 +25,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.errors import UserError
+    from stratakv.evidence import read_evidence, read_judge
     from stratakv.files import check_writable, write_file
-    from stratakv.report import build_report, read_evidence, read_judge
+    from stratakv.report import build_report
 
     check_writable(args.output)
     evidence = read_evidence(args.evidence)

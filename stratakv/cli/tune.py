@@ -120,7 +120,7 @@ def tune_and_write(
     from stratakv.measure.results import write_json
     from stratakv.profile import save_profile
     from stratakv.report import build_report
-    from stratakv.tune.evidence import evidence_json, format_evidence
+    from stratakv.tune.evidence import evidence_of, format_evidence
     from stratakv.tune.run import tune
 
     limit = loaded.geometry.context
@@ -133,7 +133,7 @@ def tune_and_write(
             say=say,
             report=report,
         )
-    data = evidence_json(tuned, text, request, command)
+    data = evidence_of(tuned, text, request, command)
     profile_path = out / f"{tuned.profile.name}.profile.json"
     evidence_path = out / f"{tuned.profile.name}.evidence.json"
     report_path = out / f"{tuned.profile.name}.html"

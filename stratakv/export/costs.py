@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stratakv.evidence.tuning import damages_of
 from stratakv.export.target import Costs
 from stratakv.kvtypes import kv_type
 from stratakv.profile import ModelGeometry, Profile
@@ -37,7 +38,7 @@ class MeasuredCosts:
         """From the tuner's table of damages; without one from its cells. None where some layer or side has neither."""
         point = evidence["sensitivity"]["operating_point"]
         k, v = point.split("/") if "/" in point else (point, point)
-        tables = _damages(evidence)
+        tables = damages_of(evidence)
         base: float | None
         found: dict[tuple[int, int], dict[str, float]] = {}
         if tables and all((k, v) in table for table in tables):
@@ -108,18 +109,6 @@ def relative_error(name: str, head_dim: int) -> float:
     x = torch.randn(_VECTORS, head_dim, generator=torch.Generator().manual_seed(0))
     y = kv_type(name).decode(kv_type(name).encode(x), head_dim=head_dim)
     return float((x - y).square().sum() / x.square().sum())
-
-
-def _damages(evidence: Mapping[str, Any]) -> tuple[dict[Pair, float], ...]:
-    """By KV ordinal what each pair of types is expected to cost, in nats; summed up it is the KLD. () without the table."""
-    table = evidence.get("damages")
-    if not table:
-        return ()
-    types = table["types"]
-    return tuple(
-        {(k, v): float(row[a][b]) for a, k in enumerate(types) for b, v in enumerate(types)}
-        for row in table["by_layer"]
-    )
 
 
 def _with_start(points: list[tuple[float, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,6 +1,5 @@
 """A tuned profile's evidence as one HTML page, made from the JSON alone."""
 
-from stratakv.report.data import read_evidence, read_judge
 from stratakv.report.page import build_report
 
-__all__ = ["build_report", "read_evidence", "read_judge"]
+__all__ = ["build_report"]

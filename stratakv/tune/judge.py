@@ -10,6 +10,7 @@ import numpy as np
 
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
+from stratakv.evidence.judgement import SCHEMA
 from stratakv.measure.corpus import Contexts
 from stratakv.measure.intervals import change_interval
 from stratakv.measure.results import conditions
@@ -20,7 +21,6 @@ from stratakv.tune.baselines import TOLERANCE, baselines, reference_for
 from stratakv.tune.run import open_store
 from stratakv.tune.scores import kept_scores
 
-SCHEMA = "stratakv/judge/1"
 CLAIMED = 0.30
 
 

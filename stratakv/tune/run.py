@@ -12,6 +12,7 @@ import torch
 
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
+from stratakv.evidence.tuning import point_json
 from stratakv.kvtypes import kv_type, type_names
 from stratakv.measure.corpus import Contexts, Text, cut
 from stratakv.measure.divergence import Floats
@@ -349,18 +350,8 @@ def _front(problem: Problem, best: Found, row: dict[str, Any], most: int = 100) 
     chosen = Allocation(best.pairs, problem.size(best.pairs), best.model.predict(best.pairs))
     points = []
     for each in sorted([*(everything[i] for i in steps), chosen], key=lambda each: each.size):
-        profile = Profile("", problem.geometry, each.pairs)
-        measured = each is chosen
-        points.append(
-            {
-                "bytes_per_token": profile.bytes_per_token,
-                "bpv": profile.bpv,
-                "predicted_kld": max(0.0, each.cost),
-                "pairs": [list(pair) for pair in each.pairs],
-                "kld": row["kld_mean"] if measured else None,
-                "kld_ci95": row["kld_mean_ci95"] if measured else None,
-            }
-        )
+        measured = {"kld": row["kld_mean"], "interval": row["kld_mean_ci95"]} if each is chosen else {}
+        points.append(point_json(Profile("", problem.geometry, each.pairs), max(0.0, each.cost), **measured))
     return points
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from stratakv.evidence.tuning import cell_json
 from stratakv.measure.divergence import Floats
 from stratakv.measure.intervals import mean_interval
 from stratakv.tune.measurer import Measurer, Pairs
@@ -124,16 +125,8 @@ def cells_json(found: Sensitivity) -> list[dict[str, Any]]:
                 if found.added is not None and np.isfinite(found.added[:, i, side, column]).all():
                     values = found.added[:, i, side, column]
                     kld, interval = float(values.mean()), mean_interval(values)
-                rows.append(
-                    {
-                        "ordinal": i,
-                        "side": letter,
-                        "type": name,
-                        "kld": kld,
-                        "ci95": None if interval is None else list(interval),
-                        "gradient": float(found.predicted[i, side, column]),
-                    }
-                )
+                gradient = float(found.predicted[i, side, column])
+                rows.append(cell_json(i, letter, name, kld=kld, interval=interval, gradient=gradient))
     return rows
 
 

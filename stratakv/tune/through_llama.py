@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stratakv import __version__
 from stratakv.engine.describe import describe_model
 from stratakv.engine.gguf_file import read_gguf_model
 from stratakv.errors import UserError
+from stratakv.evidence.tuning import cell_json, evidence_json, point_json, text_json
 from stratakv.kvtypes import kv_type
 from stratakv.machine import machine
 from stratakv.measure.corpus import Text
@@ -27,7 +27,6 @@ from stratakv.tune.allocate import Allocation, Table
 from stratakv.tune.llama_probe import LlamaProbe
 from stratakv.tune.options import options_for
 
-SCHEMA = "stratakv/tune/1"
 TYPES = ("q8_0", "turbo4", "turbo3", "turbo2")
 _LOSSLESS = "f16"
 SIDES = ("k", "v")
@@ -84,56 +83,38 @@ def measure_through_llama(
     table = Table(options_for(geometry, damages))
     chosen = table.solve(reference.bytes_per_token)
     seconds, passes = time.monotonic() - started, len(pieces) * (1 + klds[0].size)
-    evidence: dict[str, Any] = {
-        "schema": SCHEMA,
-        "version": 1,
-        "stratakv": __version__,
-        "name": name,
-        "through": "llama.cpp",
-        "model": {"name": geometry.name, "fingerprint": fingerprint, "kv_layers": len(geometry.kv_layers)},
-        "geometry": [_layer_json(layer) for layer in geometry.kv_layers],
-        "budget": {"text": wish.budget, "bytes_per_token": reference.bytes_per_token, "bpv": reference.bpv},
-        "types": list(types),
-        "effort": "sensitivity",
-        "text": {
-            "name": text.name,
-            "sha256": text.sha256,
-            "context": wish.context,
-            "chunk": wish.context,
-            "select_chunks": len(pieces),
-            "validate_chunks": 0,
-        },
-        "machine": machine(),
-        "command": command,
-        "cost": {
-            "seconds": round(seconds, 2),
-            "forward_passes": passes,
-            "stages": [{"name": "ablation", "seconds": round(seconds, 2), "forward_passes": passes}],
-        },
-        "headroom": _headroom(damages, reference, chosen),
-        "sensitivity": {
+    summary = {"through": "llama.cpp", "predicted_kld": chosen.cost, "text": text.name, "context": wish.context}
+    profile = Profile(name, geometry, chosen.pairs, fingerprint=fingerprint, evidence=summary)
+    evidence = evidence_json(
+        profile,
+        budget={"text": wish.budget, "bytes_per_token": reference.bytes_per_token, "bpv": reference.bpv},
+        types=types,
+        effort="sensitivity",
+        text=text_json(text.name, text.sha256, context=wish.context, select=len(pieces), validate=0),
+        machine=machine(),
+        command=command,
+        stages={"ablation": (seconds, passes)},
+        headroom=_headroom(damages, reference, chosen),
+        sensitivity={
             "operating_point": _LOSSLESS,
-            "cells": _cells(cells, types),
+            "cells": list(_cells(cells, types)),
             "split_half": {"spearman": None, "by_type": {}},
             "agreement": {"by_type": {}, "all": None},
         },
-        "front": [_point(allocation, geometry) for allocation in table.front()],
-        "damages": {
-            "types": list(types),
-            "by_layer": [[[known[k, v] for v in types] for k in types] for known in damages],
-        },
-        "fidelity": {"points": [], "r2": None, "bias": None},
-        "certificate": dict(chosen.certificate),
-        "chosen": _point(chosen, geometry),
-        "rows": [],
-        "reference": reference.name,
-        "warnings": [
+        front=[point_json(Profile("point", geometry, each.pairs), each.cost) for each in table.front()],
+        damages=damages,
+        fidelity={"points": [], "r2": None, "bias": None},
+        certificate=chosen.certificate,
+        chosen={"predicted_kld": chosen.cost, "kld": None, "kld_ci95": None},
+        rows=(),
+        reference=reference.name,
+        warnings=(
             *warnings,
             "a pair's damage is the sum of its K's and its V's, measured around f16; nothing was verified",
-        ],
-    }
-    summary = {"through": "llama.cpp", "predicted_kld": chosen.cost, "text": text.name, "context": wish.context}
-    return Profile(name, geometry, chosen.pairs, fingerprint=fingerprint, evidence=summary), evidence
+        ),
+        more={"through": "llama.cpp"},
+    )
+    return profile, evidence
 
 
 def _klds(
@@ -184,24 +165,17 @@ def _geometry(path: Path, probe: LlamaProbe) -> tuple[ModelGeometry, str, list[s
     return description.geometry, description.fingerprint, list(description.warnings)
 
 
-def _cells(cells: np.ndarray, types: tuple[str, ...]) -> list[dict[str, Any]]:
-    rows = []
-    for ordinal in range(cells.shape[1]):
-        for side, letter in enumerate(SIDES):
-            for column, type_ in enumerate(types):
-                values = cells[:, ordinal, side, column]
-                interval = mean_interval(values)
-                rows.append(
-                    {
-                        "ordinal": ordinal,
-                        "side": letter,
-                        "type": type_,
-                        "kld": float(values.mean()),
-                        "ci95": None if interval is None else list(interval),
-                        "gradient": None,
-                    }
-                )
-    return rows
+def _cells(cells: np.ndarray, types: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for ordinal, side, column in np.ndindex(cells.shape[1:]):
+        values = cells[:, ordinal, side, column]
+        yield cell_json(
+            ordinal,
+            SIDES[side],
+            types[column],
+            kld=float(values.mean()),
+            interval=mean_interval(values),
+            gradient=None,
+        )
 
 
 def _headroom(damages: list[dict[Pair, float]], reference: Profile, chosen: Allocation) -> dict[str, Any]:
@@ -213,27 +187,4 @@ def _headroom(damages: list[dict[Pair, float]], reference: Profile, chosen: Allo
     return {
         "gain": gain,
         "words": f"predicted KLD {gain:.0%} below uniform {reference.name} at its bytes, not verified",
-    }
-
-
-def _point(allocation: Allocation, geometry: ModelGeometry) -> dict[str, Any]:
-    profile = Profile("point", geometry, allocation.pairs)
-    return {
-        "bytes_per_token": profile.bytes_per_token,
-        "bpv": profile.bpv,
-        "predicted_kld": allocation.cost,
-        "pairs": [list(pair) for pair in allocation.pairs],
-        "kld": None,
-        "kld_ci95": None,
-    }
-
-
-def _layer_json(layer: LayerGeometry) -> dict[str, Any]:
-    return {
-        "ordinal": layer.ordinal,
-        "layer": layer.layer,
-        "role": layer.role,
-        "head_dim": list(layer.head_dim),
-        "kv_heads": layer.kv_heads,
-        "window": layer.window,
     }

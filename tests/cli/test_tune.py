@@ -14,9 +14,9 @@ from tiny_effort import TINY
 from stratakv.assets import judging_text
 from stratakv.cli.main import main
 from stratakv.engine.load import load_model
+from stratakv.evidence.tuning import damages_of
 from stratakv.profile import load_profile
 from stratakv.tune import effort
-from stratakv.tune.evidence import damages_from
 from stratakv.tune.options import options_for
 from stratakv.tune.replay import Replay
 from stratakv.tune.store import Store
@@ -81,7 +81,7 @@ def test_a_profile_within_the_budget_and_its_evidence(tuned: tuple[Path, list[st
     assert sizes == sorted(sizes)
     assert [point["kld"] for point in data["front"] if point["kld"]] == [data["rows"][0]["kld_mean"]]
     assert data["cost"]["forward_passes"] == pytest.approx(sum(s["forward_passes"] for s in data["cost"]["stages"]))
-    options = options_for(geometry, damages_from(data), types=("turbo4", "q8_0"))
+    options = options_for(geometry, damages_of(data), types=("turbo4", "q8_0"))
     assert len(options) == 12
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from evidences import evidence, judgement
 
-from stratakv.report import build_report, read_evidence
+from stratakv.evidence import read_evidence
+from stratakv.report import build_report
 
 ROOT = Path(__file__).parents[2]
 

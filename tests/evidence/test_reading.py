@@ -8,7 +8,7 @@ import pytest
 from evidences import evidence, judgement
 
 from stratakv.errors import UserError
-from stratakv.report import read_evidence, read_judge
+from stratakv.evidence import read_evidence, read_judge
 
 
 def written(tmp_path, data) -> str:

@@ -1,0 +1,81 @@
+"""JSON files read and checked: one that lacks something is one line, not a traceback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stratakv.errors import UserError
+
+Data = dict[str, Any]
+
+# Specs of fields: a type, None for null, a list of one kind, a mapping, a tuple of choices. Further fields are welcome.
+NUMBER = (int, float)
+INTERVAL = ([NUMBER], None)
+PAIRS = [[str]]
+ROW = {
+    "name": str,
+    "profile": PAIRS,
+    "bytes_per_token": int,
+    "bpv": NUMBER,
+    "kld_mean": NUMBER,
+    "kld_mean_ci95": INTERVAL,
+    "kld_diff": NUMBER,
+    "kld_diff_ci95": INTERVAL,
+    "top1": NUMBER,
+    "ppl_diff": NUMBER,
+    "ppl_diff_ci95": INTERVAL,
+}
+
+
+def read_checked(path: str | Path, schema: str, spec: Mapping[str, Any], wanted: str) -> Data:
+    """A JSON object of this schema with the fields of `spec`. wanted: what errors tell the user to give.
+
+    Raises UserError for what can't be read, is of another schema, or lacks a field.
+    """
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; give {wanted}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): give {wanted}") from error
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != schema:
+        raise UserError(f"{path}: schema is {found!r}, {schema!r} is needed: give {wanted}")
+    problem = first_problem(data, spec)
+    if problem:
+        raise UserError(f"{path}: {problem}: give {wanted}")
+    return dict(data)
+
+
+def first_problem(value: Any, spec: Any, where: str = "") -> str | None:
+    """The first thing that is not as `spec` says, in words; None when all is."""
+    if isinstance(spec, tuple):
+        return None if any(first_problem(value, one, where) is None for one in spec) else f"{where} is {_shown(value)}"
+    if isinstance(spec, Mapping):
+        if not isinstance(value, dict):
+            return f"{where} is {_shown(value)}, not an object"
+        for key, inner in spec.items():
+            at = f"{where}.{key}" if where else key
+            if key not in value:
+                return f"{at} is missing"
+            if problem := first_problem(value[key], inner, at):
+                return problem
+        return None
+    if isinstance(spec, list):
+        if not isinstance(value, list):
+            return f"{where} is {_shown(value)}, not a list"
+        problems = (first_problem(each, spec[0], f"{where}[{index}]") for index, each in enumerate(value))
+        return next((problem for problem in problems if problem), None)
+    if spec is None:
+        return None if value is None else f"{where} is {_shown(value)}"
+    right = isinstance(value, spec) and (spec is bool or not isinstance(value, bool))
+    return None if right else f"{where} is {_shown(value)}, not {spec.__name__}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."

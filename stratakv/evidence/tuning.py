@@ -1,0 +1,217 @@
+"""What a tuned profile rests on, schema "stratakv/tune/1" (docs/tuning.md): whoever tunes writes it by `evidence_json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratakv import __version__
+from stratakv.evidence.reading import INTERVAL, NUMBER, PAIRS, ROW, Data, first_problem, read_checked
+
+if TYPE_CHECKING:  # a report is made from the files alone, without torch
+    from stratakv.profile.geometry import LayerGeometry
+    from stratakv.profile.profile import Pair, Profile
+
+SCHEMA = "stratakv/tune/1"
+VERSION = 1
+_CELL = {
+    "ordinal": int,
+    "side": str,
+    "type": str,
+    "kld": (*NUMBER, None),
+    "ci95": INTERVAL,
+    "gradient": (*NUMBER, None),
+}
+_POINT = {
+    "bytes_per_token": int,
+    "bpv": NUMBER,
+    "predicted_kld": NUMBER,
+    "pairs": PAIRS,
+    "kld": (*NUMBER, None),
+    "kld_ci95": INTERVAL,
+}
+_FIELDS = {
+    "name": str,
+    "model": {"name": str, "fingerprint": (str, None), "kv_layers": int},
+    "geometry": [{"ordinal": int, "layer": int, "role": str, "head_dim": [int], "kv_heads": int}],
+    "budget": {"text": str, "bytes_per_token": int, "bpv": NUMBER},
+    "text": {"name": str, "sha256": str, "context": int, "chunk": int},
+    "machine": dict,
+    "command": str,
+    "cost": {
+        "seconds": NUMBER,
+        "forward_passes": NUMBER,
+        "stages": [{"name": str, "seconds": NUMBER, "forward_passes": NUMBER}],
+    },
+    "headroom": {"gain": NUMBER, "words": str},
+    "sensitivity": {
+        "operating_point": str,
+        "cells": [_CELL],
+    },
+    "front": [_POINT],
+    "fidelity": {
+        "points": [{"predicted": NUMBER, "measured": NUMBER, "bytes_per_token": int}],
+        "r2": (*NUMBER, None),
+        "bias": (*NUMBER, None),
+    },
+    "certificate": dict,
+    "chosen": {"pairs": PAIRS, "bytes_per_token": int, "bpv": NUMBER},
+    "rows": [ROW],
+    "reference": str,
+    "warnings": [str],
+}
+
+
+def read_evidence(path: str | Path) -> Data:
+    """The evidence that was written beside a profile. Raises UserError for what is missing or of another kind."""
+    return read_checked(path, SCHEMA, _FIELDS, "an evidence file that `stratakv tune` wrote")
+
+
+def evidence_json(
+    profile: Profile,
+    *,
+    budget: Mapping[str, Any],
+    types: Sequence[str],
+    effort: str,
+    text: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    command: str,
+    stages: Mapping[str, tuple[float, float]],
+    headroom: Mapping[str, Any],
+    sensitivity: Mapping[str, Any],
+    front: Sequence[Mapping[str, Any]],
+    damages: Sequence[Mapping[Pair, float]],
+    fidelity: Mapping[str, Any],
+    certificate: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    reference: str,
+    warnings: Sequence[str],
+    more: Mapping[str, Any],
+) -> Data:
+    """Everything that the choice of a profile rests on. Whatever `read_evidence` would refuse raises ValueError.
+
+    text: of `text_json`. stages: seconds and forward passes by name. sensitivity: its cells of `cell_json`. front: of
+    `point_json`. damages: by KV ordinal what each pair of `types` is expected to add to the KLD, in nats. chosen, more: further
+    fields of the choice and of the whole.
+    """
+    geometry = profile.geometry
+    data = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "stratakv": __version__,
+        **more,
+        "name": profile.name,
+        "model": {"name": geometry.name, "fingerprint": profile.fingerprint, "kv_layers": len(geometry.kv_layers)},
+        "geometry": [_layer_json(layer) for layer in geometry.kv_layers],
+        "budget": dict(budget),
+        "types": list(types),
+        "effort": effort,
+        "text": dict(text),
+        "machine": dict(machine),
+        "command": command,
+        "cost": _cost_json(stages),
+        "headroom": dict(headroom),
+        "sensitivity": dict(sensitivity),
+        "front": list(front),
+        "damages": {
+            "types": list(types),
+            "by_layer": [[[known[k, v] for v in types] for k in types] for known in damages],
+        },
+        "fidelity": dict(fidelity),
+        "certificate": dict(certificate),
+        "chosen": {
+            "pairs": [list(pair) for pair in profile.pairs],
+            "bytes_per_token": profile.bytes_per_token,
+            "bpv": profile.bpv,
+            **chosen,
+        },
+        "rows": list(rows),
+        "reference": reference,
+        "warnings": list(warnings),
+    }
+    if problem := first_problem(json.loads(json.dumps(data, allow_nan=False)), _FIELDS):
+        raise ValueError(f"evidence of {profile.name}: {problem}")
+    return data
+
+
+def text_json(name: str, sha256: str, *, context: int, select: int, validate: int) -> dict[str, Any]:
+    """The tuning text. context: tokens; select, validate: contexts that chose, and that checked the choice."""
+    return {
+        "name": name,
+        "sha256": sha256,
+        "context": context,
+        "chunk": context,
+        "select_chunks": select,
+        "validate_chunks": validate,
+    }
+
+
+def cell_json(
+    ordinal: int,
+    side: str,
+    type_: str,
+    *,
+    kld: float | None,
+    interval: Sequence[float] | None,
+    gradient: float | None,
+) -> dict[str, Any]:
+    """What one type costs on one side ('k', 'v') of one KV layer, in nats. kld: measured; gradient: predicted."""
+    return {
+        "ordinal": ordinal,
+        "side": side,
+        "type": type_,
+        "kld": kld,
+        "ci95": None if interval is None else list(interval),
+        "gradient": gradient,
+    }
+
+
+def point_json(
+    profile: Profile, predicted: float, *, kld: float | None = None, interval: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """A point of the front: bytes, and KLD in nats, predicted, and measured where it was."""
+    return {
+        "bytes_per_token": profile.bytes_per_token,
+        "bpv": profile.bpv,
+        "predicted_kld": predicted,
+        "pairs": [list(pair) for pair in profile.pairs],
+        "kld": kld,
+        "kld_ci95": interval,
+    }
+
+
+def damages_of(evidence: Mapping[str, Any]) -> tuple[dict[Pair, float], ...]:
+    """By KV ordinal what each pair of types is expected to cost, in nats; summed up it is the KLD. () without the table."""
+    table = evidence.get("damages")
+    if not table:
+        return ()
+    types = table["types"]
+    return tuple(
+        {(k, v): float(row[a][b]) for a, k in enumerate(types) for b, v in enumerate(types)}
+        for row in table["by_layer"]
+    )
+
+
+def _layer_json(layer: LayerGeometry) -> dict[str, Any]:
+    return {
+        "ordinal": layer.ordinal,
+        "layer": layer.layer,
+        "role": layer.role,
+        "head_dim": list(layer.head_dim),
+        "kv_heads": layer.kv_heads,
+        "window": layer.window,
+    }
+
+
+def _cost_json(stages: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    return {
+        "seconds": round(sum(seconds for seconds, _ in stages.values()), 2),
+        "forward_passes": round(sum(passes for _, passes in stages.values()), 2),
+        "stages": [
+            {"name": name, "seconds": round(seconds, 2), "forward_passes": round(passes, 2)}
+            for name, (seconds, passes) in stages.items()
+        ],
+    }
