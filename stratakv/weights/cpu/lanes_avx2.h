@@ -81,5 +81,21 @@ inline V word(const std::uint8_t *p, std::size_t stride) {
     return _mm256_setr_epi32(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]);
 }
 
+inline std::uint32_t largest_bits(const float *x) {
+    const V wide = _mm256_max_epu32(and_(load(x), set1(0x7fffffffu)), and_(load(x + 8), set1(0x7fffffffu)));
+    __m128i v = _mm_max_epu32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    v = _mm_max_epu32(v, _mm_shuffle_epi32(v, 0x4e));
+    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(v, _mm_shuffle_epi32(v, 0xb1))));
+}
+inline std::int32_t rounded(const float *x, float by, std::int8_t *codes) {
+    const V low = _mm256_cvtps_epi32(mul(loadf(x), set1f(by))), high = _mm256_cvtps_epi32(mul(loadf(x + 8), set1f(by)));
+    const auto words = [](V v) { return _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)); };
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(codes), _mm_packs_epi16(words(low), words(high)));
+    const V wide = add(low, high);
+    __m128i v = _mm_add_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 0xb1)));
+}
+
 }  // namespace lanes
 }  // namespace

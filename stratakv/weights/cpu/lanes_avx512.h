@@ -93,5 +93,14 @@ inline V word(const std::uint8_t *p, std::size_t stride) {
     return _mm512_inserti32x4(v, part[3], 3);
 }
 
+// The bits of the largest of 16 magnitudes: as integers they have the order of the floats, with what is not finite above all.
+inline std::uint32_t largest_bits(const float *x) { return _mm512_reduce_max_epu32(and_(load(x), set1(0x7fffffffu))); }
+// 16 values times `by`, to the nearest integer, as bytes; returns their sum.
+inline std::int32_t rounded(const float *x, float by, std::int8_t *codes) {
+    const V whole = _mm512_cvt_roundps_epi32(mul(loadf(x), set1f(by)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(codes), _mm512_cvtepi32_epi8(whole));
+    return _mm512_reduce_add_epi32(whole);
+}
+
 }  // namespace lanes
 }  // namespace

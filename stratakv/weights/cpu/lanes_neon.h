@@ -74,5 +74,19 @@ inline V word(const std::uint8_t *p, std::size_t stride) {
     return vld1q_u32(x);
 }
 
+inline std::uint32_t largest_bits(const float *x) {
+    V most = set1(0);
+    for (int i = 0; i < 16; i += 4) most = vmaxq_u32(most, and_(load(x + i), set1(0x7fffffffu)));
+    return vmaxvq_u32(most);
+}
+inline std::int32_t rounded(const float *x, float by, std::int8_t *codes) {
+    int32x4_t whole[4];
+    for (int i = 0; i < 4; ++i) whole[i] = vcvtnq_s32_f32(vmulq_n_f32(loadf(x + 4 * i), by));
+    const int16x8_t low = vcombine_s16(vmovn_s32(whole[0]), vmovn_s32(whole[1]));
+    const int16x8_t high = vcombine_s16(vmovn_s32(whole[2]), vmovn_s32(whole[3]));
+    vst1q_s8(codes, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+    return vaddvq_s32(vaddq_s32(vaddq_s32(whole[0], whole[1]), vaddq_s32(whole[2], whole[3])));
+}
+
 }  // namespace lanes
 }  // namespace

@@ -120,5 +120,28 @@ inline V word(const std::uint8_t *p, std::size_t stride) {
     return v;
 }
 
+inline std::uint32_t largest_bits(const float *x) {
+    std::uint32_t most = 0;
+    for (int i = 0; i < 16; ++i) {
+        std::uint32_t bits;
+        std::memcpy(&bits, x + i, 4);
+        bits &= 0x7fffffffu;
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+inline std::int32_t rounded(const float *x, float by, std::int8_t *codes) {
+    std::int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) {
+        const float moved = x[i] * by + 12582912.0f;  // 1.5 * 2^23: the integer is in the low bits
+        std::int32_t whole;
+        std::memcpy(&whole, &moved, 4);
+        whole -= 0x4b400000;
+        codes[i] = static_cast<std::int8_t>(whole);
+        sum += whole;
+    }
+    return sum;
+}
+
 }  // namespace lanes
 }  // namespace

@@ -100,7 +100,7 @@ private:
 
     template <typename Function>
     void for_slots(Function pack) {
-        const int threads = static_cast<std::int64_t>(kept_.from.size()) * columns_ < 16384 ? 1 : threads_;
+        const int threads = static_cast<std::int64_t>(kept_.from.size()) * columns_ < 65536 ? 1 : threads_;  // 32 columns take some 4 ns
         constexpr int kTokens = 16;  // of a piece
         const int pieces = kChunkTokens / kTokens;
         parallel_for(threads, static_cast<int>(kept_.chunks.size()) * pieces, [&](int i) {

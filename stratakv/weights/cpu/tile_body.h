@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "formats.h"
@@ -137,37 +138,23 @@ void run_floats(const TileJob &job) {
     }
 }
 
-// Each block of 32 to signed bytes with the scale of its largest value, rounded to the nearest. Loops over 16 values, each one thing,
-// so that compilers make vectors of them.
+// Each block of 32 to signed bytes with the scale of its largest value, rounded to the nearest.
 void pack(const float *x, std::int64_t columns, int token, int tokens, const PackInto &into) {
     constexpr int kHalf = kBlock / 2;
     for (std::int64_t block = 0; block * kBlock < columns; ++block, x += kBlock) {
-        float largest[kHalf], bad[kHalf];
-        for (int i = 0; i < kHalf; ++i) {
-            const float low = std::fabs(x[i]), high = std::fabs(x[kHalf + i]);
-            largest[i] = low > high ? low : high;
-            bad[i] = x[i] * 0.0f + x[kHalf + i] * 0.0f;
-        }
-        for (int width = kHalf / 2; width > 0; width /= 2)
-            for (int i = 0; i < width; ++i) {
-                largest[i] = largest[i] > largest[width + i] ? largest[i] : largest[width + i];
-                bad[i] += bad[width + i];
-            }
-        const float most = largest[0], scale = most / 127.0f + bad[0];
-        const float inverse = most > 0.0f && bad[0] == 0.0f ? 127.0f / most : 0.0f;
+        const std::uint32_t bits = std::max(largest_bits(x), largest_bits(x + kHalf));
+        float most;
+        std::memcpy(&most, &bits, 4);
+        const bool finite = bits < 0x7f800000u;
+        const float scale = finite ? most / 127.0f : std::numeric_limits<float>::quiet_NaN();
+        const float inverse = finite && most > 0.0f ? 127.0f / most : 0.0f;
         const std::int64_t at = block * tokens + token;
         into.scale[at] = scale;
         for (int half = 0; half < 2; ++half) {
-            std::int32_t rounded[kHalf];
-            for (int i = 0; i < kHalf; ++i) {
-                const float moved = x[half * kHalf + i] * inverse + 12582912.0f;  // 1.5 * 2^23: the integer is in the low bits
-                std::memcpy(&rounded[i], &moved, 4);
-                rounded[i] -= 0x4b400000;
-            }
             std::int8_t *codes = into.codes + at * kBlock + half * kHalf;
-            for (int i = 0; i < kHalf; ++i) codes[i] = static_cast<std::int8_t>(rounded[i]);
             std::int32_t sum = 0;
-            for (int i = 0; i < kHalf; ++i) sum += rounded[i];
+            if (finite) sum = rounded(x + half * kHalf, inverse, codes);
+            else std::memset(codes, 0, kHalf);
             into.sum[2 * at + half] = scale * static_cast<float>(sum);
             into.minus_codes[2 * at + half] = -sum;
         }
