@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from stratakv.kernels.choice import kernel_name, precise
 from stratakv.kernels.cpu_encode import CannotStoreError
 from stratakv.kernels.native import native
 from stratakv.kernels.sequences import FEW_QUERY_TOKENS
+from stratakv.weights.angles import Angles
 from stratakv.weights.parts import UnknownPartError, norm
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Stack:
         self.norm = LastNorm(base.norm)
         self.layers = module.PackedLayers([one.parts.compiled for one in fused])
         self.multiplier = float(getattr(base, "embedding_multiplier", 1.0))
-        self._by_type = "layer_type" in inspect.signature(base.rotary_emb.forward).parameters
+        self._angles = Angles(base.rotary_emb)
         types = getattr(base.config, "layer_types", None)
-        self.types = list(types) if self._by_type and types else [None] * len(fused)
+        self.types = list(types) if self._angles.by_type and types else [None] * len(fused)
         # the layers after which something runs in Python
         self.stops = [i + 1 for i, one in enumerate(fused) if one.parts.mlp is not None]
         if len({one.parts.dim for one in fused}) > 1:
@@ -170,12 +170,6 @@ class Stack:
             if (mlp := self.fused[end - 1].parts.mlp) is not None:
                 x.copy_(mlp(x))
             begin = end
-
-    def _angles(
-        self, x: torch.Tensor, position_ids: torch.Tensor, kind: str | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        cos, sin = self.base.rotary_emb(x, position_ids, kind) if kind else self.base.rotary_emb(x, position_ids)
-        return cos.float().contiguous(), sin.float().contiguous()
 
 
 def _watched(layer: Any) -> bool:
