@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
+
+from stratakv.cli.recorded import command_line, set_run
 
 _ATTENTION = "decode attention, prefill and encoding beside torch's attention and llama.cpp's"
 _GENERATE = "tokens per second and peak memory of whole models, by cache"
@@ -49,7 +50,7 @@ def add_parser(commands: Any) -> None:
     )
     attention.add_argument("--plot", metavar="FILE", help="draw the decode steps, .png or .svg")
     _add_common(attention, seconds=10.0, what="each context and group")
-    attention.set_defaults(func=run_attention)
+    set_run(attention, run_attention, outputs=("json", "plot"))
     generate = kinds.add_parser("generate", help=_GENERATE, description=_GENERATE)
     generate.add_argument(
         "-m",
@@ -77,7 +78,7 @@ def add_parser(commands: Any) -> None:
     )
     generate.add_argument("--plot", metavar="FILE", help="draw tokens per second over context, .png or .svg")
     _add_common(generate, seconds=5.0, what="the tokens of each process")
-    generate.set_defaults(func=run_generate)
+    set_run(generate, run_generate, outputs=("json", "plot"))
     serve = kinds.add_parser("serve", help=_SERVE, description=_SERVE)
     serve.add_argument("-m", "--model", default="embedded", help="GGUF file, directory, hub name, or 'embedded'")
     serve.add_argument("-f", "--file", metavar="TEXT", help="a UTF-8 text to cut prompts from (the embedded one)")
@@ -101,7 +102,7 @@ def add_parser(commands: Any) -> None:
     serve.add_argument("-t", "--threads", type=int, metavar="N", help="threads of every server (torch's number)")
     serve.add_argument("--llama-python", metavar="PATH", help="an interpreter that has llama-cpp-python[server]")
     serve.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
-    serve.set_defaults(func=run_serve)
+    set_run(serve, run_serve, outputs=("json",))
     start = kinds.add_parser("start", help=_START, description=_START)
     start.add_argument(
         "-m", "--models", metavar="MODEL,...", default="embedded", help="GGUF file, directory, hub name, 'embedded'"
@@ -112,7 +113,7 @@ def add_parser(commands: Any) -> None:
         "--llama-python", metavar="PATH", help="an interpreter that has llama-cpp-python (this one, if it has)"
     )
     start.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
-    start.set_defaults(func=run_start)
+    set_run(start, run_start, outputs=("json",))
     busy = kinds.add_parser("busy", help=_BUSY, description=_BUSY)
     busy.add_argument("-m", "--model", default="embedded", help="GGUF file, directory, hub name, or 'embedded'")
     busy.add_argument("--profile", default="turbo4", metavar="PROFILE", help="of the cache (turbo4)")
@@ -120,7 +121,7 @@ def add_parser(commands: Any) -> None:
     busy.add_argument("-c", "--context", default="128", metavar="N", help="tokens of prompts and tuning passes (128)")
     busy.add_argument("--rounds", type=int, default=2, metavar="N", help="visits of each case, in turns (2)")
     _add_common(busy, seconds=2.0, what="each visit")
-    busy.set_defaults(func=run_busy)
+    set_run(busy, run_busy, outputs=("json",))
     usages = (attention, generate, serve, start, busy)
     parser.epilog = "".join(each.format_usage() for each in usages)
 
@@ -162,10 +163,7 @@ def run_attention(args: argparse.Namespace) -> int:
         rotate_bytes=_positive(args.rotate_mib, "--rotate-mib") * 2**20,
         llama_python=llama_python(args.llama_python),
     )
-    words = ["stratakv", "bench", "attention", "-c", args.contexts, "--groups", args.groups, "--types", args.types]
-    words += ["--kv-heads", str(args.kv_heads), "--head-dim", str(args.head_dim), "--parts", args.parts]
-    words += ["--prefill", args.prefill, "--rotate-mib", str(args.rotate_mib)]
-    data = bench_attention(settings, command=_command(words, args, settings.threads), report=say)
+    data = bench_attention(settings, command=_command(args, settings.threads), report=say)
     emit(format_attention(data), data, args.json)
     if args.plot:
         plot_attention(data, args.plot)
@@ -196,13 +194,8 @@ def run_generate(args: argparse.Namespace) -> int:
         transformers=not args.no_transformers,
         llama_python=llama_python(args.llama_python),
     )
-    words = ["stratakv", "bench", "generate", "-m", args.models, "-c", args.contexts, "--rounds", str(args.rounds)]
-    words += [word for profile in settings.profiles for word in ("--profile", profile)]
-    words += [
-        *(["--prefill", args.prefill] if args.prefill else []),
-        *(["--no-transformers"] if args.no_transformers else []),
-    ]
-    data = bench_generate(settings, command=_command(words, args, settings.threads), report=say)
+    command = _command(args, settings.threads, profile=settings.profiles)
+    data = bench_generate(settings, command=command, report=say)
     emit(format_generate(data), data, args.json)
     if args.plot:
         plot_generate([data], args.plot)
@@ -247,13 +240,8 @@ def run_serve(args: argparse.Namespace) -> int:
         seed=args.seed,
         llama_python=llama_python(args.llama_python) if args.llama_python else None,
     )
-    words = ["stratakv", "bench", "serve", "-m", args.model, *(["-f", args.file] if args.file else [])]
-    words += [word for profile in settings.profiles for word in ("--profile", profile)]
-    words += ["--clients", args.clients, "--each", str(args.each), "--rounds", str(args.rounds)]
-    words += ["--rate", f"{args.rate:g}", "--requests", str(args.requests), "--seed", str(args.seed)]
-    words += ["--prefix", str(args.prefix), "--sequences", str(args.sequences)]
-    words += ["-t", str(settings.threads), *(["--llama-python", "PYTHON"] if args.llama_python else [])]
-    data = bench_serve(settings, command=shlex.join(words), report=say)
+    command = _command(args, settings.threads, profile=settings.profiles)
+    data = bench_serve(settings, command=command, report=say)
     emit(format_serve(data), data, args.json)
     return 0
 
@@ -271,9 +259,7 @@ def run_start(args: argparse.Namespace) -> int:
         _threads(args.threads),
         llama_python(args.llama_python),
     )
-    words = ["stratakv", "bench", "start", "-m", args.models, "--rounds", str(args.rounds), "-t", str(settings.threads)]
-    words += ["--llama-python", "PYTHON"] if args.llama_python else []
-    data = bench_start(settings, command=shlex.join(words), report=say)
+    data = bench_start(settings, command=_command(args, settings.threads), report=say)
     emit(format_start(data), data, args.json)
     return 0
 
@@ -300,16 +286,15 @@ def run_busy(args: argparse.Namespace) -> int:
         rounds=_positive(args.rounds, "--rounds"),
         llama_python=llama_python(args.llama_python),
     )
-    words = ["stratakv", "bench", "busy", "-m", args.model, "--profile", args.profile, "--busy", args.busy]
-    words += ["-c", args.context, "--rounds", str(args.rounds)]
-    data = bench_busy(settings, command=_command(words, args, settings.threads), report=say)
+    data = bench_busy(settings, command=_command(args, settings.threads), report=say)
     emit(format_busy(data), data, args.json)
     return 0
 
 
-def _command(words: list[str], args: argparse.Namespace, threads: int) -> str:
-    words = [*words, "-t", str(threads), "--seconds", f"{args.seconds:g}"]
-    return shlex.join([*words, *(["--llama-python", "PYTHON"] if args.llama_python else [])])
+def _command(args: argparse.Namespace, threads: int, **settled: Any) -> str:
+    """The line of a result: with the threads that were chosen, without the path of somebody's Python."""
+    python = None if args.llama_python is None else "PYTHON"
+    return command_line(args, threads=threads, llama_python=python, **settled)
 
 
 def _check_outputs(*paths: str | None) -> None:

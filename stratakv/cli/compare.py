@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
+
+from stratakv.cli.recorded import command_line, set_run
 
 REFERENCE = "turbo4"
 
@@ -29,12 +30,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
     parser.add_argument("--plot", metavar="FILE", help="draw KL divergence over bytes, .png or .svg")
-    parser.set_defaults(func=run)
+    set_run(parser, run, outputs=("json", "plot"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
+    from stratakv.cli.measuring_options import emit, load_for_measuring, progress, say
     from stratakv.engine.describe import describe_model
     from stratakv.measure.plot import plot_comparison
     from stratakv.measure.results import check_writable, compare
@@ -53,7 +54,6 @@ def run(args: argparse.Namespace) -> int:
     loaded, contexts = load_for_measuring(args)
     for line in format_warnings([*loaded.warnings, *contexts.warnings]):
         say(line)
-    words = ["stratakv", "compare", *option_words(args), "--reference", args.reference, *args.profiles]
     with progress("compare") as report:
         data = compare(
             loaded,
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             profiles,
             reference,
             batch=args.batch_size,
-            command=shlex.join(words),
+            command=command_line(args),
             progress=report,
         )
     emit(format_comparison(data), data, args.json)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stratakv.cli.recorded import command_line
 
 if TYPE_CHECKING:
     from stratakv.engine.load import LoadedModel
@@ -45,7 +46,8 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.assets import judging_text
-    from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
+    from stratakv.cli.main import parse
+    from stratakv.cli.measuring_options import emit, load_for_measuring, progress, say
     from stratakv.measure.answer import answer
     from stratakv.measure.plot import plot_comparison
     from stratakv.measure.results import check_writable, compare
@@ -56,11 +58,12 @@ def run(args: argparse.Namespace) -> int:
     results, plots = out / "demo-results.json", [out / "demo-results.png", out / "demo-results.svg"]
     for path in (results, *plots):
         check_writable(path)
-    args.model, args.file, args.ctx_size, args.dtype = "embedded", str(judging_text()), CONTEXT, "f32"
-    loaded, contexts = load_for_measuring(args)
+    words = ["compare", "-m", "embedded", "-f", str(judging_text()), "-c", str(CONTEXT), "-b", str(args.batch_size)]
+    words += [] if args.chunks is None else ["--chunks", str(args.chunks)]
+    general = parse([*words, "--reference", REFERENCE, *PROFILES])  # the command that gives the same numbers
+    loaded, contexts = load_for_measuring(general)
     profiles = [resolve(text, loaded.geometry) for text in PROFILES]
     say(f"{len(profiles)} profiles on {len(contexts.ids)} contexts of {CONTEXT} tokens: a few minutes on two cores")
-    words = ["stratakv", "compare", *option_words(args), "--reference", REFERENCE, *PROFILES]
     with progress("demo") as report:
         data = compare(
             loaded,
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             profiles,
             resolve(REFERENCE, loaded.geometry),
             batch=args.batch_size,
-            command=shlex.join(words),
+            command=command_line(general),
             progress=report,
         )
     emit(f"{format_comparison(data)}\n\n{answer(data)}", data, str(results))
@@ -82,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
 def _tune(loaded: LoadedModel, out: Path) -> None:
     """A quick profile at uniform turbo4's bytes, and its report."""
     from stratakv.assets import tuning_text
+    from stratakv.cli.main import parse
     from stratakv.cli.measuring_options import say
     from stratakv.cli.tune import tune_and_write
     from stratakv.measure.corpus import read_text
@@ -90,5 +94,5 @@ def _tune(loaded: LoadedModel, out: Path) -> None:
 
     say(f"tuning a profile at {REFERENCE}'s bytes on the embedded tuning text: a few minutes more")
     request = Request(budget_from(loaded.geometry), "quick", name="demo-tuned", runs=out / "stratakv-runs")
-    words = ["stratakv", "tune", "-m", "embedded", "--effort", "quick", "-c", str(CONTEXT), "--name", "demo-tuned"]
-    tune_and_write(loaded, read_text(tuning_text()), request, CONTEXT, out, shlex.join(words))
+    general = parse(["tune", "-m", "embedded", "--effort", "quick", "-c", str(CONTEXT), "--name", "demo-tuned"])
+    tune_and_write(loaded, read_text(tuning_text()), request, CONTEXT, out, command_line(general))

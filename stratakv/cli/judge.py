@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import Any
+
+from stratakv.cli.recorded import command_line, set_run
 
 
 def add_parser(commands: Any) -> None:
@@ -23,12 +24,12 @@ def add_parser(commands: Any) -> None:
         metavar="DIR",
         help="where scores are kept, to go on after a kill (stratakv-runs)",
     )
-    parser.set_defaults(func=run)
+    set_run(parser, run, outputs=("json", "runs"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
+    from stratakv.cli.measuring_options import emit, load_for_measuring, progress, say
     from stratakv.engine.describe import describe_model
     from stratakv.errors import UserError
     from stratakv.files import check_writable
@@ -45,8 +46,6 @@ def run(args: argparse.Namespace) -> int:
     loaded, contexts = load_for_measuring(args)
     for line in format_warnings([*loaded.warnings, *contexts.warnings]):
         say(line)
-    words = ["stratakv", "judge", args.profile, *option_words(args)]
-    words += ["--permutations", str(args.permutations)] if args.permutations != 20 else []
     with progress("judge") as report:
         data = judge(
             loaded,
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             runs=Path(args.runs),
             permutations=args.permutations,
             batch=args.batch_size,
-            command=shlex.join(words),
+            command=command_line(args),
             progress=report,
         )
     emit(f"{format_comparison(data)}\n\n{format_claims(data)}", data, args.json)

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.set_threshold(50_000, 20, 50)
     try:
         _quiet_libraries()
-        args = _parser(arguments).parse_args(arguments)
+        args = parse(arguments)
         with _warnings_in_one_line(), patience(arguments[0], args):
             code: int = args.func(args)
         if sys.stdout is not None:  # None: the caller closed it
@@ -69,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The end would look through all of them again, for a second; what belongs to a loaded model has to be freed in order
         if argv is None and "stratakv.engine.load" not in sys.modules:
             gc.freeze()
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What a command line says, its first word the command. Raises UserError for a mistake in it."""
+    return _parser(arguments).parse_args(arguments)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -54,14 +54,6 @@ def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]
     return loaded, contexts
 
 
-def option_words(args: argparse.Namespace) -> list[str]:
-    """The shared options as words of a command line."""
-    words = ["-m", args.model, "-f", args.file, "-c", str(args.ctx_size)]
-    words += ["--chunks", str(args.chunks)] if args.chunks is not None else []
-    words += ["-b", str(args.batch_size)] if args.batch_size != 512 else []
-    return words + (["--dtype", args.dtype] if args.dtype != "f32" else [])
-
-
 def say(text: str) -> None:
     """A line that is no result: it goes to stderr."""
     print(text, file=sys.stderr)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
+
+from stratakv.cli.recorded import command_line, set_run
 
 
 def add_parser(commands: Any) -> None:
@@ -17,13 +18,13 @@ def add_parser(commands: Any) -> None:
     add_profile_options(parser)
     parser.add_argument("--kl-divergence", action="store_true", help="compare with an f16 cache, token by token")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
-    parser.set_defaults(func=run)
+    set_run(parser, run, outputs=("json",))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from stratakv.cli.measuring_options import emit, load_for_measuring, option_words, progress, say
-    from stratakv.cli.profile_options import profile_from_args
+    from stratakv.cli.measuring_options import emit, load_for_measuring, progress, say
+    from stratakv.cli.profile_options import mode_given, profile_from_args
     from stratakv.engine.describe import describe_model
     from stratakv.measure.results import check_writable, perplexity
     from stratakv.measure.table import format_perplexity
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         say(table)
     else:
         print(table, end="\n\n", flush=True)
-    words = ["stratakv", "perplexity", *option_words(args), *_profile_words(args)]
+    mode = mode_given(args) if args.profile is None else None  # a line that needs no environment
     with progress("perplexity") as report:
         data = perplexity(
             loaded,
@@ -47,22 +48,8 @@ def run(args: argparse.Namespace) -> int:
             profile,
             divergence=args.kl_divergence,
             batch=args.batch_size,
-            command=shlex.join([*words, "--kl-divergence"] if args.kl_divergence else words),
+            command=command_line(args, layer_adaptive=mode),
             progress=report,
         )
     emit(format_perplexity(data), data, args.json)
     return 0
-
-
-def _profile_words(args: argparse.Namespace) -> list[str]:
-    """The profile options as words of a command line that needs no environment."""
-    from stratakv.cli.profile_options import mode_given
-
-    given = {
-        "-ctk": args.cache_type_k,
-        "-ctv": args.cache_type_v,
-        "--layer-adaptive": mode_given(args) if args.profile is None else None,
-        "--profile": args.profile,
-        "--compat": args.compat,
-    }
-    return [word for option, value in given.items() if value is not None for word in (option, str(value))]

@@ -6,8 +6,9 @@ Writes NAME.json, the best profile at the budget's bytes, and NAME.evidence.json
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
+
+from stratakv.cli.recorded import command_line, set_run
 
 
 def add_parser(commands: Any) -> None:
@@ -34,7 +35,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads of llama.cpp (torch's number)")
     parser.add_argument("-o", "--output", required=True, metavar="NAME", help="writes NAME.json and NAME.evidence.json")
-    parser.set_defaults(func=run)
+    set_run(parser, run, outputs=("output",))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,19 +66,9 @@ def run(args: argparse.Namespace) -> int:
     for target in (profile_path, evidence_path):
         check_writable(str(target))
     wish = Wish(args.ctx_size, args.chunks, types, args.budget, args.threads or torch.get_num_threads())
-    words = ["stratakv", "sensitivity", "--through", args.through, "-m", args.model, "-f", args.file]
-    words += [
-        "-c",
-        str(args.ctx_size),
-        "--chunks",
-        str(args.chunks),
-        "--types",
-        ",".join(types),
-        "--budget",
-        args.budget,
-    ]
+    command = command_line(args, threads=wish.threads)
     profile, evidence = measure_through_llama(
-        path, read_text(args.file), wish, name=Path(args.output).name, command=shlex.join(words), report=say
+        path, read_text(args.file), wish, name=Path(args.output).name, command=command, report=say
     )
     save_profile(profile, profile_path)
     write_json(evidence, evidence_path)

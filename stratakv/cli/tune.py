@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stratakv.cli.recorded import command_line, set_run
 
 if TYPE_CHECKING:
     from stratakv.engine.load import LoadedModel
@@ -51,7 +52,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--dtype", choices=("f32", "bf16", "f16"), default="f32", help="of weights and activations (f32)"
     )
-    parser.set_defaults(func=run)
+    set_run(parser, run, outputs=("out", "runs"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     try:
-        tune_and_write(loaded, text, request, args.ctx_size, out, shlex.join(_words(args)))
+        tune_and_write(loaded, text, request, args.ctx_size, out, command_line(args))
     except KeyboardInterrupt:
         say(f"what was measured is kept in {request.runs}: the same command goes on from there")
         raise
@@ -172,21 +173,3 @@ def _floors(given: list[str]) -> dict[int, tuple[str, str]]:
             raise UserError(f"--floor {text}: write LAYER=K/V, a KV layer's number and types, such as 0=q8_0/turbo4")
         floors[int(ordinal)] = parse_pair(types)
     return floors
-
-
-def _words(args: argparse.Namespace) -> list[str]:
-    given = {
-        "--budget": args.budget,
-        "--bpv": args.bpv,
-        "--bytes-per-token": args.bytes_per_token,
-        "--memory": args.memory,
-        "--context": args.context,
-        "--types": args.types,
-        "--text": args.text,
-        "-c": args.ctx_size,
-        "--name": args.name,
-        "--dtype": args.dtype if args.dtype != "f32" else None,
-    }
-    words = ["stratakv", "tune", "-m", args.model, "--effort", args.effort]
-    words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
-    return words + [word for floor in args.floor for word in ("--floor", floor)]

@@ -104,7 +104,10 @@ def test_demo_answers_below_its_table(
         "stratakv-runs",
     }
     assert out.index("Which profiles are better") < out.index("demo-tuned for strata-8m")
-    assert shlex.split(data["command"])[1] == "compare", "the same numbers by the general command"
+    general = shlex.split(data["command"])
+    assert general[:4] == ["stratakv", "compare", "-m", "embedded"], "the same numbers by the general command"
+    tuned = json.loads((tmp_path / "demo-tuned.evidence.json").read_text())
+    assert shlex.split(tuned["command"])[:4] == ["stratakv", "tune", "-m", "embedded"]
 
 
 def test_interrupting_leaves_no_file(
