@@ -6,12 +6,15 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from stratakv.weights.gguf_header import GGUFHeader
+from stratakv.weights.gguf_header import GGUFHeader, GGUFTensor
+from stratakv.weights.names import ROPE_FREQUENCIES
 
 
 def completed(config: PreTrainedConfig, header: GGUFHeader) -> PreTrainedConfig:
     """The config with what transformers leaves out of it."""
     architecture = str(header.get("general.architecture"))
+    if config.model_type == "gemma4_text":
+        return _gemma4(config, header)
     changes = {**_biases(config, header), **_sizes(config, header, architecture), **_rope(config, header, architecture)}
     return type(config).from_dict({**config.to_dict(), **changes}) if changes else config
 
@@ -47,7 +50,7 @@ def _sizes(config: PreTrainedConfig, header: GGUFHeader, architecture: str) -> d
 def _rope(config: PreTrainedConfig, header: GGUFHeader, architecture: str) -> dict[str, Any]:
     """Base and scaling of RoPE; of models with several kinds of layers, scaling is full attention's."""
     before = getattr(config, "rope_parameters", None)
-    if not isinstance(before, dict) or config.model_type == "gemma4_text":
+    if not isinstance(before, dict):
         return {}
     by_kind = "full_attention" in before
     rope = dict(before["full_attention"] if by_kind else before)
@@ -76,3 +79,58 @@ def _scaling(config: PreTrainedConfig, header: GGUFHeader, prefix: str) -> dict[
         # the model was trained without: its own config says so
         "truncate": False if config.model_type == "gpt_oss" else None,
     }
+
+
+def _gemma4(config: Any, header: GGUFHeader) -> PreTrainedConfig:
+    """Gemma 4: transformers reads a few of its sizes and takes one model's for the others."""
+
+    def get(name: str, default: Any = None) -> Any:
+        return header.get(f"gemma4.{name}", default)
+
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    layers = range(config.num_hidden_layers)
+    slides = get("attention.sliding_window_pattern")
+    kinds = ["sliding_attention" if each else "full_attention" for each in slides] if slides else config.layer_types
+    full = [layer for layer in layers if kinds[layer] == "full_attention"]
+    kv_heads, inner = (_each(get(name), len(layers)) for name in ("attention.head_count_kv", "feed_forward_length"))
+    sliding_heads = [kv_heads[layer] for layer in layers if layer not in full] or kv_heads
+    wide = get("attention.key_length", config.to_dict()["head_dim"])
+    experts, per_layer = get("expert_count", 0), get("embedding_length_per_layer_input", 0)
+    changes = {
+        "layer_types": kinds,
+        "num_key_value_heads": sliding_heads[0],
+        "head_dim": get("attention.key_length_swa", wide),
+        "per_layer_config": {layer: {"head_dim": wide, "num_key_value_heads": kv_heads[layer]} for layer in full},
+        "attention_k_eq_v": bool(full) and f"blk.{full[0]}.attn_v.weight" not in tensors,
+        "num_kv_shared_layers": get("attention.shared_kv_layers", 0),
+        "intermediate_size": min(inner),
+        "use_double_wide_mlp": max(inner) > min(inner),
+        "hidden_size_per_layer_input": per_layer,
+        "vocab_size_per_layer_input": tensors["per_layer_token_embd.weight"].shape[1]
+        if per_layer
+        else config.vocab_size,
+        "final_logit_softcapping": get("final_logit_softcapping"),
+        "enable_moe_block": experts > 0,
+        "num_experts": experts or None,
+        "top_k_experts": get("expert_used_count"),
+        "moe_intermediate_size": get("expert_feed_forward_length"),
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": get("rope.freq_base_swa", 10_000.0)},
+            "full_attention": {
+                "rope_type": "proportional",
+                "rope_theta": get("rope.freq_base", 1_000_000.0),
+                "partial_rotary_factor": _turned(tensors.get(ROPE_FREQUENCIES)),
+            },
+        },
+    }
+    return type(config).from_dict({**config.to_dict(), **changes})
+
+
+def _each(value: int | list[int], count: int) -> list[int]:
+    """One a layer."""
+    return value if isinstance(value, list) else [value] * count
+
+
+def _turned(factors: GGUFTensor | None) -> float:
+    """The share of a head that RoPE turns: factors of the others are endless."""
+    return 1.0 if factors is None else float((factors.data < 1e20).mean())

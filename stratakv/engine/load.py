@@ -181,8 +181,7 @@ def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, 
 def check_used(description: ModelDescription, unused: Sequence[str]) -> list[str]:
     """UserError where a file has tensors that nothing uses and that llama.cpp would compute with; a line about those that are
     left out without harm."""
-    layers = int(description.config.get_text_config(decoder=True).num_hidden_layers)
-    harmless = idle(unused, layers)
+    harmless = idle(unused, description.config.get_text_config(decoder=True))
     if wrong := [name for name in unused if name not in harmless]:
         raise UserError(
             f"{description.path} has {len(wrong):,} tensors that transformers' {description.config.model_type} has no place for "

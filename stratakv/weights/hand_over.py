@@ -24,9 +24,6 @@ _TOKENS = "tokenizer.ggml.tokens"
 # Entries that only a tokenizer needs, which asks for them by another way
 _LONG = ("tokenizer.ggml.merges", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 
-# transformers reads the lengths of these fields' names as their values; `engine/gguf_config.py` reads them
-_MISREAD = "gpt-oss.rope.scaling."
-
 _LOCK = threading.RLock()
 
 
@@ -132,10 +129,16 @@ class _Reader:
         self.fields: dict[str, Any] = {
             name: field
             for name, field in header.fields.items()
-            if not (name in hidden or name in _LONG or name.startswith(_MISREAD))
+            if not (name in hidden or name in _LONG or _misread(name, field))
         }
         if _TOKENS in self.fields:
             self.fields[_TOKENS] = _only_counted(self.fields[_TOKENS])
+
+
+def _misread(name: str, field: GGUFField) -> bool:
+    """Fields that transformers takes for something else; `engine/gguf_config.py` reads them."""
+    # of the first it reads the lengths of their names, of the second it takes lists for numbers
+    return name.startswith("gpt-oss.rope.scaling.") or (name.startswith("gemma4.") and field.count is not None)
 
 
 def _only_counted(field: GGUFField) -> Any:

@@ -27,6 +27,9 @@ _OPTIONAL = {
 # pictures
 _IDLE = re.compile(r"blk\.\d+\.attn_rot_embd\b.*|.*\bnextn\b.*|(v|mm)\..*")
 _EXPERTS = re.compile(r"(blk\.\d+\.ffn_)(gate|up|gate_up|down)_exps\.(weight|bias)")
+_SCALE = re.compile(r"blk\.(\d+)\.(ffn_gate_inp|ffn_down_exps)\.scale")
+_SCALES = {"ffn_gate_inp": "scale", "ffn_down_exps": "per_expert_scale"}
+_SHARED = re.compile(r"blk\.(\d+)\.attn_(k|v|k_norm)\.weight")
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
@@ -38,7 +41,10 @@ def tensor_names(header: GGUFHeader, model: Any, processor: Any) -> dict[str, st
         bare, _, leaf = tensor.name.rpartition(".")
         if tensor.name in names:
             continue
-        if leaf == "weight" and bare in names:
+        scale = _SCALE.fullmatch(tensor.name)
+        if scale and (parameter := f"model.layers.{scale[1]}.router.{_SCALES[scale[2]]}") in parameters:
+            names[tensor.name] = parameter
+        elif leaf == "weight" and bare in names:
             names[tensor.name] = names[bare]
         elif found := _EXPERTS.fullmatch(tensor.name):
             down = names.get(f"{found[1]}down_exps", "")
@@ -68,14 +74,17 @@ def converted_by_transformers(architecture: str) -> bool:
     return bool(is_gguf_arch_supported(architecture))
 
 
-def idle(names: Iterable[str], layers: int) -> list[str]:
-    """Those of the tensors that change no answer of a model with so many layers, used or not."""
+def idle(names: Iterable[str], config: Any) -> list[str]:
+    """Those of the tensors that change no answer of a model with this text config, used or not."""
+    layers = int(config.num_hidden_layers)
+    sharing = layers - int(getattr(config, "num_kv_shared_layers", None) or 0)  # from this layer on
 
-    def beyond(name: str) -> bool:
-        found = _BLOCK.match(name)
-        return found is not None and int(found[1]) >= layers
+    def needless(name: str) -> bool:
+        block, shared = _BLOCK.match(name), _SHARED.fullmatch(name)
+        beyond = block is not None and int(block[1]) >= layers
+        return beyond or (shared is not None and int(shared[1]) >= sharing) or _IDLE.fullmatch(name) is not None
 
-    return [name for name in names if beyond(name) or _IDLE.fullmatch(name)]
+    return [name for name in names if needless(name)]
 
 
 def drop_absent_biases(header: GGUFHeader, model: nn.Module) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize, quantize
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -39,34 +39,43 @@ _LAYER = {
     "ffn_down": "mlp.down_proj",
     "attn_norm": "input_layernorm",
 }
-_WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_WHOLE = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "per_layer_token_embd": "model.embed_tokens_per_layer",
+    "per_layer_model_proj": "model.per_layer_model_projection",
+    "per_layer_proj_norm": "model.per_layer_projection_norm",
+}
 Views = dict[str, torch.Tensor]
 Fields = dict[str, Any]
 
 
-def write(path: Path, architecture: str, kind: str = "Q8_0", experts: str = "Q8_0") -> Any:
-    """Write the file; returns the model. kind, experts: ggml types of matrices, and of experts' matrices."""
-    model_type, options, names, fields_of = WRITERS[architecture]
-    config = AutoConfig.for_model(model_type, **{**_BASE, **options})
+def write(path: Path, name: str, kind: str = "Q8_0", experts: str = "Q8_0", **more: Any) -> Any:
+    """Write the file; returns the model. name: of WRITERS. kind, experts: ggml types of matrices, and of experts' matrices.
+
+    more: of the model's config, that no field says.
+    """
+    architecture, model_type, options, names, fields_of = WRITERS[name]
+    config = AutoConfig.for_model(model_type, **{**_BASE, **options, **more})
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     writer = GGUFWriter(path, architecture)
     fields = {
+        "vocab_size": _VOCABULARY,
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
         "feed_forward_length": config.intermediate_size,
         "block_count": config.num_hidden_layers,
         "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.head_count_kv": config.per_layer_config[0].num_key_value_heads,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
         **fields_of(config),
     }
     for name, value in fields.items():
         _add(writer, f"{architecture}.{name}", value)
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model("none")
     writer.add_token_list([f"<{number}>" for number in range(_VOCABULARY)])
-    writer.add_token_types([int(TokenType.NORMAL)] * _VOCABULARY)
-    writer.add_token_merges([])
     with torch.no_grad():
         for name, view in _views(model, names, tied=config.tie_word_embeddings).items():
             view.copy_(torch.randn(view.shape) * 0.1 + ("norm" in name or "scale" in name))
@@ -153,12 +162,92 @@ def _gpt_oss_fields(config: Any) -> Fields:
     }
 
 
+def _gemma4(layer: Any) -> Views:
+    found = {
+        "post_attention_norm.weight": layer.post_attention_layernorm.weight,
+        "ffn_norm.weight": layer.pre_feedforward_layernorm.weight,
+        "post_ffw_norm.weight": layer.post_feedforward_layernorm.weight,
+        "layer_output_scale.weight": layer.layer_scalar,
+    }
+    if layer.hidden_size_per_layer_input:
+        found |= {
+            "inp_gate.weight": layer.per_layer_input_gate.weight,
+            "proj.weight": layer.per_layer_projection.weight,
+            "post_norm.weight": layer.post_per_layer_input_norm.weight,
+        }
+    if layer.enable_moe_block:
+        found |= {
+            "ffn_gate_inp.weight": layer.router.proj.weight,
+            "ffn_gate_inp.scale": layer.router.scale,
+            "ffn_gate_up_exps.weight": layer.experts.gate_up_proj,
+            "ffn_down_exps.weight": layer.experts.down_proj,
+            "ffn_down_exps.scale": layer.router.per_expert_scale,
+            "post_ffw_norm_1.weight": layer.post_feedforward_layernorm_1.weight,
+            "post_ffw_norm_2.weight": layer.post_feedforward_layernorm_2.weight,
+            "pre_ffw_norm_2.weight": layer.pre_feedforward_layernorm_2.weight,
+        }
+    return found
+
+
+def _gemma4_fields(config: Any) -> Fields:
+    kinds, layers = config.layer_types, config.per_layer_config
+    slides = layers[kinds.index("sliding_attention")]
+    first_shared = config.num_hidden_layers - config.num_kv_shared_layers
+    wide = config.use_double_wide_mlp
+    fields: Fields = {
+        "attention.sliding_window": config.sliding_window,
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in kinds],
+        "attention.shared_kv_layers": config.num_kv_shared_layers,
+        "attention.key_length": layers[kinds.index("full_attention")].head_dim,
+        "attention.value_length": layers[kinds.index("full_attention")].head_dim,
+        "attention.key_length_swa": slides.head_dim,
+        "attention.value_length_swa": slides.head_dim,
+        "attention.head_count_kv": [layers[number].num_key_value_heads for number in range(len(kinds))],
+        "embedding_length_per_layer_input": config.hidden_size_per_layer_input,
+        "final_logit_softcapping": float(config.final_logit_softcapping),
+        "rope.freq_base": float(config.rope_parameters["full_attention"]["rope_theta"]),
+        "rope.freq_base_swa": float(config.rope_parameters["sliding_attention"]["rope_theta"]),
+        "rope.dimension_count": layers[kinds.index("full_attention")].head_dim,
+        "rope.dimension_count_swa": slides.head_dim,
+    }
+    if wide:
+        inner = config.intermediate_size
+        fields["feed_forward_length"] = [inner * (1 + (n >= first_shared)) for n in range(len(kinds))]
+    if config.enable_moe_block:
+        fields["expert_count"], fields["expert_used_count"] = config.num_experts, config.top_k_experts
+        fields["expert_feed_forward_length"] = config.moe_intermediate_size
+    return fields
+
+
 def _extra(architecture: str, config: Any) -> Views:
-    return {}
+    """What no weight of the model is: Gemma 4's frequencies, and the K and V of layers that share others'."""
+    if architecture != "gemma4":
+        return {}
+    wide = config.per_layer_config[config.layer_types.index("full_attention")].head_dim // 2
+    turned = int(wide * config.rope_parameters["full_attention"]["partial_rotary_factor"])
+    found = {"rope_freqs.weight": torch.tensor([1.0] * turned + [1e30] * (wide - turned))}
+    for layer in range(config.num_hidden_layers - config.num_kv_shared_layers, config.num_hidden_layers):
+        sizes = config.per_layer_config[layer]
+        rows = sizes.num_key_value_heads * sizes.head_dim
+        found |= {f"blk.{layer}.attn_{name}.weight": torch.randn(rows, config.hidden_size) for name in "kv"}
+        found[f"blk.{layer}.attn_k_norm.weight"] = torch.ones(sizes.head_dim)
+    return found
 
 
-WRITERS: dict[str, tuple[str, dict[str, Any], Callable[[Any], Views], Callable[[Any], Fields]]] = {
+_GEMMA4: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 8,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "final_logit_softcapping": 30.0,
+    "hidden_size_per_layer_input": 0,
+}
+
+# by name: architecture, transformers' model type, what differs from the base, a layer's other tensors, fields
+WRITERS: dict[str, tuple[str, str, dict[str, Any], Callable[[Any], Views], Callable[[Any], Fields]]] = {
     "gpt-oss": (
+        "gpt-oss",
         "gpt_oss",
         {
             "num_hidden_layers": 4,
@@ -179,5 +268,33 @@ WRITERS: dict[str, tuple[str, dict[str, Any], Callable[[Any], Views], Callable[[
         },
         _gpt_oss,
         _gpt_oss_fields,
+    ),
+    "gemma4": (
+        "gemma4",
+        "gemma4_text",
+        {
+            **_GEMMA4,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 32,
+            "vocab_size_per_layer_input": _VOCABULARY,
+        },
+        _gemma4,
+        _gemma4_fields,
+    ),
+    "gemma4 with experts": (
+        "gemma4",
+        "gemma4_text",
+        {
+            **_GEMMA4,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 32,
+        },
+        _gemma4,
+        _gemma4_fields,
     ),
 }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from llama_cpp_writer import WRITERS, write
 
 from stratakv import KVCache, load_model
 from stratakv.assets import judging_text
@@ -65,6 +66,24 @@ def test_perplexity_and_greedy_text_are_llama_cpp_s(files: dict[str, Path], kind
     prompt = loaded.tokenizer("Once upon a time, there was a").input_ids
     assert_same_greedy(model, theirs, prompt, 100)
     theirs.close()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_files_that_the_tests_write_are_llama_cpp_s(name: str, tmp_path: Path) -> None:
+    """What `test_llama_cpp_files.py` reads means to llama.cpp what it means to us."""
+    from llama_files import LlamaCpp
+
+    rope = WRITERS[name][2].get("rope_parameters", {})
+    model = write(
+        tmp_path / "m.gguf", name, "F32", "F32", **({"rope_parameters": {**rope, "truncate": True}} if rope else {})
+    )
+    ids = torch.randint(3, 256, (1, 40), generator=torch.Generator().manual_seed(0))
+    theirs = LlamaCpp(tmp_path / "m.gguf", 512)
+    rows = torch.from_numpy(theirs.logits(ids[0].tolist(), 0))
+    theirs.close()
+    with torch.inference_mode():
+        expected = model(ids, use_cache=False).logits[0]
+    assert float(((expected - rows).norm(dim=-1) / expected.norm(dim=-1)).max()) < 0.02  # its cache has 16 bits
 
 
 def assert_same_greedy(model: Any, theirs: Any, prompt: list[int], new: int) -> None:

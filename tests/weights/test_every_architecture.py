@@ -26,6 +26,7 @@ def test_every_large_matrix_stays_packed_and_says_the_same(tmp_path: Path, archi
     config = write_tiny_gguf(path, architecture)
     model, weights = build_packed(path, config, torch.float32, exact=True)
     assert weights.unpacked == () and weights.unused == ()
+    assert weights.packed_bytes + weights.plain_bytes <= 1.05 * path.stat().st_size
     left = {name: p.numel() for name, p in matrices(model).items() if p.numel() * 34 // 32 >= LARGE}
     assert not [name for name in left if not any(word in name for word in _OWN)], left
     plain: Any = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, config=config, dtype=torch.float32)
