@@ -123,7 +123,8 @@ def _gemma4(config: Any, header: GGUFHeader) -> PreTrainedConfig:
             },
         },
     }
-    return type(config).from_dict({**config.to_dict(), **changes})
+    made: PreTrainedConfig = type(config).from_dict({**config.to_dict(), **changes})
+    return made
 
 
 def _each(value: int | list[int], count: int) -> list[int]:

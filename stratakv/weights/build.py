@@ -64,7 +64,7 @@ def build_packed(
         drop_absent_biases(header, model)
     try:
         plan = make_plan(files, header, model, ggml.multiplies)
-    except (NotImplementedError, KeyError, AttributeError) as error:
+    except (NotImplementedError, KeyError, AttributeError, ValueError) as error:
         raise CannotStayPackedError(f"transformers' names can't be followed ({error})") from error
     tensors = list(_put_packed(model, plan, dtype, exact))
     plain = _put_plain(model, plan, dtype)
@@ -108,7 +108,10 @@ def _put_packed(model: Any, plan: Plan, dtype: torch.dtype, exact: bool) -> Any:
     for name, tensor in plan.packed.items():
         owner_name = name.rpartition(".")[0]
         owner = model.get_submodule(owner_name)
-        model.set_submodule(owner_name, _module(owner, tensor, plan.plain.get(f"{owner_name}.bias"), dtype, exact))
+        made = _module(owner, tensor, plan.plain.get(f"{owner_name}.bias"), dtype, exact)
+        if name in plan.columns and isinstance(made, PackedLinear):
+            made.order = torch.tensor(plan.columns[name])
+        model.set_submodule(owner_name, made)
         yield tensor
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = isinstance(head, nn.Linear) and head.weight.is_meta and isinstance(embedding, PackedEmbedding)

@@ -16,25 +16,29 @@ _ACTIVATIONS = {"silu": 0, "swish": 0, "gelu": 1, "gelu_pytorch_tanh": 2}
 
 
 class PackedLinear(nn.Module):
-    """x [..., in_features] to [..., out_features], as `nn.Linear`."""
+    """x [..., in_features] to [..., out_features], as `nn.Linear`.
+
+    order: which value of x each of the file's columns takes, None: in order.
+    """
 
     def __init__(self, tensor: PackedTensor, bias: torch.Tensor | None, *, exact: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = tensor.columns, tensor.rows
         self.tensor = tensor
+        self.order: torch.Tensor | None = None
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.product = Product([tensor], [bias], exact=exact)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As nn.Linear."""
-        return self.product(x)
+        return self.product(x if self.order is None else x.index_select(-1, self.order))
 
     @property
     def weight(self) -> torch.Tensor:
         """The matrix unpacked, [out_features, in_features] float32: for code that looks at it, slow and large."""
         rows = torch.empty(self.out_features, self.in_features)
         unpack_into(rows, self.product.matrices[0])
-        return rows
+        return rows if self.order is None else rows[:, self.order.argsort()]
 
     def extra_repr(self) -> str:
         """Sizes and type."""

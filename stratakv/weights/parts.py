@@ -133,7 +133,8 @@ def _mlp(mlp: Any, before: Any, after: Any, residual: float) -> tuple[Any, int |
     children = {name: child for name, child in mlp.named_children() if not isinstance(child, nn.Dropout)}
     act_fn = children.pop("act_fn", None) or children.pop("activation_fn", None)
     activation = None if act_fn is None else activation_number(act_fn)
-    if activation is None or not all(isinstance(child, PackedLinear) for child in children.values()):
+    plain = all(isinstance(child, PackedLinear) and child.order is None for child in children.values())
+    if activation is None or not plain:
         return None, None
     if children.keys() == {"gate_up_proj", "down_proj"}:
         gate_up = [children["gate_up_proj"]]
@@ -154,7 +155,7 @@ def _mlp(mlp: Any, before: Any, after: Any, residual: float) -> tuple[Any, int |
 
 def _packed(owner: Any, name: str) -> PackedLinear:
     found = getattr(owner, name, None)
-    if not isinstance(found, PackedLinear):
+    if not isinstance(found, PackedLinear) or found.order is not None:
         raise UnknownPartError(f"{name} of {type(owner).__name__} isn't packed")
     return found
 

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from stratakv.weights.conversions import Conversions
 from stratakv.weights.gguf_header import GGUFHeader
 from stratakv.weights.hand_over import handed_over
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import embedding_scale, gating_of
-from stratakv.weights.names import tensor_names
+from stratakv.weights.names import converted_by_transformers, tensor_names
 from stratakv.weights.packed import PackedTensor
 
 _EXPERTS = re.compile(r"blk\.\d+\.ffn_(gate|up|gate_up|down)_exps\.(weight|bias)")
@@ -42,6 +43,7 @@ class Plan:
     plain: dict[str, torch.Tensor] = field(default_factory=dict)
     experts: dict[str, dict[str, PackedTensor]] = field(default_factory=dict)
     biases: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    columns: dict[str, tuple[int, ...]] = field(default_factory=dict)
     unpacked: list[tuple[str, str]] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
@@ -57,13 +59,8 @@ def make_plan(
     files: of the header's paths, mapped. multiplies: why rows of a type can't be multiplied, None where they can. Small
     tensors and what can't stay packed are unpacked one by one.
     """
-    loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
-    with handed_over(header):
-        parsed = loader.load_gguf_checkpoint(str(header.paths[0]), return_tensors=False)
-        architecture = header.get("general.architecture")
-        processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=parsed["config"])
-        names = tensor_names(header, model, processor)
-    parsed["tensors"] = {}
+    names, processor = _names(header, model)
+    parsed: dict[str, Any] = {"tensors": {}}
     arguments = {"tensor_key_mapping": names, "parsed_parameters": parsed}
     layouts = _Layouts(processor, arguments)
     plan = Plan()
@@ -96,6 +93,19 @@ def make_plan(
     return plan
 
 
+def _names(header: GGUFHeader, model: nn.Module) -> tuple[dict[str, str], Any]:
+    """Weights by tensor name, and what puts their values right."""
+    loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    architecture = str(header.get("general.architecture"))
+    if converted_by_transformers(architecture) and architecture not in loader.GGUF_SUPPORTED_ARCHITECTURES:
+        conversions = Conversions(header, model)
+        return conversions.names, conversions
+    with handed_over(header):
+        parsed = loader.load_gguf_checkpoint(str(header.paths[0]), return_tensors=False)
+        processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=parsed["config"])
+        return tensor_names(header, model, processor), processor
+
+
 def _keep(
     plan: Plan,
     packed: PackedTensor,
@@ -123,13 +133,15 @@ def _keep(
     layout = layouts.of(packed)
     if layout is None or (layout.transposed != isinstance(owner, Conv1D)):
         return "transformers needs it in another order"
-    if layout.place is not None and isinstance(owner, nn.Embedding):
+    if isinstance(owner, nn.Embedding) and (layout.place is not None or layout.columns is not None):
         return "transformers needs it in another order"
     rows, columns = packed.shape
     expected = (owner.nx, owner.nf) if isinstance(owner, Conv1D) else tuple(reversed(owner.weight.shape))
     if (columns, rows) != expected:
         return f"{rows} x {columns} in the file, {expected[1]} x {expected[0]} in the model"
     plan.packed[target] = PackedTensor(**{**packed.__dict__, "place": layout.place})
+    if layout.columns is not None:
+        plan.columns[target] = layout.columns
     return None
 
 
@@ -143,10 +155,11 @@ def is_matrix(module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class _Layout:
-    """place: where each stored row goes, None: in order."""
+    """place: where each stored row goes; columns: which value of an input each stored column takes. None: in order."""
 
     place: tuple[int, ...] | None
     transposed: bool = False
+    columns: tuple[int, ...] | None = None
 
 
 class _Layouts:
@@ -163,12 +176,33 @@ class _Layouts:
             rows, columns = tensor.shape
             # number of the row everywhere, without the memory of a matrix
             numbers = np.broadcast_to(np.arange(rows, dtype=np.float32)[:, None], (rows, columns))
-            before = dict(self.arguments["parsed_parameters"]["tensors"])
-            result = self.processor.process(weights=numbers, name=tensor.name, **self.arguments)
-            self.arguments["parsed_parameters"]["tensors"] = before
-            moved = numbers if result.name is None else result.weights
-            self.known[key] = row_layout(moved, rows, columns)
+            moved = self._moved(tensor, numbers)
+            layout = row_layout(moved, rows, columns)
+            if layout is not None and not layout.transposed and moved is not numbers:
+                numbers = np.broadcast_to(np.arange(columns, dtype=np.float32), (rows, columns))
+                layout = with_columns(layout, self._moved(tensor, numbers))
+            self.known[key] = layout
         return self.known[key]
+
+    def _moved(self, tensor: PackedTensor, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+        before = dict(self.arguments["parsed_parameters"]["tensors"])
+        result = self.processor.process(weights=numbers, name=tensor.name, **self.arguments)
+        self.arguments["parsed_parameters"]["tensors"] = before
+        moved: NDArray[np.float32] = numbers if result.name is None else result.weights
+        return moved
+
+
+def with_columns(layout: _Layout, moved: NDArray[np.float32]) -> _Layout | None:
+    """The layout with the order of columns. moved: what became of a matrix that held each column's number."""
+    source = moved[0].astype(np.int64)
+    in_order = np.arange(len(source))
+    if not all(np.array_equal(moved[row], source) for row in (len(moved) // 2, -1)):
+        return None
+    if np.array_equal(source, in_order):
+        return layout
+    if not np.array_equal(np.sort(source), in_order):
+        return None
+    return _Layout(layout.place, columns=tuple(np.argsort(source).tolist()))
 
 
 def row_layout(moved: NDArray[np.float32], rows: int, columns: int) -> _Layout | None:
