@@ -1,13 +1,14 @@
 # Every target sets up .venv first; that is quick when nothing changed.
 PYTHON ?= python3
 JOBS ?= 2
+DIST ?= dist
 BIN := .venv/bin
 
 # A page fault is dear on virtual machines: freed memory is kept instead of returned (up to 6 times faster).
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 TEST_ENV := $(MALLOC) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-all gguf clients models lint venv clean
+.PHONY: demo test test-all wheel gguf clients models lint venv clean
 
 demo: venv
 	$(MALLOC) $(BIN)/stratakv demo
@@ -17,6 +18,11 @@ test: venv
 
 test-all: venv gguf clients models
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow" $(PYTEST_ARGS)
+
+# for this Python and kind of machine, the compiled module inside; to install it takes no compiler
+wheel: venv
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps -w $(DIST) $(WHEEL_ARGS) .
+	@ls $(DIST)/stratakv-*.whl
 
 # two models of other people, 350 MB, for the tests marked `real`; their licences are their own
 models: venv
