@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import logging
 
 from stratakv.cache.geometry import geometry_of
 from stratakv.engine.architecture import check_architecture
@@ -103,7 +106,7 @@ def _read_config(path: Path) -> PreTrainedConfig:
 
 def _read_gguf_config(path: Path, gguf: GGUFModel) -> tuple[PreTrainedConfig, list[str]]:
     try:
-        with handed_over(gguf.header):
+        with handed_over(gguf.header), _quiet():
             config = completed(AutoConfig.from_pretrained(path.parent, gguf_file=path.name), gguf.header)
     except _CONFIG_ERRORS as error:
         raise UserError(
@@ -117,6 +120,17 @@ def _read_gguf_config(path: Path, gguf: GGUFModel) -> tuple[PreTrainedConfig, li
             warnings.append(f"{name} {id_} in the file is outside of the vocabulary of {text.vocab_size}: ignored")
             setattr(text, name, None)
     return config, warnings
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers warns about what it puts together from a part of a file's fields, before the rest is added."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _safetensors_summary(path: Path) -> tuple[int, str]:

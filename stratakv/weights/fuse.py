@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from stratakv.weights.stack import Stack
 _LAYERS = (
     *("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "Phi3DecoderLayer"),
     *("Qwen2MoeDecoderLayer", "Qwen3MoeDecoderLayer", "GptOssDecoderLayer", "Gemma2DecoderLayer", "Gemma3DecoderLayer"),
-    *("GraniteDecoderLayer", "SmolLM3DecoderLayer", "Olmo2DecoderLayer", "Olmo3DecoderLayer"),
+    *("Gemma4TextDecoderLayer", "GraniteDecoderLayer", "SmolLM3DecoderLayer", "Olmo2DecoderLayer", "Olmo3DecoderLayer"),
 )
 _TOLERANCE = 0.02
 _PROMPT = 5
@@ -38,16 +39,25 @@ def fuse_layers(model: Any) -> int:
     assert base is not None
     try:
         fused = [FusedLayer(layer, layer_parts(layer)) for layer in layers]
-        stack = Stack(base, fused)
     except UnknownPartError:
         return 0
+    stack = _stack(base, fused)
     if not _agree(model, base, fused, stack):
         return 0
     for one in fused:
         one.layer.forward = one.forward
-    base.forward = stack.forward
-    base.norm.forward = stack.norm.forward
+    if stack is not None:
+        base.forward = stack.forward
+        base.norm.forward = stack.norm.forward
     return len(fused)
+
+
+def _stack(base: Any, fused: list[FusedLayer]) -> Stack | None:
+    """What runs whole steps in one call; None where layers only run by themselves."""
+    try:
+        return Stack(base, fused)
+    except UnknownPartError:
+        return None
 
 
 class FusedLayer:
@@ -62,23 +72,25 @@ class FusedLayer:
     def forward(
         self,
         hidden_states: torch.Tensor,
+        per_layer_input: torch.Tensor | None = None,
+        *,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
-        use_cache: bool | None = False,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """As the decoder layer's: hidden_states [batch, tokens, width]."""
+        """As the decoder layer's: hidden_states [batch, tokens, width]. per_layer_input, shared_kv_states: Gemma 4's."""
         usual = position_embeddings is not None and not kwargs.get("output_attentions")
         usual = usual and hidden_states.dtype == torch.float32
         if not usual or (torch.is_grad_enabled() and hidden_states.requires_grad):
+            own = () if self.parts.tail is None else (per_layer_input,)
             out: torch.Tensor = self.original(
                 hidden_states,
+                *own,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
-                use_cache=use_cache,
                 position_embeddings=position_embeddings,
                 **kwargs,
             )
@@ -86,8 +98,13 @@ class FusedLayer:
         module = self.attention
         x = hidden_states.clone(memory_format=torch.contiguous_format)
         q, k, v = self._enter(x, position_embeddings)  # type: ignore[arg-type]
-        if past_key_values is not None:
+        shared = kwargs.pop("shared_kv_states", None)
+        if self.parts.shares is not None:
+            k, v = shared[self.parts.shares]
+        elif past_key_values is not None:
             k, v = past_key_values.update(k, v, module.layer_idx)
+        if self.parts.stores is not None:
+            shared[self.parts.stores] = k, v
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, _eager(module))
         attended, _ = attend(
             module,
@@ -105,7 +122,8 @@ class FusedLayer:
         attended = attended.reshape(*x.shape[:-1], -1).contiguous()
         rows = x.shape[0] * x.shape[1]
         self.parts.compiled.leave(attended.data_ptr(), rows, x.data_ptr(), torch.get_num_threads())
-        return x if self.parts.mlp is None else self.parts.mlp(x)
+        x = x if self.parts.mlp is None else self.parts.mlp(x)
+        return x if self.parts.tail is None else self.parts.tail(x, per_layer_input)
 
     def _enter(self, x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         batch, tokens, _ = x.shape
@@ -134,7 +152,7 @@ def _eager(module: nn.Module) -> Any:
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
 
 
-def _agree(model: Any, base: Any, fused: list[FusedLayer], stack: Stack) -> bool:
+def _agree(model: Any, base: Any, fused: list[FusedLayer], stack: Stack | None) -> bool:
     """Whether a prompt and a step after it give the same both ways, through the first layers with all kinds among them."""
     kinds = [one.parts.kind for one in fused]
     count = max(kinds.index(kind) for kind in kinds) + 1
@@ -151,8 +169,10 @@ def _agree(model: Any, base: Any, fused: list[FusedLayer], stack: Stack) -> bool
                 again, _ = _run(base, ids, original, original)
             for one in fused[:count]:
                 one.layer.forward = one.forward
-            stack.output = output
-            found, _ = _run(base, ids, original, lambda **inputs: stack.step(count, **inputs))
+            step = original
+            if stack is not None:
+                stack.output, step = output, partial(stack.step, count)
+            found, _ = _run(base, ids, original, step)
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError):
         return False
     finally:

@@ -67,6 +67,8 @@ class Stack:
         self.stops = [i + 1 for i, one in enumerate(fused) if one.parts.mlp is not None]
         if len({one.parts.dim for one in fused}) > 1:
             raise UnknownPartError("heads of different sizes have angles of different sizes")
+        if any(one.parts.tail is not None or one.parts.shares is not None for one in fused):
+            raise UnknownPartError("layers with inputs of their own, or others' K and V, run one by one")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the base model's."""

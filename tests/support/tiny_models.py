@@ -119,9 +119,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_model(model_type: str, seed: int = 0) -> PreTrainedModel:
-    """A random float32 model; the same seed gives the same weights."""
-    arguments = {name: value for name, value in {**_BASE, **ARCHITECTURES[model_type]}.items() if value is not None}
+def tiny_model(model_type: str, seed: int = 0, **more: Any) -> PreTrainedModel:
+    """A random float32 model; the same seed gives the same weights. more: of its config."""
+    options = {**_BASE, **ARCHITECTURES[model_type], **more}
+    arguments = {name: value for name, value in options.items() if value is not None}
     config = AutoConfig.for_model(model_type, **arguments)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

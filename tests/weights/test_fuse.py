@@ -13,7 +13,7 @@ from tiny_models import tiny_model
 from stratakv import KVCache
 from stratakv.engine.attention import use
 from stratakv.weights import fuse, ggml
-from stratakv.weights.fuse import fuse_layers
+from stratakv.weights.fuse import FusedLayer, fuse_layers
 from stratakv.weights.parts import UnknownPartError, layer_parts, norm
 from stratakv.weights.stack import Stack
 
@@ -71,6 +71,35 @@ def test_prompts_and_steps_are_the_model_s_own(tmp_path: Path, model_type: str) 
         expected, found = logits(plain, ids), logits(fused, ids)
         torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
     assert steps == [1] * 2 * STEPS
+
+
+GEMMA4: dict[str, dict[str, Any]] = {
+    "shared K and V, inputs of each layer": {},
+    "experts, V that is K": {
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 0,
+        "attention_k_eq_v": True,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 16,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", GEMMA4)
+def test_gemma_4_runs_layer_by_layer(tmp_path: Path, kind: str) -> None:
+    plain, fused = (use(tiny_model("gemma4_text", **GEMMA4[kind])) for _ in range(2))
+    for model in (plain, fused):
+        for number, layer in enumerate(model.model.layers):
+            layer.layer_scalar.fill_(0.5 + 0.25 * number)  # by default 1, which nobody would miss
+    pack(fused, tmp_path / "rows")
+    assert fuse_layers(fused) == 4 and all(isinstance(x.forward.__self__, FusedLayer) for x in fused.model.layers)
+    assert not isinstance(getattr(fused.model.forward, "__self__", None), Stack)
+    for batch in (1, 2):
+        ids = torch.randint(3, 97, (batch, PROMPT + STEPS), generator=torch.Generator().manual_seed(batch))
+        expected, found = logits(plain, ids), logits(fused, ids)
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
 
 
 def test_a_few_tokens_at_once_see_no_later_ones(tmp_path: Path) -> None:

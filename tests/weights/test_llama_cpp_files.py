@@ -28,6 +28,18 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("architecture", WRITERS)
+def test_reading_it_says_nothing_about_configs_that_are_not_the_file_s(
+    architecture: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = write(tmp_path / "m.gguf", architecture)
+    caplog.clear()
+    config = describe_model(tmp_path / "m.gguf").config
+    assert not caplog.records
+    for name in ("layer_types", "rope_parameters", "sliding_window"):
+        assert getattr(config, name) == getattr(written.config, name)
+
+
+@pytest.mark.parametrize("architecture", WRITERS)
 def test_the_model_is_the_one_that_was_written(architecture: str, tmp_path: Path) -> None:
     written = write(tmp_path / "m.gguf", architecture)
     description = describe_model(tmp_path / "m.gguf")
@@ -50,8 +62,9 @@ def test_gpt_oss_s_experts_stay_packed_in_every_type(kind: str, tmp_path: Path) 
     assert float((logits(rounded) - expected).norm() / expected.norm()) < 0.03
 
 
-def test_gpt_oss_runs_fused_and_in_steps(tmp_path: Path) -> None:
-    written = use(write(tmp_path / "m.gguf", "gpt-oss", experts="MXFP4"))
+@pytest.mark.parametrize("name", WRITERS)
+def test_they_run_fused_and_in_steps(name: str, tmp_path: Path) -> None:
+    written = use(write(tmp_path / "m.gguf", name, experts="MXFP4"))
     weights = load_weights(describe_model(tmp_path / "m.gguf"))
     assert weights.packed is not None and weights.packed.fused == 4
     found = []
@@ -60,7 +73,8 @@ def test_gpt_oss_runs_fused_and_in_steps(tmp_path: Path) -> None:
         with torch.inference_mode():
             model(IDS[:, :18], past_key_values=cache)
             found.append(torch.cat([model(IDS[:, at : at + 1], past_key_values=cache).logits for at in (18, 19, 20)]))
-    assert float((found[0] - found[1]).norm() / found[1].norm()) < 0.03
+    # Gemma 4 doesn't scale its scores: activations of 8 bits move them more; test_fuse.py compares exact products
+    assert float((found[0] - found[1]).norm() / found[1].norm()) < (0.03 if name == "gpt-oss" else 0.15)
 
 
 def test_gpt_oss_can_t_be_unpacked_and_says_so(tmp_path: Path) -> None:

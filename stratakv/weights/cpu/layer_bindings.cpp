@@ -75,7 +75,8 @@ void bind_layers(nb::module_ &m) {
                             float residual) {
             const auto fits = [](const Norm &norm, std::int64_t size) { return !norm || size % std::int64_t(norm.weight.size()) == 0; };
             wants(qkv.rows() == (q_heads + 2 * kv_heads) * dim && output.columns() == q_heads * dim, "the matrices don't fit the heads");
-            wants(kv_heads > 0 && q_heads % kv_heads == 0, "query heads must be a multiple of kv heads");
+            // none: the layer attends to what another one has stored
+            wants(kv_heads >= 0 && (kv_heads == 0 || q_heads % kv_heads == 0), "query heads must be a multiple of kv heads");
             wants(rotated >= 0 && rotated <= dim && rotated % 2 == 0, "RoPE turns pairs of a head's values");
             wants(fits(before, qkv.columns()) && fits(q_norm, q_heads * dim) && fits(k_norm, kv_heads * dim) &&
                       fits(v_norm, kv_heads * dim) && fits(after, output.rows()), "a norm doesn't fit");
