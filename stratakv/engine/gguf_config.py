@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from stratakv.weights.gguf_header import GGUFHeader, GGUFTensor
-from stratakv.weights.names import ROPE_FREQUENCIES
+from stratakv.weights.names import ROPE_FREQUENCIES, ROPE_LONG, ROPE_SHORT
 
 
 def completed(config: PreTrainedConfig, header: GGUFHeader) -> PreTrainedConfig:
@@ -57,14 +57,37 @@ def _rope(config: PreTrainedConfig, header: GGUFHeader, architecture: str) -> di
     base = header.get(f"{architecture}.rope.freq_base")
     if isinstance(base, float) and not by_kind:
         rope["rope_theta"] = base
-    scaling = _scaling(config, header, f"{architecture}.rope.scaling")
-    rope.update(scaling)
+    turned, head = header.get(f"{architecture}.rope.dimension_count"), _head_dim(config)
+    if config.model_type in _PARTLY_TURNED and isinstance(turned, int) and 0 < turned <= head:
+        rope["partial_rotary_factor"] = turned / head
+    rope.update(_scaling(config, header, f"{architecture}.rope.scaling"))
     rope = {name: value for name, value in rope.items() if value is not None}
     after = {**before, "full_attention": rope} if by_kind else rope
-    return {"rope_parameters": after} if after != before else {}
+    if after == before:
+        return {}
+    original = rope.get("original_max_position_embeddings")
+    has = original is not None and hasattr(config, "original_max_position_embeddings")  # Phi-3 reads both
+    return {"rope_parameters": after, **({"original_max_position_embeddings": original} if has else {})}
+
+
+# Models whose RoPE may turn a part of a head only
+_PARTLY_TURNED = ("phi3", "stablelm", "nemotron")
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _scaling(config: PreTrainedConfig, header: GGUFHeader, prefix: str) -> dict[str, Any]:
+    factors = {tensor.name: tensor for tensor in header.tensors if tensor.name in (ROPE_LONG, ROPE_SHORT)}
+    if len(factors) == 2:
+        return {
+            "rope_type": "longrope",
+            "short_factor": factors[ROPE_SHORT].data.tolist(),
+            "long_factor": factors[ROPE_LONG].data.tolist(),
+            "original_max_position_embeddings": header.get(f"{prefix}.original_context_length"),
+            "attention_factor": header.get(f"{prefix}.attn_factor"),
+        }
     kind, factor = header.get(f"{prefix}.type"), header.get(f"{prefix}.factor")
     if kind not in ("linear", "yarn") or not isinstance(factor, float) or factor == 0.0:
         return {}

@@ -26,14 +26,13 @@ from stratakv.weights import ggml
 from stratakv.weights.build import CannotStayPackedError, PackedWeights, build_packed
 from stratakv.weights.hand_over import handed_over
 from stratakv.weights.names import (
-    ROPE_FREQUENCIES,
-    apply_rope_frequencies,
     converted_by_transformers,
     drop_absent_biases,
     idle,
     some,
     tensor_names,
     transformers_names,
+    used_by_rope,
 )
 from stratakv.weights.size import packed_size
 
@@ -175,7 +174,7 @@ def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, 
             f"{description.path}: transformers unpacks {len(passed_over):,} tensors of a {model.config.model_type} file to "
             f"nothing ({some(passed_over)}); it can only be used with its weights packed, and they are not ({why})"
         )
-    return [name for name in unused if name != ROPE_FREQUENCIES or not apply_rope_frequencies(header, model)]
+    return [name for name in unused if not used_by_rope(header, model, name)]
 
 
 def check_used(description: ModelDescription, unused: Sequence[str]) -> list[str]:

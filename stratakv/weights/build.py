@@ -17,7 +17,7 @@ from stratakv.weights.fuse import fuse_layers
 from stratakv.weights.gguf_header import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear, embedding_scale, gating_of
-from stratakv.weights.names import ROPE_FREQUENCIES, apply_rope_frequencies, drop_absent_biases
+from stratakv.weights.names import drop_absent_biases, used_by_rope
 from stratakv.weights.packed import PackedTensor
 from stratakv.weights.plan import Plan, make_plan
 
@@ -74,7 +74,7 @@ def build_packed(
     if missing:
         raise CannotStayPackedError(f"the file has nothing for {missing[0]}")
     model.eval()
-    unused = [name for name in plan.unused if name != ROPE_FREQUENCIES or not apply_rope_frequencies(header, model)]
+    unused = [name for name in plan.unused if not used_by_rope(header, model, name)]
     fused = fuse_layers(model) if dtype == torch.float32 and not exact else 0
     _check_at_each_step(model, tuple(files.values()))
     types = Counter(tensor.type.name for tensor in tensors)

@@ -16,6 +16,7 @@ from torch import nn
 from stratakv.weights.gguf_header import GGUFHeader
 
 ROPE_FREQUENCIES = "rope_freqs.weight"
+ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 # Biases that llama.cpp takes as zero where a file has none, by the end of the parameter's name
 _OPTIONAL = {
     "self_attn.o_proj.bias": "attn_output.bias",
@@ -99,7 +100,18 @@ def drop_absent_biases(header: GGUFHeader, model: nn.Module) -> set[str]:
     return dropped
 
 
-def apply_rope_frequencies(header: GGUFHeader, model: Any) -> bool:
+def used_by_rope(header: GGUFHeader, model: Any, name: str) -> bool:
+    """Whether the model's RoPE takes a tensor that no weight is made of; puts it in where the config doesn't hold it."""
+    if name in (ROPE_LONG, ROPE_SHORT):
+        return getattr(_rotary(model), "rope_type", None) == "longrope"
+    return name == ROPE_FREQUENCIES and _apply_rope_frequencies(header, model)
+
+
+def _rotary(model: Any) -> Any:
+    return getattr(getattr(model, model.base_model_prefix, None), "rotary_emb", None)
+
+
+def _apply_rope_frequencies(header: GGUFHeader, model: Any) -> bool:
     """Divide the model's RoPE frequencies by the file's factors (Llama 3.1's long contexts), as llama.cpp does.
 
     Whether there was anything that takes them. Where there are frequencies by kind of layer they are those of full attention.
@@ -108,8 +120,7 @@ def apply_rope_frequencies(header: GGUFHeader, model: Any) -> bool:
     if found is None:
         return False
     factors = torch.tensor(found.data, dtype=torch.float32).flatten()
-    rotary = getattr(getattr(model, model.base_model_prefix, None), "rotary_emb", None)
-    applied = False
+    rotary, applied = _rotary(model), False
     for kind in ("", "full_attention_"):
         for name in (f"{kind}inv_freq", f"{kind}original_inv_freq"):
             frequencies = getattr(rotary, name, None)

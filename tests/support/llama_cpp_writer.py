@@ -219,8 +219,30 @@ def _gemma4_fields(config: Any) -> Fields:
     return fields
 
 
+def _phi3(layer: Any) -> Views:
+    return {
+        "attn_qkv.weight": layer.self_attn.qkv_proj.weight,
+        "ffn_up.weight": layer.mlp.gate_up_proj.weight,
+        "ffn_norm.weight": layer.post_attention_layernorm.weight,
+    }
+
+
+def _phi3_fields(config: Any) -> Fields:
+    rope, head = config.rope_parameters, config.hidden_size // config.num_attention_heads
+    return {
+        "rope.freq_base": float(rope["rope_theta"]),
+        "rope.dimension_count": int(head * rope["partial_rotary_factor"]),
+        "rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+        "rope.scaling.attn_factor": float(rope["attention_factor"]),
+        "attention.sliding_window": 0,
+    }
+
+
 def _extra(architecture: str, config: Any) -> Views:
-    """What no weight of the model is: Gemma 4's frequencies, and the K and V of layers that share others'."""
+    """What no weight of the model is: frequencies, and the K and V of Gemma 4's layers that share others'."""
+    if architecture == "phi3":
+        rope = config.rope_parameters
+        return {f"rope_factors_{name}.weight": torch.tensor(rope[f"{name}_factor"]) for name in ("long", "short")}
     if architecture != "gemma4":
         return {}
     wide = config.per_layer_config[config.layer_types.index("full_attention")].head_dim // 2
@@ -296,5 +318,24 @@ WRITERS: dict[str, tuple[str, str, dict[str, Any], Callable[[Any], Views], Calla
         },
         _gemma4,
         _gemma4_fields,
+    ),
+    "phi3 with LongRoPE": (
+        "phi3",
+        "phi3",
+        {
+            "num_hidden_layers": 4,
+            "original_max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.75,
+                "original_max_position_embeddings": 4096,
+                "attention_factor": 1.0625,
+                "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.5],
+                "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 24.0],
+            },
+        },
+        _phi3,
+        _phi3_fields,
     ),
 }

@@ -36,7 +36,7 @@ def test_reading_it_says_nothing_about_configs_that_are_not_the_file_s(
     config = describe_model(tmp_path / "m.gguf").config
     assert not caplog.records
     for name in ("layer_types", "rope_parameters", "sliding_window"):
-        assert getattr(config, name) == getattr(written.config, name)
+        assert getattr(config, name, None) == getattr(written.config, name, None)
 
 
 @pytest.mark.parametrize("architecture", WRITERS)
@@ -74,7 +74,7 @@ def test_they_run_fused_and_in_steps(name: str, tmp_path: Path) -> None:
             model(IDS[:, :18], past_key_values=cache)
             found.append(torch.cat([model(IDS[:, at : at + 1], past_key_values=cache).logits for at in (18, 19, 20)]))
     # Gemma 4 doesn't scale its scores: activations of 8 bits move them more; test_fuse.py compares exact products
-    assert float((found[0] - found[1]).norm() / found[1].norm()) < (0.03 if name == "gpt-oss" else 0.15)
+    assert float((found[0] - found[1]).norm() / found[1].norm()) < (0.15 if "gemma4" in name else 0.03)
 
 
 def test_gpt_oss_can_t_be_unpacked_and_says_so(tmp_path: Path) -> None:
