@@ -66,9 +66,9 @@ def engines(loaded: LoadedModel, started: dict[Any, Engine]) -> Iterator[Callabl
 
 async def _clear(engine: Engine) -> None:
     def clear() -> None:
-        assert all(pool.used == 0 for pool in engine.pools), "an earlier test left pages in use"
-        for pool in engine.pools:
+        assert all(pool.used == 0 for pool in engine.cache.pools), "an earlier test left pages in use"
+        for pool in engine.cache.pools:
             pool.clear_cached()
-        engine.counters.clear()
+        engine.statistics.clear()
 
     await engine.between_steps(clear)

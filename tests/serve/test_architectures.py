@@ -18,8 +18,8 @@ ONE_BY_ONE = ["deepseek_v3", "falcon", "falcon_h1", "granitemoehybrid", "jamba",
 def test_tokens_of_the_stock_cache(engines: Any, model_type: str) -> None:
     tiny = loaded_tiny(model_type)
     engine = engines("f32", model=tiny, slots=4, context=256, cache_bytes=2**24, prefill_chunk=32)
-    batched = engine.runner.batching.startswith("one forward call for all")
-    assert batched == (model_type not in ONE_BY_ONE), engine.runner.batching
+    batched = engine.cache.runner.batching.startswith("one forward call for all")
+    assert batched == (model_type not in ONE_BY_ONE), engine.cache.runner.batching
     generator = torch.Generator().manual_seed(1)
     requests = [
         GenerationRequest(tuple(torch.randint(3, 97, (length,), generator=generator).tolist()), 10, GREEDY)

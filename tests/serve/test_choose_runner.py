@@ -86,4 +86,4 @@ def real(request: pytest.FixtureRequest) -> LoadedModel:
 def test_real_models_lose_nothing(real: LoadedModel, profile: str) -> None:
     engine = Engine(real, resolve(profile, real.geometry), Limits(context=1024, cache_bytes=2**28))
     assert engine.lost == () and engine.scheduler.keep_prefixes
-    assert engine.runner.batching.startswith("one forward call for all")
+    assert engine.cache.runner.batching.startswith("one forward call for all")

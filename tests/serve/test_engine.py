@@ -37,7 +37,7 @@ def prompts(ids: list[int], count: int, tokens: int = 12) -> list[GenerationRequ
 @pytest.mark.parametrize("profile", ["f32", "edges3"])
 def test_together_as_alone(engines: Any, text_ids: list[int], profile: str) -> None:
     engine = engines(profile, slots=6, prefix_cache=False)
-    assert engine.runner.batching.startswith("one forward call for all")
+    assert engine.cache.runner.batching.startswith("one forward call for all")
     requests = prompts(text_ids, 8)
     alone = [answers(engine, [request])[0] for request in requests]
     together = answers(engine, requests)
@@ -84,14 +84,14 @@ def test_a_long_prompt_does_not_stall_the_others(engines: Any, text_ids: list[in
     engine = engines("turbo4", slots=4, own=True, prefix_cache=False)
     budget, prompt = 48, 480
     steps: list[list[tuple[int, int, bool]]] = []
-    run = engine.runner.run
+    run = engine.cache.runner.run
 
     def recorded(work: Any) -> Any:
         steps.append([(item.sequence.id, item.count, item.prefill) for item in work])
         return run(work)
 
-    engine.runner.run = recorded
-    engine.budget.tokens = lambda decoding, prompts: (
+    engine.cache.runner.run = recorded
+    engine.loop.budget.tokens = lambda decoding, prompts: (
         budget if decoding else 512
     )  # whatever it would learn from the clock
 
@@ -124,7 +124,7 @@ def test_short_pieces_of_prompts_run_in_the_compiled_call(
     run = stack._run
     monkeypatch.setattr(stack, "_run", lambda x, *rest: (compiled.append(x.shape[1]), run(x, *rest)))
     engine = engines("turbo4", slots=4, own=True, prefix_cache=False)
-    engine.budget.tokens = lambda decoding, prompts: 16
+    engine.loop.budget.tokens = lambda decoding, prompts: 16
     answers(engine, [GenerationRequest(tuple(text_ids[50 * i : 50 * i + 40]), 8, GREEDY) for i in range(3)])
     assert engine.snapshot().counters.steps == len(compiled)
     assert sum(compiled) == 3 * 40 + 3 * 7 > len(compiled)
@@ -152,7 +152,7 @@ def test_cancelled_requests_give_their_pages_back(engines: Any, text_ids: list[i
     assert "cancelled" in {finish.reason for finish in finishes}
     snapshot = engine.snapshot()
     assert (snapshot.pages_used, snapshot.running, snapshot.queued) == (0, 0, 0)
-    assert snapshot.pages_free + snapshot.pages_cached == sum(pool.capacity for pool in engine.pools)
+    assert snapshot.pages_free + snapshot.pages_cached == sum(pool.capacity for pool in engine.cache.pools)
     assert snapshot.counters.cancelled == sum(finish.reason == "cancelled" for finish in finishes)
 
 
@@ -252,7 +252,7 @@ def test_a_broken_loop_says_so(engines: Any, text_ids: list[int], monkeypatch: p
     def broken(work: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(engine.runner, "run", broken)
+    monkeypatch.setattr(engine.cache.runner, "run", broken)
     ((_, _, finish),) = answers(engine, [GenerationRequest(tuple(text_ids[:9]), 5)])
     assert finish.reason == "error" and "out of memory" in finish.error
     snapshot = engine.snapshot()

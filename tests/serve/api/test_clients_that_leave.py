@@ -99,7 +99,7 @@ def test_a_failed_loop_is_503():
         def break_loop(work):
             raise RuntimeError("broken for the test")
 
-        server.engine.runner.run = break_loop
+        server.engine.cache.runner.run = break_loop
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(threading, "excepthook", lambda args: None)
             answer = httpx.post(f"{server.url}/completion", json=LONG, timeout=20)

@@ -119,7 +119,7 @@ async def crowd(
 
 
 def capacity(server: Running) -> int:
-    return sum(pool.capacity for pool in server.engine.pools)
+    return sum(pool.capacity for pool in server.engine.cache.pools)
 
 
 def soak(profile: str, *, clients: int, seconds: float, different: int, longest: int, pages: int, seed: int = 5) -> str:

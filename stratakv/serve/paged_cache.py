@@ -1,0 +1,143 @@
+"""The pages of a server's cache: how many there are, which are in use, and which prompts lie in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from stratakv.engine.load import LoadedModel
+from stratakv.errors import UserError
+from stratakv.pages.allocator import PageAllocator
+from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.profile import Profile
+from stratakv.serve.choose_runner import choose_runner
+from stratakv.serve.groups import capacities, window_groups
+from stratakv.serve.request import Limits
+from stratakv.serve.runner import BatchedRunner
+from stratakv.serve.sequence import page_keys
+
+
+@dataclass(frozen=True)
+class Held:
+    """Whole pages at a prompt's beginning that nobody takes until they are let go.
+
+    tokens: of the pages. firsts: of each group, the first page that its windows still see. pages: of each group, from there on.
+    """
+
+    tokens: tuple[int, ...]
+    firsts: list[int]
+    pages: list[list[int]]
+
+
+class PagedCache:
+    """The pages of all layers, in groups of layers that need the same ones, and what runs the model over them.
+
+    groups, pools: in the same order. runner: computes steps. shares: whether prompts with the same beginning share pages.
+    UserError where the memory is too small for one request of `limits.context` tokens.
+    """
+
+    def __init__(self, loaded: LoadedModel, profile: Profile, limits: Limits) -> None:
+        self.model, self.fingerprint, self.profile = loaded.name, loaded.fingerprint, profile
+        self.groups = window_groups(profile)
+        pages = capacities(self.groups, limits.cache_bytes, limits.slots, limits.context, limits.prefill_chunk)
+        for group, capacity in zip(self.groups, pages, strict=True):
+            needed = group.pages_for(limits.context, limits.prefill_chunk)
+            if capacity < needed:
+                raise UserError(
+                    f"{limits.cache_bytes:,} bytes of cache hold {capacity * PAGE_TOKENS:,} tokens, one request of "
+                    f"{limits.context:,} tokens needs {needed} pages of {group.page_bytes:,} bytes: give more memory, a "
+                    "smaller context, or a profile with fewer bytes a token"
+                )
+        self.pools = [PageAllocator(capacity) for capacity in pages]
+        self.runner = choose_runner(loaded, profile, self.groups, pages)
+        self.shares = limits.prefix_cache and isinstance(self.runner, BatchedRunner)
+        self.slots: list[tuple[tuple[int, ...], list[bytes]]] = [((), []) for _ in range(limits.slots)]
+        self._salt = f"{loaded.fingerprint}\n{profile.pairs}".encode()
+
+    @property
+    def nbytes(self) -> int:
+        """Of all pages."""
+        return sum(group.page_bytes * pool.capacity for group, pool in zip(self.groups, self.pools, strict=True))
+
+    @property
+    def used_bytes(self) -> int:
+        """Of the pages that requests hold."""
+        return sum(group.page_bytes * pool.used for group, pool in zip(self.groups, self.pools, strict=True))
+
+    def keys(self, tokens: tuple[int, ...]) -> list[bytes]:
+        """Names of a prompt's whole pages: of what they hold, for this model and profile."""
+        return page_keys(tokens, self._salt)
+
+    def hold(self, tokens: tuple[int, ...], keys: list[bytes], pages: int) -> Held:
+        """Keep the first `pages` pages of a prompt, all of them published."""
+        firsts, held = [], []
+        for group, pool in zip(self.groups, self.pools, strict=True):
+            first = group.first_visible(pages * PAGE_TOKENS) // PAGE_TOKENS
+            ids = [page for key in keys[first:pages] if (page := pool.lookup(key)) is not None]
+            for page in ids:
+                pool.share(page)
+            firsts.append(first)
+            held.append(ids)
+        return Held(tokens[: pages * PAGE_TOKENS], firsts, held)
+
+    def take(self, tokens: tuple[int, ...], firsts: list[int]) -> Held:
+        """Pages for whole pages of a prompt, still empty. UserError where not as many are free."""
+        count = len(tokens) // PAGE_TOKENS
+        for first, pool in zip(firsts, self.pools, strict=True):
+            if pool.available < count - first:
+                raise UserError(
+                    f"the file's tokens need {count - first} pages, {pool.available} are not in use: try again later"
+                )
+        pages = [
+            [page for _ in range(count - first) if (page := pool.allocate()) is not None]
+            for first, pool in zip(firsts, self.pools, strict=True)
+        ]
+        return Held(tokens, firsts, pages)
+
+    def publish(self, held: Held) -> list[bytes]:
+        """Let later prompts that begin with these tokens find the pages; their names."""
+        keys = self.keys(held.tokens)
+        for first, pool, ids in zip(held.firsts, self.pools, held.pages, strict=True):
+            for page, key in zip(ids, keys[first:], strict=True):
+                pool.publish(page, key)
+        return keys
+
+    def let_go(self, held: Held) -> None:
+        """Nobody needs them for this any more; the oldest come last, so that they are taken last."""
+        for pool, ids in zip(self.pools, held.pages, strict=True):
+            for page in reversed(ids):
+                pool.release(page)
+
+    def forget(self, slot: int) -> int:
+        """Forget the prompt that last ran in a slot, and its pages where no other request uses them; its number of tokens."""
+        tokens, keys = self.slots[slot]
+        for pool in self.pools:
+            for key in keys:
+                pool.discard(key)
+        self.slots[slot] = ((), [])
+        return len(tokens)
+
+    def read(self, held: Held) -> list[Callable[[], torch.Tensor]]:
+        """For each layer of each group: what reads its pages' canonical bytes, uint8 [pages, kv_heads, PAGE_TOKENS, bytes]."""
+        runner = self._batched()
+        return [
+            lambda ordinal=ordinal, ids=ids: runner.arenas[ordinal].read(self._numbers(ids)).cpu()  # type: ignore[misc]
+            for group, ids in zip(self.groups, held.pages, strict=True)
+            for ordinal, _ in group.layers
+        ]
+
+    def write(self, held: Held, states: list[torch.Tensor]) -> None:
+        """Put canonical bytes, as `read` gives them, into pages that nobody reads yet."""
+        runner, rest = self._batched(), iter(states)
+        for group, ids in zip(self.groups, held.pages, strict=True):
+            for ordinal, _ in group.layers:
+                runner.arenas[ordinal].write(self._numbers(ids), next(rest).to(runner.device))
+
+    def _numbers(self, ids: list[int]) -> torch.Tensor:
+        return torch.tensor(ids, dtype=torch.long, device=self.runner.device)
+
+    def _batched(self) -> BatchedRunner:
+        assert isinstance(self.runner, BatchedRunner)
+        return self.runner
