@@ -8,7 +8,7 @@ BIN := .venv/bin
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 TEST_ENV := $(MALLOC) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-all wheel gguf clients models lint venv clean
+.PHONY: demo test test-all wheel gguf clients models lint lint-cpp format-cpp venv clean
 
 demo: venv
 	$(MALLOC) $(BIN)/stratakv demo
@@ -44,6 +44,15 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+CPP = $(shell git ls-files '*.cpp' '*.h')
+
+# by itself until all C++ is formatted; then `lint` asks for it too
+lint-cpp: venv
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format-cpp: venv
+	$(BIN)/clang-format -i $(CPP)
 
 venv:
 	@PYTHON="$(PYTHON)" tools/setup_venv.sh
