@@ -22,7 +22,6 @@ GRAPH = module_graph(FILES)
 KNOWN_ARROWS = {("cache", "kernels")}  # layouts and encoders of the compiled module: the cache moves above the kernels
 KNOWN_FILE_CIRCLES = [
     ("stratakv.engine.load", "stratakv.engine.pieces"),  # names of types alone
-    ("stratakv.serve.engine", "stratakv.serve.slot_files", "stratakv.serve.snapshot"),  # reach into the engine
     ("stratakv.weights.fuse", "stratakv.weights.stack"),  # names of types alone
     ("stratakv.weights.gguf_header", "stratakv.weights.gguf_split"),  # names of types alone
 ]
