@@ -119,6 +119,7 @@ def attend(
     stride: int,
     query: Annotated[NDArray, dict(shape=(None, None, None), device="cpu", writable=False)],
     out: Annotated[NDArray, dict(shape=(None, None, None), device="cpu")],
+    lse: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")] | None,
     pages: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)],
     page_start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)],
     query_start: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],

@@ -52,11 +52,13 @@ assert resolve("edges3", ModelGeometry("m", layers, 4096)).bytes_per_token > 0
 KERNELS = """
 import os
 import torch
+from stratakv.kernels.choice import kernel_for
+from stratakv.kernels.kernel import Options
 from stratakv.kernels.native import native
-from stratakv.kernels.ragged import append, attention
-from stratakv.kernels.sequences import Sequences
+from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PageLayout
+from stratakv.pages.pool import Pool
 
 assert native() is not None
 layout = PageLayout(kv_type("q8_0"), kv_type("turbo4"), 128, 128, 2)
@@ -66,9 +68,12 @@ query = torch.randn(1 + 20, 8, 128)
 found = []
 for kernel in ("", "torch"):
     os.environ["STRATAKV_KERNEL"] = kernel
-    pool = torch.zeros(3, layout.page_bytes, dtype=torch.uint8)
-    append(k, v, layout, pool, Sequences.causal(tables, lengths, lengths).slots())
-    found.append((pool, attention(query, layout, pool, Sequences.causal(tables, lengths, [1, 20]), scale=128**-0.5)))
+    pool = Pool(layout, torch.zeros(3, layout.page_bytes, dtype=torch.uint8))
+    chosen = kernel_for(layout, pool.device)
+    assert not kernel or chosen.name == kernel
+    chosen.append(pool, k, v, Step.causal(tables, lengths, lengths).slots)
+    step = Step.causal(tables, lengths, [1, 20])
+    found.append((pool.memory, chosen.attend(query, pool, step, Options(128**-0.5)).out))
 (pool, out), (torch_pool, expected) = found
 assert torch.equal(pool, torch_pool)
 assert (out - expected).norm() < 1e-2 * expected.norm()

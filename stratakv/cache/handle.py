@@ -6,84 +6,72 @@ unknown models are right, known ones are fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils._pytree import tree_map_only
 
-from stratakv.cache.pages import Page, PageStore, addresses_of
+from stratakv.kernels.placing import Placed
 from stratakv.kvtypes import KVType
 
 Side = Literal["k", "v"]
 
 
-@dataclass(frozen=True)
-class PackedView:
-    """Tokens start .. start + tokens of equally long sequences in one layer's pages, as they were when the view was made.
-
-    tables: the block table of each sequence; start is relative to the tables' first page. addresses: of the tables' pages,
-    int64 [batch, pages], for kernels.
-    """
-
-    store: PageStore
-    tables: tuple[tuple[Page, ...], ...]
-    start: int
-    tokens: int
-    addresses: NDArray[np.int64]
-
-    def type_of(self, side: Side) -> tuple[KVType, int]:
-        """The side's type and head_dim."""
-        layout = self.store.layout
-        return (layout.k, layout.k_dim) if side == "k" else (layout.v, layout.v_dim)
-
-    def packed(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Canonical bytes of K and of V, uint8 [batch, kv_heads, tokens, nbytes]."""
-        rows = self.store.read([list(table) for table in self.tables], self.start, self.tokens)
-        k_bytes = self.store.layout.k_bytes
-        return rows[..., :k_bytes], rows[..., k_bytes:]
-
-    def dense(self, side: Side) -> torch.Tensor:
-        """Decoded vectors, float32 [batch, kv_heads, tokens, head_dim]."""
-        type_, dim = self.type_of(side)
-        packed = self.packed()[0 if side == "k" else 1]
-        return type_.decode(packed, dim)
-
-
-def view_of(store: PageStore, tables: Sequence[Sequence[Page]], start: int, tokens: int) -> PackedView:
-    """A view of tokens start .. start + tokens of the tables."""
-    return PackedView(store, tuple(map(tuple, tables)), start, tokens, addresses_of(tables))
+class CannotBatchError(RuntimeError):
+    """A model does something to K and V that only works for one sequence at a time."""
 
 
 class PackedStates(torch.Tensor):
-    """A handle with the logical shape [batch, kv_heads, tokens, head_dim]: `view` and `side` say what it points at."""
+    """A handle on one layer's K or V, of logical shape [batch, kv_heads, tokens, head_dim]: all that its step's queries may see.
 
-    view_of: PackedView
+    Where sequences of any lengths share a forward call they have no common shape that it could be decoded to: it is then
+    [1, kv_heads, tokens of the step, head_dim], and only the attention function "stratakv" can use it; anything else is a
+    CannotBatchError. A handle is good until its layer's next step: pages that were freed may hold something else after it.
+    """
+
+    placed: Placed
     side: Side
 
     @staticmethod
-    def __new__(cls, view: PackedView, side: Side, dtype: torch.dtype) -> PackedStates:
-        layout = view.store.layout
-        shape = (len(view.tables), layout.kv_heads, view.tokens, layout.k_dim if side == "k" else layout.v_dim)
-        handle: PackedStates = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=view.store.device)
-        handle.view_of = view
-        handle.side = side
+    def __new__(cls, placed: Placed, side: Side, dtype: torch.dtype) -> PackedStates:
+        layout, rectangle = placed.pool.layout, placed.step.rectangle
+        batch, tokens = (1, len(placed.step.slots)) if rectangle is None else (len(placed.step), rectangle.tokens)
+        shape = batch, layout.kv_heads, tokens, layout.k_dim if side == "k" else layout.v_dim
+        handle: PackedStates = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=placed.pool.device)
+        handle.placed, handle.side = placed, side
         return handle
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        type_, _ = self.view_of.type_of(self.side)
-        return f"PackedStates({self.side}: {type_.name}, shape={tuple(self.shape)}, dtype={self.dtype})"
+        return f"PackedStates({self.side}: {self._type.name}, shape={tuple(self.shape)}, dtype={self.dtype})"
 
     def decoded(self) -> torch.Tensor:
         """A dense contiguous tensor of the handle's shape and dtype."""
-        return self.view_of.dense(self.side).to(self.dtype).contiguous()
+        pool, rectangle = self.placed.pool, self.placed.step.rectangle
+        if rectangle is None:
+            raise CannotBatchError("cached K or V of sequences that share a forward call can't be decoded")
+        rows = pool.read_tokens(rectangle.tables, rectangle.start, rectangle.tokens)
+        k_bytes = pool.layout.k_bytes
+        packed = rows[..., :k_bytes] if self.side == "k" else rows[..., k_bytes:]
+        return self._type.decode(packed, self.shape[-1]).to(self.dtype).contiguous()
+
+    @property
+    def _type(self) -> KVType:
+        layout = self.placed.pool.layout
+        return layout.k if self.side == "k" else layout.v
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[Any, Any] | None = None
     ) -> Any:
+        given: list[PackedStates] = []
+        tree_map_only(PackedStates, given.append, (args, kwargs or {}))
+        if any(handle.placed.step.rectangle is None for handle in given):
+            raise CannotBatchError(f"the model applies {func} to cached K or V")
         args, kwargs = tree_map_only(PackedStates, PackedStates.decoded, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+def handles(placed: Placed, dtype: torch.dtype) -> tuple[PackedStates, PackedStates]:
+    """On K and on V."""
+    return PackedStates(placed, "k", dtype), PackedStates(placed, "v", dtype)

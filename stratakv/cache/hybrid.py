@@ -15,6 +15,7 @@ from transformers.cache_utils import (
 )
 
 from stratakv.cache.layers import PackedLayer, PackedSlidingLayer
+from stratakv.cache.steps import Steps
 from stratakv.kvtypes import KVType
 
 
@@ -58,8 +59,10 @@ class _BothStates(LinearAttentionLayer, PackedLayer):  # type: ignore[override,m
 class PackedHybridLayer(_BothStates, LinearAttentionAndFullAttentionLayer):  # type: ignore[override,misc]
     """Linear-attention states beside full attention."""
 
-    def __init__(self, name: str, k: KVType, v: KVType, number_of_states: int = 1) -> None:
-        PackedLayer.__init__(self, name, k, v)
+    def __init__(
+        self, name: str, k: KVType, v: KVType, number_of_states: int = 1, *, steps: Steps | None = None
+    ) -> None:
+        PackedLayer.__init__(self, name, k, v, steps=steps)
         LinearAttentionLayer.__init__(self, number_of_states=number_of_states)
 
 
@@ -68,8 +71,17 @@ class PackedHybridSlidingLayer(  # type: ignore[override,misc]
 ):
     """Linear-attention states beside sliding-window attention."""
 
-    def __init__(self, name: str, k: KVType, v: KVType, sliding_window: int, number_of_states: int = 1) -> None:
-        PackedSlidingLayer.__init__(self, name, k, v, sliding_window)
+    def __init__(
+        self,
+        name: str,
+        k: KVType,
+        v: KVType,
+        sliding_window: int,
+        number_of_states: int = 1,
+        *,
+        steps: Steps | None = None,
+    ) -> None:
+        PackedSlidingLayer.__init__(self, name, k, v, sliding_window, steps=steps)
         LinearAttentionLayer.__init__(self, number_of_states=number_of_states)
 
     @staticmethod

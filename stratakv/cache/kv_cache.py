@@ -10,6 +10,7 @@ from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, get_laye
 from stratakv.cache.geometry import geometry_of
 from stratakv.cache.hybrid import PackedHybridLayer, PackedHybridSlidingLayer
 from stratakv.cache.layers import PackedIndexedLayer, PackedLayer, PackedSlidingLayer
+from stratakv.cache.steps import Steps
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.profile import Profile, resolve
@@ -45,12 +46,13 @@ class KVCache(Cache):
                 f"profile {self.profile.name} is for {len(self.profile.pairs)} KV layers, the model has {len(geometry.kv_layers)}"
             )
         layers: list[Any] = []
+        steps = Steps()
         for layer, kind, layer_kwargs in zip(geometry.layers, kinds, kwargs, strict=True):
             if layer.ordinal is None:
                 layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind](**layer_kwargs))
                 continue
             k, v = self.profile.pairs[layer.ordinal]
-            layers.append(_PACKED[kind](f"layer {layer.layer}", kv_type(k), kv_type(v), **layer_kwargs))
+            layers.append(_PACKED[kind](f"layer {layer.layer}", kv_type(k), kv_type(v), **layer_kwargs, steps=steps))
         super().__init__(layers=layers)
 
     def nbytes(self) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,42 +9,45 @@ import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import CacheLayerMixin, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-from stratakv.cache.handle import PackedStates, PackedView, view_of
-from stratakv.cache.pages import BlockTable, Page, PageStore, addresses_of
-from stratakv.cache.placed import Placed, PlacingLayer, address, seen
+from stratakv.cache.handle import handles
+from stratakv.cache.steps import Steps
 from stratakv.errors import UserError
-from stratakv.kernels import cpu_encode
-from stratakv.kernels.choice import compiled_kernel
+from stratakv.kernels.choice import kernel_for
+from stratakv.kernels.kernel import CannotStoreError, Kernel
+from stratakv.kernels.placing import Placed, PlacingLayer
 from stratakv.kvtypes import KVType
+from stratakv.pages.allocator import PageAllocator
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
+from stratakv.pages.pool import GrowingPool
 
 
 class PackedLayer(DynamicLayer, PlacingLayer):
     """A layer that keeps every token.
 
-    name: how errors call the layer. k, v: the types of its K and V. All sequences of a batch are equally long (padding
-    included), as everywhere in transformers.
+    name: how errors call the layer. k, v: the types of its K and V. steps: what the layers of a cache share. All sequences of a
+    batch are equally long (padding included), as everywhere in transformers.
     """
 
-    def __init__(self, name: str, k: KVType, v: KVType) -> None:
+    pool: GrowingPool
+    kernel: Kernel
+
+    def __init__(self, name: str, k: KVType, v: KVType, *, steps: Steps | None = None) -> None:
         CacheLayerMixin.__init__(self)
         self.name, self.k_type, self.v_type = name, k, v
-        self.store: PageStore | None = None
-        self.tables: list[BlockTable] = []
+        self.pages = PageAllocator()
+        self.tables: list[list[int]] = []
         self.length = 0
         self.dropped = 0  # tokens of whole pages before the tables' first page
-        self._last_view: PackedView | None = None
-        self._last_changes = 0
-        # addresses of all tables' pages, the store's changes when they were collected, and where they are
-        self._pages: tuple[int, NDArray[np.int64], int] | None = None
+        self._steps = steps or Steps()
+        self._numbers: NDArray[np.int64] | None = None  # the tables, [sequences, pages]; None when they have changed
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the allocated pages."""
-        return self.store.nbytes if self.store else 0
+        """Bytes of the pages in use."""
+        return self.pages.used * self.pool.layout.page_bytes if self.is_initialized else 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make the page store from the first states' shapes [batch, kv_heads, tokens, head_dim]."""
+        """Make the pool from the first states' shapes [batch, kv_heads, tokens, head_dim]."""
         self.dtype, self.device = key_states.dtype, key_states.device
         if key_states.shape[1] != value_states.shape[1]:
             raise UserError(
@@ -56,7 +56,9 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         k_dim, v_dim = key_states.shape[-1], value_states.shape[-1]
         self.k_type.check(k_dim)
         self.v_type.check(v_dim)
-        self.store = PageStore(PageLayout(self.k_type, self.v_type, k_dim, v_dim, key_states.shape[1]), self.device)
+        layout = PageLayout(self.k_type, self.v_type, k_dim, v_dim, key_states.shape[1])
+        self.kernel = kernel_for(layout, self.device)
+        self.pool = GrowingPool(layout, self.device)
         self.tables = [[] for _ in range(key_states.shape[0])]
         self.is_initialized = True
 
@@ -68,27 +70,26 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         key_states, value_states: [batch, kv_heads, tokens, head_dim], after RoPE; nothing keeps a reference to them. Inf or
         nan, or values too large for the type, raise a UserError that names layer and side.
         """
-        store = self._append(key_states, value_states)
-        start = self._visible_start(key_states.shape[-2])
-        view = self._view(store, start - self.dropped, self.length - start)
-        handles = PackedStates(view, "k", self.dtype), PackedStates(view, "v", self.dtype)
-        self._drop_unreachable()
-        return handles
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        batch, heads, tokens, _ = key_states.shape
+        if batch != len(self.tables):
+            raise ValueError(f"{self.name} holds {len(self.tables)} sequences, {batch} were given")
+        placed = self._place(tokens)
+        k, v = (
+            x.squeeze(2) if tokens == 1 else x.transpose(1, 2).reshape(-1, heads, x.shape[3])
+            for x in (key_states, value_states)
+        )
+        try:
+            self.kernel.append(self.pool, k, v, placed.step.slots)
+        except CannotStoreError as error:
+            raise self.refusal(error.side, error) from error
+        self.stored(tokens)
+        return handles(placed, self.dtype)
 
     def place(self, batch: int, tokens: int) -> Placed | None:
         """See PlacingLayer."""
-        store = self.store
-        if store is None or batch != len(self.tables) or (compiled := store.compiled) is None:
-            return None
-        start = self.length - self.dropped
-        slots = self._slots([store.prepare(table, start, tokens) for table in self.tables], start, tokens)
-        if self._pages is None or self._pages[0] != store.changes:
-            pages = addresses_of(self.tables)
-            self._pages = store.changes, pages, address(pages)
-        _, pages, where = self._pages
-        arrays, addresses = seen(batch, pages.shape[1], tokens, self.length, self.dropped, self._window)
-        addresses = 0, 1, address(slots), where, *addresses
-        return Placed(store.layout, compiled, batch, batch, addresses, (slots, pages, *arrays))
+        return self._place(tokens) if self.is_initialized and batch == len(self.tables) else None
 
     def stored(self, tokens: int) -> None:
         """See PlacingLayer."""
@@ -109,15 +110,17 @@ class PackedLayer(DynamicLayer, PlacingLayer):
             raise ValueError(f"crop takes a negative number of tokens to remove, {tokens_to_remove} was given")
         self.length = max(0, self.length + tokens_to_remove)
         keep = -(-(self.length - self.dropped) // PAGE_TOKENS)
-        self._last_view = None
+        self._numbers = None
         for table in self.tables:
             while len(table) > keep:
-                self._store.release(table.pop())
+                self.pages.release(table.pop())
 
     def reset(self) -> None:
-        """Free all pages."""
-        self._replace_tables([])
-        self.store, self.length, self.dropped, self._last_view, self._pages = None, 0, 0, None, None
+        """Free all pages, and their memory."""
+        self.tables, self.length, self.dropped, self._numbers = [], 0, 0, None
+        self.pages = PageAllocator()
+        if self.is_initialized:
+            del self.pool
         self.is_initialized = False
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
@@ -139,73 +142,37 @@ class PackedLayer(DynamicLayer, PlacingLayer):
     def prefetch(self) -> None:
         """Nothing to bring back, see offload."""
 
-    @property
-    def _store(self) -> PageStore:
-        assert self.store is not None, f"{self.name} has not been initialized"
-        return self.store
+    def _place(self, tokens: int) -> Placed:
+        """Room for so many tokens more of each sequence, in pages of its own."""
+        start = self.length - self.dropped
+        first, end = start // PAGE_TOKENS, -(-(start + tokens) // PAGE_TOKENS)
+        for table in self.tables:
+            if len(table) < end or any(self.pages.shared(page) for page in table[first:]):
+                self._make_room(table, first, end)
+        if self._numbers is None:
+            self._numbers = np.array(self.tables, dtype=np.int64)
+        length = self.length + tokens
+        step, self._numbers = self._steps.even(self._numbers, length, tokens, window=self._window, dropped=self.dropped)
+        return Placed(self.pool, step, self.kernel)
 
-    def _view(self, store: PageStore, start: int, tokens: int) -> PackedView:
-        if self._last_view is None or self._last_changes != store.changes:
-            self._last_view, self._last_changes = view_of(store, self.tables, start, tokens), store.changes
-        else:  # the same pages, as in 127 of 128 steps: thousands of addresses need not be collected again
-            self._last_view = replace(self._last_view, start=start, tokens=tokens)
-        return self._last_view
+    def _make_room(self, table: list[int], first: int, end: int) -> None:
+        self._numbers = None
+        while len(table) < end:
+            table.append(self._fresh_page())
+        for index in range(first, end):
+            if self.pages.shared(page := table[index]):
+                table[index] = self._fresh_page()
+                self.pool.copy(page, table[index])
+                self.pages.release(page)
 
-    def _visible_start(self, new_tokens: int) -> int:
-        """Position of the first token that the new tokens' queries may see."""
-        return 0
+    def _fresh_page(self) -> int:
+        page = self.pages.allocate()
+        assert page is not None
+        self.pool.reserve(page + 1)
+        return page
 
     def _drop_unreachable(self) -> None:
         """Free pages that no later query can see."""
-
-    def _append(self, key_states: torch.Tensor, value_states: torch.Tensor) -> PageStore:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        if key_states.shape[0] != len(self.tables):
-            raise ValueError(f"{self.name} holds {len(self.tables)} sequences, {key_states.shape[0]} were given")
-        start, tokens = self.length - self.dropped, key_states.shape[-2]
-        if kernel := compiled_kernel(self._store.layout, self.device):
-            self._encode_into_pages(key_states, value_states, start, tokens, kernel)
-        else:
-            with self._naming("K"):
-                k_packed = self.k_type.encode(key_states.detach())
-            with self._naming("V"):
-                v_packed = self.v_type.encode(value_states.detach())
-            for table, rows in zip(self.tables, torch.cat([k_packed, v_packed], dim=-1), strict=True):
-                self._store.write(table, start, rows)
-        self.length += tokens
-        return self._store
-
-    def _encode_into_pages(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, tokens: int, kernel: str
-    ) -> None:
-        slots = self._slots([self._store.prepare(table, start, tokens) for table in self.tables], start, tokens)
-        if tokens == 1:
-            k, v = key_states.squeeze(2), value_states.squeeze(2)
-        else:
-            k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (key_states, value_states))
-        try:
-            cpu_encode.append(k, v, self._store.layout, slots, kernel=kernel)
-        except cpu_encode.CannotStoreError as error:
-            raise self.refusal(error.side, error) from error
-
-    @staticmethod
-    def _slots(prepared: list[list[Page]], start: int, tokens: int) -> NDArray[np.int64]:
-        """Where each sequence's tokens go, one sequence after another."""
-        first = start % PAGE_TOKENS
-        if tokens == 1:
-            return np.array([pages[0].address * PAGE_TOKENS + first for pages in prepared], dtype=np.int64)
-        position = np.arange(first, first + tokens)
-        places = addresses_of(prepared)[:, position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
-        return places.reshape(-1)
-
-    @contextmanager
-    def _naming(self, side: str) -> Iterator[None]:
-        """Say where states came from that can't be stored."""
-        try:
-            yield
-        except ValueError as error:
-            raise self.refusal(side, error) from error
 
     def refusal(self, side: str, error: ValueError) -> UserError:
         """See PlacingLayer."""
@@ -216,22 +183,20 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         )
 
     def _take(self, indices: list[int]) -> None:
-        if self.store is not None:
-            store = self._store
-            self._replace_tables([[store.share(page) for page in self.tables[index]] for index in indices])
-
-    def _replace_tables(self, tables: list[BlockTable]) -> None:
-        self._last_view = None
+        if not self.is_initialized:
+            return
+        before, self.tables, self._numbers = self.tables, [list(self.tables[index]) for index in indices], None
         for page in (page for table in self.tables for page in table):
-            self._store.release(page)
-        self.tables = tables
+            self.pages.share(page)
+        for page in (page for table in before for page in table):
+            self.pages.release(page)
 
 
 class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
     """A sliding-window or chunked layer: pages wholly before the window are freed."""
 
-    def __init__(self, name: str, k: KVType, v: KVType, sliding_window: int) -> None:
-        PackedLayer.__init__(self, name, k, v)
+    def __init__(self, name: str, k: KVType, v: KVType, sliding_window: int, *, steps: Steps | None = None) -> None:
+        PackedLayer.__init__(self, name, k, v, steps=steps)
         self.sliding_window, self.record_past = sliding_window, False
 
     # the stock mask arithmetic reads this name
@@ -261,9 +226,6 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
     def _window(self) -> int | None:
         return self.sliding_window
 
-    def _visible_start(self, new_tokens: int) -> int:
-        return max(0, self.length - new_tokens - self.sliding_window + 1)
-
     def _drop_unreachable(self) -> None:
         if not self.record_past:
             self._free_before(self.length - self.sliding_window + 1)
@@ -271,10 +233,10 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
     def _free_before(self, position: int) -> None:
         pages = (position - self.dropped) // PAGE_TOKENS
         if pages > 0:
-            self._last_view = None
+            self._numbers = None
             for table in self.tables:
                 for page in table[:pages]:
-                    self._store.release(page)
+                    self.pages.release(page)
                 del table[:pages]
             self.dropped += pages * PAGE_TOKENS
 
@@ -282,8 +244,8 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
 class PackedIndexedLayer(DynamicIndexedLayer, PackedLayer):  # type: ignore[misc]
     """A layer of sparse attention whose indexer keeps keys of its own: K and V packed, the indexer's keys as they are."""
 
-    def __init__(self, name: str, k: KVType, v: KVType) -> None:
-        PackedLayer.__init__(self, name, k, v)
+    def __init__(self, name: str, k: KVType, v: KVType, *, steps: Steps | None = None) -> None:
+        PackedLayer.__init__(self, name, k, v, steps=steps)
         self.indexer_keys = self.indexer_position_ids = None
         self.is_indexer_initialized = False
 

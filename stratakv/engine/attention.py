@@ -9,10 +9,11 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from stratakv.cache.handle import PackedStates
-from stratakv.cache.ragged import CannotBatchError, RaggedStates
-from stratakv.kernels import ragged
-from stratakv.kernels.attention import packed_attention
+from stratakv.cache.handle import CannotBatchError, PackedStates
+from stratakv.kernels.choice import TORCH
+from stratakv.kernels.kernel import Kernel, Options
+from stratakv.kernels.placing import Placed
+from stratakv.kernels.step import Step
 
 NAME = "stratakv"
 
@@ -62,37 +63,43 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """transformers' attention call: query [batch, q_heads, q_tokens, head_dim]; returns [batch, q_tokens, q_heads, v_dim]."""
     given = {name for name, value_ in kwargs.items() if value_ is not None}
-    if isinstance(key, RaggedStates):
-        if dropout or given - _IN_THE_MASK - _IMPLEMENTED or kwargs.get("is_causal") is False:
-            raise CannotBatchError(f"{type(module).__name__} asks for attention that no kernel has")
-        out = ragged.attention(
-            query[0].transpose(0, 1),
-            key.arena.layout,
-            key.arena.pool,
-            key.step.sequences,
-            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            softcap=kwargs.get("softcap"),
-            sinks=kwargs.get("s_aux"),
-        )
-        return out[None], None
+    usual = not dropout and not given - _IN_THE_MASK - _IMPLEMENTED
+    placed = key.placed if isinstance(key, PackedStates) else None
     is_causal = kwargs.get("is_causal")
+    if placed is not None and placed.step.rectangle is None:
+        if not usual or is_causal is False:
+            raise CannotBatchError(f"{type(module).__name__} asks for attention that no kernel has")
+        return _packed(query, placed, placed.step, scaling, kwargs), None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(causal) and attention_mask is None and query.shape[2] > 1
-    view = key.view_of if isinstance(key, PackedStates) else None
-    if not isinstance(value, PackedStates) or value.view_of is not view:
-        view = None
-    if view is None or dropout or given - _IN_THE_MASK - _IMPLEMENTED or kwargs.get("output_attentions"):
+    if not isinstance(value, PackedStates) or value.placed is not placed:
+        placed = None
+    if placed is None or not usual or kwargs.get("output_attentions") or not _fits(placed.step, query):
         return _own_attention(module, query, key, value, attention_mask, causal, dropout, scaling, kwargs)
-    out = packed_attention(
-        query,
-        view,
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        mask=attention_mask,
-        causal=causal,
-        softcap=kwargs.get("softcap"),
-        sinks=kwargs.get("s_aux"),
-    )
-    return out.transpose(1, 2).contiguous(), None
+    step = placed.step
+    if attention_mask is not None:
+        step = step.under(attention_mask)
+    elif not causal and query.shape[2] > 1:
+        step = step.seeing_all()
+    return _packed(query, placed, step, scaling, kwargs), None
+
+
+def _packed(
+    query: torch.Tensor, placed: Placed, step: Step, scaling: float | None, kwargs: dict[str, Any]
+) -> torch.Tensor:
+    """[batch, q_tokens, q_heads, v_dim]."""
+    batch, q_heads, q_tokens, dim = query.shape
+    rows = query.squeeze(2) if q_tokens == 1 else query.transpose(1, 2).reshape(-1, q_heads, dim)
+    scale = dim**-0.5 if scaling is None else scaling
+    options = Options(scale, softcap=kwargs.get("softcap"), sinks=kwargs.get("s_aux"))
+    differentiable = torch.is_grad_enabled() and query.requires_grad
+    kernel: Kernel = TORCH if differentiable else placed.kernel
+    return kernel.attend(rows, placed.pool, step, options).out.view(batch, q_tokens, q_heads, -1)
+
+
+def _fits(step: Step, query: torch.Tensor) -> bool:
+    """Whether the queries are of the tokens that the step stored: a layer that reads another one's K and V may have others."""
+    return len(step.slots) == query.shape[0] * query.shape[2]
 
 
 def _own_attention(

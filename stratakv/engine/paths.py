@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from stratakv.engine.architecture import causal_class
-from stratakv.kernels.choice import kernel_name
-from stratakv.kernels.cpu_layout import MAX_HEAD_DIM, knows
+from stratakv.kernels.choice import preferred
+from stratakv.kernels.cpu.layout import MAX_HEAD_DIM
 from stratakv.kvtypes import kv_type
+from stratakv.pages.layout import PageLayout
 from stratakv.profile import Profile
 from stratakv.profile.profile import ordinals_text
 
 
 def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any]:
     """{"kernel": name, "decoded_layers": model layers whose attention gets decoded tensors instead, "why": in words or None,
-    "torch_layers": model layers whose pages are read in plain torch, since no compiled kernel knows their types}.
+    "torch_layers": model layers whose pages are read in plain torch, "torch_why": why the kernel refuses them, in words or None}.
 
     Decoded tensors are right and slower. Kept layers of a model on a GPU run in torch whatever this says.
     """
@@ -30,13 +32,15 @@ def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any
         why = "MLA: the model projects the latents to heads before attention"
     elif decoded:
         why = f"no kernel for a head_dim above {MAX_HEAD_DIM}"
-    unknown = [
-        layer.layer
-        for layer, pair in zip(layers, profile.pairs, strict=True)
-        if layer not in decoded and not knows(*map(kv_type, pair))
-    ]
-    found = {"kernel": kernel_name(), "decoded_layers": [layer.layer for layer in decoded], "why": why}
-    return {**found, "torch_layers": unknown}
+    kernel = preferred()
+    refused: dict[int, str] = {}
+    for layer, (k, v) in zip(layers, profile.pairs, strict=True):
+        layout = PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads)
+        reason = kernel.refuses(layout, torch.device("cpu"))
+        if layer not in decoded and reason is not None:
+            refused[layer.layer] = reason
+    found = {"kernel": kernel.name, "decoded_layers": [layer.layer for layer in decoded], "why": why}
+    return {**found, "torch_layers": list(refused), "torch_why": "; ".join(dict.fromkeys(refused.values())) or None}
 
 
 def attention_line(paths: dict[str, Any], kv_layers: int) -> str:
@@ -45,9 +49,7 @@ def attention_line(paths: dict[str, Any], kv_layers: int) -> str:
     if decoded := paths["decoded_layers"]:
         parts.append(f"gets decoded tensors in {_layers(decoded, kv_layers)} ({paths['why']})")
     if unknown := paths["torch_layers"]:
-        parts.append(
-            f"reads the pages in plain torch in {_layers(unknown, kv_layers)} (no compiled kernel for their types)"
-        )
+        parts.append(f"reads the pages in plain torch in {_layers(unknown, kv_layers)} ({paths['torch_why']})")
     left = kv_layers - len(decoded) - len(unknown)
     if left:
         which = "the other" if parts else "all"

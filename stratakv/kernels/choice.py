@@ -1,4 +1,4 @@
-"""Which kernel runs: the best that this machine has, or the one that STRATAKV_KERNEL names."""
+"""Which kernel runs: the best that this machine has, or the one that STRATAKV_KERNEL names. The only place that chooses."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from functools import lru_cache
 import torch
 
 from stratakv.errors import UserError
-from stratakv.kernels.cpu_layout import MAX_HEAD_DIM, knows
+from stratakv.kernels.cpu.kernel import CpuKernel
+from stratakv.kernels.kernel import Kernel
 from stratakv.kernels.native import native
+from stratakv.kernels.torch_kernel import Torch
 from stratakv.pages.layout import PageLayout
+
+TORCH = Torch()
 
 
 @lru_cache(maxsize=1)
 def kernel_names() -> tuple[str, ...]:
     """Kernels that run on this machine, best first, "torch" last."""
     module = native()
-    return (*(module.kernels() if module else ()), "torch")
+    return (*(module.kernels() if module else ()), TORCH.name)
 
 
 def precise() -> bool:
@@ -41,10 +45,13 @@ def kernel_name() -> str:
     return wanted or kernel_names()[0]
 
 
-def compiled_kernel(layout: PageLayout, device: torch.device) -> str | None:
-    """The compiled kernel that reads and writes these pages, None where plain torch does: another device than a CPU, types or
-    head dims that no compiled kernel knows, STRATAKV_KERNEL=torch, no compiled module. Every call is dispatched by this.
-    """
-    fits = device.type == "cpu" and max(layout.k_dim, layout.v_dim) <= MAX_HEAD_DIM and knows(layout.k, layout.v)
+def preferred() -> Kernel:
+    """The kernel in use, for pages that it reads."""
     name = kernel_name()
-    return name if fits and name != "torch" else None
+    return TORCH if name == TORCH.name else CpuKernel(name, precise())
+
+
+def kernel_for(layout: PageLayout, device: torch.device) -> Kernel:
+    """The kernel that reads and writes these pages: the one in use, or torch where that refuses."""
+    kernel = preferred()
+    return kernel if kernel.refuses(layout, device) is None else TORCH

@@ -32,6 +32,6 @@ def native() -> ModuleType | None:
 
 def _forget_layouts() -> None:
     """Compiled objects have to go before the interpreter takes their module apart: nanobind reports them as leaks."""
-    layouts = sys.modules.get("stratakv.kernels.cpu_layout")
+    layouts = sys.modules.get("stratakv.kernels.cpu.layout")
     if layouts is not None:
         layouts.native_layout.cache_clear()

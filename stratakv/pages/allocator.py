@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections import OrderedDict
 
 
 class PageAllocator:
-    """`capacity` pages with ids 0 .. capacity - 1, the lowest free id first.
+    """`capacity` pages with ids 0 .. capacity - 1, the lowest free id first; by default as many as are asked for.
 
     A page is free, used (one reference or more) or cached: published under a key, without references, given up in the order
     of its last use when no page is free.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int = sys.maxsize) -> None:
         self.capacity = capacity
-        self._free = list(range(capacity))  # a heap
+        self._free: list[int] = []  # a heap of those that came back
+        self._next = 0  # the lowest id that was never given
         self._references: dict[int, int] = {}
         self._key_of: dict[int, bytes] = {}
         self._page_of: dict[bytes, int] = {}
@@ -34,17 +36,20 @@ class PageAllocator:
     @property
     def free(self) -> int:
         """Pages that hold nothing."""
-        return len(self._free)
+        return len(self._free) + self.capacity - self._next
 
     @property
     def available(self) -> int:
         """Pages that `allocate` could give."""
-        return len(self._free) + len(self._cached)
+        return self.free + len(self._cached)
 
     def allocate(self) -> int | None:
         """A page with one reference; None when all are used. The least recently used cached page is given up if need be."""
         if self._free:
             page = heapq.heappop(self._free)
+        elif self._next < self.capacity:
+            page = self._next
+            self._next += 1
         elif self._cached:
             page, _ = self._cached.popitem(last=False)
             self._forget(page)
@@ -60,6 +65,10 @@ class PageAllocator:
         else:
             del self._cached[page]
             self._references[page] = 1
+
+    def shared(self, page: int) -> bool:
+        """Whether a used page has more than one reference."""
+        return self._references[page] > 1
 
     def release(self, page: int) -> None:
         """One reference less; the last one makes the page cached if it has a key, else free."""

@@ -1,6 +1,6 @@
 """Where each byte of a page lies. Pure arithmetic, no tensors of a model.
 
-A page holds PAGE_TOKENS tokens of one layer for all its kv heads: [kv_heads][tile], one contiguous tile a head:
+A page holds page_tokens tokens of one layer for all its kv heads: [kv_heads][tile], one contiguous tile a head:
 
     tile = [K fields of codes and floats][V fields of codes and floats][K scales][V scales]
 
@@ -13,8 +13,8 @@ Within a field the bytes are a permutation of the types' canonical bytes, in the
     floats     [token][byte]                                  f16, bf16, f32: rows, as dense attention reads them
     scales     [scale][token]                                 f16 norms, scales and minima: one vector load for many tokens
 
-Where 4 does not divide a field's bytes, the words of K are 2 or 1 bytes long. The name changes when the order does, since
-saved states and kernels refer to it.
+Where 4 does not divide a field's bytes, the words of K are 2 or 1 bytes long. A layout's name says tokens and order; saved states
+and kernels check it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from stratakv.kvtypes import KVType
 
-PAGE_TOKENS = 128
-LAYOUT_NAME = "tile128-v1"
+PAGE_TOKENS = 128  # of the engines' own pages
+ORDER = "v1"  # another one when bytes lie in another order
 # tokens that share a vector of code bytes
 GROUP = {"k": 16, "v": 4}
 
@@ -39,7 +39,8 @@ GROUP = {"k": 16, "v": 4}
 class PageLayout:
     """The layout of one layer's pages.
 
-    k, v: types; k_dim, v_dim: values of one K and one V vector (they may differ); kv_heads: heads that share a page.
+    k, v: types; k_dim, v_dim: values of one K and one V vector (they may differ); kv_heads: heads that share a page; page_tokens:
+    tokens of a page, a multiple of 16.
     """
 
     k: KVType
@@ -47,6 +48,16 @@ class PageLayout:
     k_dim: int
     v_dim: int
     kv_heads: int
+    page_tokens: int = PAGE_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.page_tokens < 1 or self.page_tokens % GROUP["k"]:
+            raise ValueError(f"pages of {self.page_tokens} tokens: allowed are multiples of {GROUP['k']}")
+
+    @property
+    def name(self) -> str:
+        """Of size and order, "tile128-v1" for example: kernels and saved states take pages of names that they know."""
+        return f"tile{self.page_tokens}-{ORDER}"
 
     @property
     def k_bytes(self) -> int:
@@ -60,8 +71,8 @@ class PageLayout:
 
     @property
     def tile_bytes(self) -> int:
-        """Bytes of one head's tile: PAGE_TOKENS tokens, K and V."""
-        return PAGE_TOKENS * (self.k_bytes + self.v_bytes)
+        """Bytes of one head's tile: page_tokens tokens, K and V."""
+        return self.page_tokens * (self.k_bytes + self.v_bytes)
 
     @property
     def page_bytes(self) -> int:
@@ -70,8 +81,13 @@ class PageLayout:
 
     @property
     def positions(self) -> NDArray[np.int64]:
-        """[PAGE_TOKENS, k_bytes + v_bytes]: where in the tile canonical byte b of a token's K, then V, lies. A permutation."""
-        return _positions(self.k, self.v, self.k_dim, self.v_dim)
+        """[page_tokens, k_bytes + v_bytes]: where in the tile canonical byte b of a token's K, then V, lies. A permutation."""
+        return _positions(self)
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The tile's regions in the order of their offsets: codes and floats of K, then of V, scales of K, then of V."""
+        return _regions(self)
 
 
 @dataclass(frozen=True)
@@ -89,19 +105,18 @@ class Region:
 
 
 @lru_cache(maxsize=256)
-def regions(k: KVType, v: KVType, k_dim: int, v_dim: int) -> tuple[Region, ...]:
-    """The tile's regions in the order of their offsets: codes and floats of K, then of V, scales of K, then of V."""
+def _regions(layout: PageLayout) -> tuple[Region, ...]:
     found: list[Region] = []
     offset = 0
     for scales in (False, True):
-        for side, type_, dim in (("k", k, k_dim), ("v", v, v_dim)):
+        for side, type_, dim in (("k", layout.k, layout.k_dim), ("v", layout.v, layout.v_dim)):
             fields, blocks = type_.fields(dim), type_.blocks(dim)
             block_bytes, start = sum(field.nbytes for field in fields), 0
             for field in fields:
                 if (field.kind == "scale") is scales:
                     columns = tuple(b * block_bytes + start + i for b in range(blocks) for i in range(field.nbytes))
                     found.append(Region(cast(Literal["k", "v"], side), field.kind, len(columns), offset, columns))
-                    offset += PAGE_TOKENS * len(columns)
+                    offset += layout.page_tokens * len(columns)
                 start += field.nbytes
     return tuple(found)
 
@@ -112,24 +127,23 @@ def word_bytes(side: Literal["k", "v"], nbytes: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def _positions(k: KVType, v: KVType, k_dim: int, v_dim: int) -> NDArray[np.int64]:
-    k_bytes = k.nbytes(k_dim)
-    table = np.full((PAGE_TOKENS, k_bytes + v.nbytes(v_dim)), -1, dtype=np.int64)
-    for region in regions(k, v, k_dim, v_dim):
-        columns = np.array(region.columns) + (0 if region.side == "k" else k_bytes)
-        table[:, columns] = region.offset + _field_positions(region)
+def _positions(layout: PageLayout) -> NDArray[np.int64]:
+    table = np.full((layout.page_tokens, layout.k_bytes + layout.v_bytes), -1, dtype=np.int64)
+    for region in layout.regions:
+        columns = np.array(region.columns) + (0 if region.side == "k" else layout.k_bytes)
+        table[:, columns] = region.offset + _field_positions(region, layout.page_tokens)
     table.setflags(write=False)
     return table
 
 
-def _field_positions(region: Region) -> NDArray[np.int64]:
-    """[PAGE_TOKENS, nbytes]: positions within the region."""
-    token = np.arange(PAGE_TOKENS, dtype=np.int64)[:, None]
+def _field_positions(region: Region, page_tokens: int) -> NDArray[np.int64]:
+    """[page_tokens, nbytes]: positions within the region."""
+    token = np.arange(page_tokens, dtype=np.int64)[:, None]
     byte = np.arange(region.nbytes, dtype=np.int64)[None, :]
     if region.kind == "float":
         return token * region.nbytes + byte
     if region.kind == "scale":
-        return (byte // 2) * (2 * PAGE_TOKENS) + token * 2 + byte % 2
+        return (byte // 2) * (2 * page_tokens) + token * 2 + byte % 2
     group, word = GROUP[region.side], word_bytes(region.side, region.nbytes)
     return (
         (token // group) * (group * region.nbytes)

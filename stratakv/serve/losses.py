@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratakv.kernels.choice import compiled_kernel
+from stratakv.kernels.choice import TORCH, kernel_for
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PageLayout
 from stratakv.serve.grammar import Grammars
@@ -32,10 +32,8 @@ def losses(
     for group in groups:
         for ordinal, layer in group.layers:
             k, v = pairs[ordinal]
-            if (
-                compiled_kernel(PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads), runner.device)
-                is None
-            ):
+            layout = PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads)
+            if kernel_for(layout, runner.device) is TORCH:
                 slow.append(layer.layer)
     if slow and runner.device.type == "cpu":
         which = f"layer {slow[0]}" if len(slow) == 1 else f"{len(slow)} layers"

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from stratakv.cache import KVCache
-from stratakv.cache.ragged import RaggedStep
 from stratakv.engine.load import LoadedModel
-from stratakv.kernels.sequences import Sequences
+from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 from stratakv.pages.pool import Pool
@@ -42,7 +41,7 @@ class Runner(Protocol):
 class BatchedRunner:
     """All sequences of a step in one forward call over shared pages.
 
-    arenas: by KV ordinal. The tokens of all sequences lie in one row of a batch, positions given, no mask: what a token sees
+    pools: by KV ordinal. The tokens of all sequences lie in one row of a batch, positions given, no mask: what a token sees
     is said by block tables.
     """
 
@@ -51,14 +50,14 @@ class BatchedRunner:
     def __init__(self, loaded: LoadedModel, profile: Profile, groups: list[WindowGroup], capacities: list[int]) -> None:
         self.model, self.groups = loaded.model, groups
         self.device = self.model.device
-        self.arenas: list[Pool] = [None] * len(profile.pairs)  # type: ignore[list-item]
+        self.pools: list[Pool] = [None] * len(profile.pairs)  # type: ignore[list-item]
         for group, capacity in zip(groups, capacities, strict=True):
             for ordinal, layer in group.layers:
                 k, v = profile.pairs[ordinal]
                 layout = PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads)
-                self.arenas[ordinal] = Pool(layout, capacity, self.device)
+                self.pools[ordinal] = Pool.fixed(layout, capacity, self.device)
         self._layers = [
-            None if g.ordinal is None else StepLayer(f"layer {g.layer}", self.arenas[g.ordinal])
+            None if g.ordinal is None else StepLayer(f"layer {g.layer}", self.pools[g.ordinal])
             for g in loaded.geometry.layers
         ]
         self._cache = step_cache(self._layers)
@@ -120,7 +119,7 @@ class BatchedRunner:
         return kept.float().cpu()
 
 
-def _group_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]], chunks: list[Work]) -> RaggedStep:
+def _group_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]], chunks: list[Work]) -> Step:
     """What all layers of a group share in a step. Each token of `rows` is a sequence of its own, so that it is attended as when
     it came alone; a chunk is one with all its tokens."""
     runs = [(sequence, position, 1) for sequence, position in rows]
@@ -137,15 +136,19 @@ def _group_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]]
         firsts += [group.first_visible(position) - origin for position in range(start, start + count)]
         lasts += range(start + 1 - origin, start + count + 1 - origin)
     counts = [count for _, _, count in runs]
-    sequences = Sequences(
-        np.concatenate(tables),
-        np.cumsum([0, *map(len, tables)], dtype=np.int64),
+    pages = np.concatenate(tables)
+    page_start = np.cumsum([0, *map(len, tables)], dtype=np.int64)
+    last = np.array(lasts, dtype=np.int32)
+    own = last.astype(np.int64) - 1  # each token's own place, counted as last is
+    return Step(
+        pages,
+        page_start,
         np.cumsum([0, *counts], dtype=np.int32),
         np.array(firsts, dtype=np.int32),
-        np.array(lasts, dtype=np.int32),
+        last,
+        pages[np.repeat(page_start[:-1], counts) + own // PAGE_TOKENS] * PAGE_TOKENS + own % PAGE_TOKENS,
         prefill=np.arange(len(runs)) >= len(rows),
     )
-    return RaggedStep(sequences, sequences.slots())
 
 
 class SeparateRunner:

@@ -7,28 +7,25 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
-from stratakv.cache.placed import Placed, PlacingLayer
-from stratakv.cache.ragged import RaggedStates, RaggedStep
+from stratakv.cache.handle import handles
 from stratakv.errors import UserError
-from stratakv.kernels import ragged
-from stratakv.kernels.choice import compiled_kernel
-from stratakv.kernels.cpu_encode import CannotStoreError
-from stratakv.kernels.cpu_layout import native_layout
+from stratakv.kernels.choice import kernel_for
+from stratakv.kernels.kernel import CannotStoreError
+from stratakv.kernels.placing import Placed, PlacingLayer
+from stratakv.kernels.step import Step
 from stratakv.pages.pool import Pool
 
 
 class StepLayer(CacheLayerMixin, PlacingLayer):
     """One layer: `step` is set before each forward call."""
 
-    step: RaggedStep
+    step: Step
     ragged = True
 
-    def __init__(self, name: str, arena: Pool) -> None:
+    def __init__(self, name: str, pool: Pool) -> None:
         CacheLayerMixin.__init__(self)
-        self.name, self.arena = name, arena
-        layout = arena.layout
-        self._base, self._stride = arena.pool.data_ptr(), layout.page_bytes
-        self._compiled = native_layout(layout) if compiled_kernel(layout, arena.device) else None
+        self.name, self.pool = name, pool
+        self.kernel = kernel_for(pool.layout, pool.device)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -40,24 +37,16 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
         """Store the states [1, kv_heads, tokens of the step, head_dim]; UserError where they can't be."""
         try:
             key, value = key_states[0].transpose(0, 1), value_states[0].transpose(0, 1)
-            ragged.append(key, value, self.arena.layout, self.arena.pool, self.step.slots)
+            self.kernel.append(self.pool, key, value, self.step.slots)
         except CannotStoreError as error:
             raise self.refusal(error.side, error) from error
-        dtype = key_states.dtype
-        return (
-            RaggedStates(self.arena, self.step, "k", dtype),
-            RaggedStates(self.arena, self.step, "v", dtype),
-        )
+        return handles(Placed(self.pool, self.step, self.kernel), key_states.dtype)
 
     def place(self, batch: int, tokens: int) -> Placed | None:
-        """See PlacingLayer; long chunks of prompts are attended in a way of their own."""
-        step = self.step
-        sequences = step.sequences
-        if self._compiled is None or sequences.decoding is None or batch != 1 or tokens != len(step.slots):
+        """See PlacingLayer."""
+        if batch != 1 or tokens != len(self.step.slots):
             return None
-        arrays, addresses = step.seen
-        addresses = (self._base, self._stride, *addresses)
-        return Placed(self.arena.layout, self._compiled, len(sequences), sequences.decoding, addresses, arrays)
+        return Placed(self.pool, self.step, self.kernel)
 
     def stored(self, tokens: int) -> None:
         """Nothing to do: lengths are the sequences' affair."""

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from transformers.utils import output_capturing
 
-from stratakv.cache.placed import Placed, PlacingLayer
-from stratakv.kernels.choice import kernel_name, precise
-from stratakv.kernels.cpu_encode import CannotStoreError
+from stratakv.kernels.cpu.kernel import CpuKernel
+from stratakv.kernels.cpu.layout import compiled
+from stratakv.kernels.cpu.plan import Plan
 from stratakv.kernels.native import native
-from stratakv.kernels.sequences import FEW_QUERY_TOKENS
+from stratakv.kernels.placing import Placed, PlacingLayer
 from stratakv.weights.angles import Angles
 from stratakv.weights.parts import UnknownPartError, norm
 
 if TYPE_CHECKING:
     from stratakv.weights.fuse import FusedLayer
 
-# Of a step's table, a row a layer: addresses of cos and sin, then Placed.addresses
+# Of a step's table, a row a layer: addresses of cos and sin, base and stride of the pool, then Plan.addresses
 _COLUMNS = 10
 # What a call may say that changes nothing in a step
 _HARMLESS = {"use_cache", "return_dict", "cache_position", "logits_to_keep"}
@@ -94,25 +94,21 @@ class Stack:
         if placing is None or input_ids is None or inputs_embeds is not None or not self._usual(kwargs):
             return None
         batch, tokens = input_ids.shape
-        if kernel_name() == "torch":
-            return None
-        if tokens > FEW_QUERY_TOKENS and not placing[0].ragged:
-            return None
         if not placing[0].ragged and attention_mask is not None and not _sees_all(attention_mask):
             return None
         if position_ids is None:
             seen = past_key_values.get_seq_length()
             position_ids = torch.arange(seen, seen + tokens)[None]
-        placed = [layer.place(batch, tokens) for layer in placing]
-        if any(place is None for place in placed):
+        placed = _placed(placing, batch, tokens)
+        if placed is None:
             return None
         x = self.base.embed_tokens(input_ids)
-        if x.dtype != torch.float32:
+        if x.dtype != torch.float32 or (torch.is_grad_enabled() and x.requires_grad):
             return None
         if self.multiplier != 1.0:
             x = x * self.multiplier
         x = x.contiguous()
-        self._run(x, [place for place in placed if place is not None], position_ids, placing)
+        self._run(x, placed, position_ids, placing)
         for layer in placing:
             layer.stored(tokens)
         assert self.output is not None
@@ -140,11 +136,17 @@ class Stack:
     def _run(self, x: torch.Tensor, placed: list[Placed], position_ids: torch.Tensor, placing: list[Any]) -> None:
         """The layers in place on x."""
         table = np.empty((len(self.fused), _COLUMNS), dtype=np.uint64)
-        layouts = [place.compiled for place in placed]
+        layouts = [compiled(place.pool) for place in placed]
         layouts += layouts[:1] * (len(self.fused) - len(placed))
         angles = {kind: self._angles(x, position_ids, kind) for kind in dict.fromkeys(self.types[: len(placed)])}
         starts = {kind: (cos.data_ptr(), sin.data_ptr()) for kind, (cos, sin) in angles.items()}
-        table[: len(placed)] = [starts[kind] + place.addresses for place, kind in zip(placed, self.types, strict=False)]
+        plans = [Plan.of(place.step) for place in placed]
+        table[: len(placed)] = [
+            (*starts[kind], place.pool.base, place.pool.stride, *plan.addresses)
+            for place, plan, kind in zip(placed, plans, self.types, strict=False)
+        ]
+        kernel = placed[0].kernel
+        assert isinstance(kernel, CpuKernel)
         cos = angles[self.types[0]][0]
         rows = x.shape[0] * x.shape[1]
         begin = 0
@@ -154,10 +156,10 @@ class Stack:
                 end,
                 table.ctypes.data,
                 layouts,
-                kernel_name(),
-                precise(),
-                placed[0].sequences,
-                placed[0].decoding,
+                kernel.name,
+                kernel.precise,
+                len(placed[0].step),
+                plans[0].decoding,
                 x.data_ptr(),
                 rows,
                 cos.shape[0] * cos.shape[1],
@@ -166,8 +168,7 @@ class Stack:
                 torch.get_num_threads(),
             )
             if layer >= 0:
-                layout = placed[layer].layout
-                error = CannotStoreError("KV"[side], (layout.k, layout.v)[side], non_finite=what == 1)
+                error = kernel.refusal(placed[layer].pool.layout, side, what)
                 raise placing[layer].refusal(error.side, error) from error
             if (mlp := self.fused[end - 1].parts.mlp) is not None:
                 x.copy_(mlp(x))
@@ -182,6 +183,20 @@ def _watched(layer: Any) -> bool:
     asleep = output_capturing._active_collector.get() is None
     hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
     return not (asleep and all(getattr(hook, "__module__", None) == output_capturing.__name__ for hook in hooks))
+
+
+def _placed(placing: list[Any], batch: int, tokens: int) -> list[Placed] | None:
+    """Every layer's part of the step; None where a layer has none, or one that the compiled call doesn't take."""
+    placed: list[Placed] = []
+    for layer in placing:
+        place = layer.place(batch, tokens)
+        if place is None or not isinstance(place.kernel, CpuKernel):
+            return None
+        # layers share steps: asking each costs a microsecond
+        if (not placed or place.step is not placed[-1].step) and Plan.of(place.step).decoding is None:
+            return None
+        placed.append(place)
+    return placed
 
 
 def _sees_all(mask: Any) -> bool:

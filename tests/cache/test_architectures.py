@@ -46,5 +46,5 @@ def test_geometry_is_what_the_model_stores(model_type: str) -> None:
     for layer, stored in zip(geometry_of(model.config).layers, cache.layers, strict=True):
         assert isinstance(stored, PackedLayer) is (layer.ordinal is not None), layer
         if isinstance(stored, PackedLayer):
-            layout = stored.store.layout
+            layout = stored.pool.layout
             assert (layout.k_dim, layout.v_dim, layout.kv_heads) == (*layer.head_dim, layer.kv_heads), layer

@@ -86,8 +86,8 @@ def test_sliding_pages_are_freed(sliding) -> None:
     for piece in _prompt(1, 1000).split(100, dim=1):
         sliding(piece, past_key_values=cache)
     windowed, full = cache.layers[0], cache.layers[1]
-    assert windowed.store.pages <= 1 + -(-100 // PAGE_TOKENS) + 1
-    assert full.store.pages == -(-1000 // PAGE_TOKENS)
+    assert windowed.pages.used <= 1 + -(-100 // PAGE_TOKENS) + 1
+    assert full.pages.used == -(-1000 // PAGE_TOKENS)
     cache.reset()
     assert cache.nbytes() == 0
 
@@ -100,10 +100,11 @@ def test_bytes_are_the_types_arithmetic_within_a_page(profile: str) -> None:
     cache = KVCache(model.config, profile if profile != "edges3" else "first1,last1: q8_0/turbo4; rest: turbo4")
     model(_prompt(batch, tokens), past_key_values=cache)
     arithmetic = batch * tokens * cache.profile.bytes_per_token
-    page_bytes = sum(layer.store.layout.page_bytes for layer in cache.layers)
+    page_bytes = sum(layer.pool.layout.page_bytes for layer in cache.layers)
     assert arithmetic <= cache.nbytes() <= arithmetic + batch * page_bytes
-    allocated = {page.data.data_ptr(): page.data.nbytes for layer in cache.layers for t in layer.tables for page in t}
-    assert cache.nbytes() == sum(allocated.values())
+    pages = [len({page for table in layer.tables for page in table}) for layer in cache.layers]
+    sizes = [layer.pool.layout.page_bytes for layer in cache.layers]
+    assert cache.nbytes() == sum(count * size for count, size in zip(pages, sizes, strict=True))
 
 
 @pytest.mark.parametrize("profile", ["f16", "q8_0", "turbo4", "turbo2", "q4_0_rot", "mode7"])
@@ -111,7 +112,6 @@ def test_the_pages_are_the_only_source(profile: str, monkeypatch: pytest.MonkeyP
     """States given to update() are filled with nan once it returned: same logits. One stored byte flipped: other logits."""
     model = use(tiny_model("llama"))
     ids = _prompt(1, 40)
-    clean = model(ids, past_key_values=KVCache(model.config, profile)).logits.detach()
     stock = PackedLayer.update
 
     def poisoned(self, key_states, value_states, *args, **kwargs):
@@ -121,6 +121,7 @@ def test_the_pages_are_the_only_source(profile: str, monkeypatch: pytest.MonkeyP
         return handles
 
     with torch.no_grad():
+        clean = model(ids, past_key_values=KVCache(model.config, profile)).logits
         monkeypatch.setattr(PackedLayer, "update", poisoned)
         assert torch.equal(model(ids, past_key_values=KVCache(model.config, profile)).logits, clean)
         monkeypatch.setattr(PackedLayer, "update", stock)
@@ -128,8 +129,8 @@ def test_the_pages_are_the_only_source(profile: str, monkeypatch: pytest.MonkeyP
         model(ids[:, :-1], past_key_values=cache)
         layer = cache.layers[2]
         # a code byte of token 3's K and its scale's high byte would both do; the sign bit of a code changes one value
-        position = int(layer.store.layout.positions[3, layer.store.layout.k_bytes - 1])
-        layer.tables[0][0].data[0, position] ^= 0x88
+        position = int(layer.pool.layout.positions[3, layer.pool.layout.k_bytes - 1])
+        layer.pool.tiles[layer.tables[0][0], 0, position] ^= 0x88
         assert not torch.equal(model(ids[:, -1:], past_key_values=cache).logits[:, -1], clean[:, -1])
 
 
@@ -175,7 +176,7 @@ def test_no_dense_copy_lives_on() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     grown, packed, whole = map(int, done.stdout.split())
     assert whole == 8192 * 32 * 132
-    assert grown < packed + 32 * 2**20
+    assert grown < packed + 40 * 2**20  # the allocator keeps 32 MiB of temporaries
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2"])
@@ -187,14 +188,13 @@ def test_appending_costs_the_new_tokens_only(model_type: str) -> None:
         stored.record_past = True  # windows keep their past, so that there are full pages to look at
         cache.update(torch.randn(1, 2, 512, 8), torch.randn(1, 2, 512, 8), layer)
         pages = stored.tables[0][:4]
-        for page in pages:
-            page.data.fill_(0xA5)
-        addresses = [page.address for page in pages]
+        stored.pool.memory[pages] = 0xA5
+        base = stored.pool.base
         for tokens in (1, 200, 1, 7):
             cache.update(torch.randn(1, 2, tokens, 8), torch.randn(1, 2, tokens, 8), layer)
-        assert stored.tables[0][:4] == pages and [page.address for page in pages] == addresses
-        assert all(bool((page.data == 0xA5).all()) for page in pages)
-        assert stored.nbytes == -(-721 // PAGE_TOKENS) * stored.store.layout.page_bytes
+        assert stored.tables[0][:4] == pages and stored.pool.base == base
+        assert bool((stored.pool.memory[pages] == 0xA5).all())
+        assert stored.nbytes == -(-721 // PAGE_TOKENS) * stored.pool.layout.page_bytes
 
 
 def test_profile_of_another_model_is_refused(model) -> None:

@@ -79,7 +79,8 @@ def test_generation_reads_pages_only(loaded, profile: str, monkeypatch: pytest.M
         before = loaded.model(last, past_key_values=cache).logits
         cache.crop(-1)
         layer = cache.layers[6]
-        layer.tables[0][0].data[0, int(layer.store.layout.positions[2, layer.store.layout.k_bytes - 1])] ^= 0x40
+        layout = layer.pool.layout
+        layer.pool.tiles[layer.tables[0][0], 0, int(layout.positions[2, layout.k_bytes - 1])] ^= 0x40
         after = loaded.model(last, past_key_values=cache).logits
     assert not torch.equal(before, after)
 

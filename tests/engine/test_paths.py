@@ -21,7 +21,7 @@ def test_decoded_layers_are_those_whose_handles_are_decoded(model_type: str, mon
     real = PackedStates.decoded
 
     def spy(handle: PackedStates) -> torch.Tensor:
-        decoded.add(str(id(handle.view_of.store)))
+        decoded.add(str(id(handle.placed.pool)))
         return real(handle)
 
     monkeypatch.setattr(PackedStates, "decoded", spy)
@@ -29,7 +29,7 @@ def test_decoded_layers_are_those_whose_handles_are_decoded(model_type: str, mon
     with torch.no_grad():
         model(torch.tensor([[5, 6, 7, 8]]), past_key_values=cache)
         model(torch.tensor([[9]]), past_key_values=cache)
-    really = [layer.layer for layer in geometry.kv_layers if str(id(cache.layers[layer.layer].store)) in decoded]
+    really = [layer.layer for layer in geometry.kv_layers if str(id(cache.layers[layer.layer].pool)) in decoded]
     paths = attention_paths(model.config, resolve("f32", geometry))
     assert paths["decoded_layers"] == really and paths["torch_layers"] == []
     line = attention_line(paths, len(geometry.kv_layers))

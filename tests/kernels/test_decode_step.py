@@ -10,11 +10,12 @@ import torch
 from torch.profiler import profile
 
 from stratakv import KVCache, load_model
-from stratakv.kernels import ragged
-from stratakv.kernels.choice import kernel_names
-from stratakv.kernels.sequences import Sequences
+from stratakv.kernels.choice import kernel_for, kernel_names
+from stratakv.kernels.kernel import Options
+from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
+from stratakv.pages.pool import Pool
 
 pytestmark = pytest.mark.skipif(
     len(kernel_names()) == 1, reason="installed without a C++ compiler: the torch body decodes the history"
@@ -46,17 +47,18 @@ def test_torch_does_the_same_and_allocates_nothing_of_history_size() -> None:
 def test_the_kernel_s_time_is_linear_in_the_context() -> None:
     """By CPU time, the least of many calls: 4 times the tokens take 4 times as long, where quadratic work would take 16."""
     layout = PageLayout(kv_type("turbo4"), kv_type("turbo4"), 128, 128, 1)
-    pool = torch.zeros(256, layout.page_bytes, dtype=torch.uint8)
-    states = torch.randn(len(pool) * PAGE_TOKENS, 1, 128, generator=torch.Generator().manual_seed(0))
-    ragged.append(states, states, layout, pool, np.arange(len(states), dtype=np.int64))
+    pool = Pool.fixed(layout, 256, torch.device("cpu"))
+    states = torch.randn(pool.capacity * PAGE_TOKENS, 1, 128, generator=torch.Generator().manual_seed(0))
+    kernel = kernel_for(layout, pool.device)
+    kernel.append(pool, states, states, np.arange(len(states), dtype=np.int64))
     query, threads = states[:1].expand(-1, 4, -1), torch.get_num_threads()
     torch.set_num_threads(1)
     least = {64: float("inf"), 256: float("inf")}
     for _ in range(40):
         for pages in least:
-            sequences = Sequences.causal([np.arange(pages)], [pages * PAGE_TOKENS], [1])
+            step = Step.causal([np.arange(pages)], [pages * PAGE_TOKENS], [1])
             start = time.thread_time_ns()
-            ragged.attention(query, layout, pool, sequences, scale=0.1)
+            kernel.attend(query, pool, step, Options(0.1))
             least[pages] = min(least[pages], time.thread_time_ns() - start)
     torch.set_num_threads(threads)
     assert 2 < least[256] / least[64] < 8

@@ -79,4 +79,4 @@ def test_show_says_where_plain_torch_reads_the_pages() -> None:
     profile = resolve("0,2: row8; rest: turbo4", geometry_of(config))
     paths = attention_paths(config, profile)
     assert paths["torch_layers"] == [0, 2]
-    assert "in plain torch in layers 0, 2 (no compiled kernel for their types)" in attention_line(paths, 4)
+    assert "in plain torch in layers 0, 2 (no compiled kernel for row8)" in attention_line(paths, 4)

@@ -63,8 +63,7 @@ def test_one_flipped_byte_in_a_middle_layer_changes_the_logits(
     def update(layer: PackedLayer, *args: Any, **kwargs: Any) -> Any:
         handles = original(layer, *args, **kwargs)
         if layer.name == "layer 6":
-            data = layer.tables[0][0].data
-            data[0, data.shape[1] // 3] ^= 0x55
+            layer.pool.tiles[layer.tables[0][0], 0, layer.pool.layout.tile_bytes // 3] ^= 0x55
         return handles
 
     monkeypatch.setattr(PackedLayer, "update", update)

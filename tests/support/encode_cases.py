@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.kernels.cpu_layout import encoder_fields
+from stratakv.kernels.cpu.layout import encoder_fields
 from stratakv.kvtypes import KVType, kv_type, type_names
 from stratakv.pages.layout import PageLayout
 

@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass, replace
+from typing import Any
 
-from stratakv.cache.handle import PackedView, view_of
-from stratakv.cache.pages import PageStore
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stratakv.kernels.choice import TORCH
+from stratakv.kernels.kernel import Attended, Kernel, Options
+from stratakv.kernels.step import Rectangle, Step
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PageLayout
+from stratakv.pages.pool import Pool
 
 
-def pages(
-    k: str, v: str, dims: tuple[int, int], tokens: int, batch: int = 2, heads: int = 2, seed: int = 0
-) -> PackedView:
+@dataclass(frozen=True)
+class Packed:
+    """Equally long sequences in a pool: tokens start .. start + tokens of their tables."""
+
+    pool: Pool
+    tables: NDArray[np.int64]
+    start: int
+    tokens: int
+
+    def step(self, queries: int) -> Step:
+        """The last tokens ask, causally."""
+        end = self.start + self.tokens
+        step = Step.even(self.tables, end, queries, page_tokens=self.pool.layout.page_tokens)
+        return replace(
+            step,
+            first=np.maximum(step.first, self.start).astype(np.int32),
+            rectangle=Rectangle(self.tables, self.start, self.tokens),
+        )
+
+    def attend(
+        self, kernel: Kernel, q: torch.Tensor, step: Step | None = None, *, lse: bool = False, **options: Any
+    ) -> Attended:
+        """q: [batch, q_heads, q_tokens, k_dim], and so comes the output. scale: 1 / sqrt(k_dim) unless given."""
+        batch, q_heads, q_tokens, dim = q.shape
+        rows = q.transpose(1, 2).reshape(-1, q_heads, dim)
+        chosen = Options(**{"scale": dim**-0.5, **options})
+        found = kernel.attend(rows, self.pool, step or self.step(q_tokens), chosen, lse=lse)
+        return found._replace(out=found.out.view(batch, q_tokens, q_heads, -1).transpose(1, 2))
+
+
+def pages(k: str, v: str, dims: tuple[int, int], tokens: int, batch: int = 2, heads: int = 2, seed: int = 0) -> Packed:
+    """Sequences of random states, written in plain torch; pages of unlike sequences are interleaved."""
     generator = torch.Generator().manual_seed(seed)
-    store = PageStore(PageLayout(kv_type(k), kv_type(v), *dims, heads), torch.device("cpu"))
-    tables = []
-    for _ in range(batch):
-        k_states, v_states = (torch.randn(heads, tokens, dim, generator=generator) for dim in dims)
-        table = []
-        store.write(table, 0, torch.cat([kv_type(k).encode(k_states), kv_type(v).encode(v_states)], -1))
-        tables.append(tuple(table))
-    return view_of(store, tables, 0, tokens)
+    layout = PageLayout(kv_type(k), kv_type(v), *dims, heads)
+    count = -(-tokens // layout.page_tokens)
+    tables = np.arange(batch * count, dtype=np.int64).reshape(count, batch).T.copy()
+    pool = Pool.fixed(layout, batch * count, torch.device("cpu"))
+    states = [torch.randn(batch * tokens, heads, dim, generator=generator) for dim in dims]
+    TORCH.append(pool, states[0], states[1], Step.even(tables, tokens, tokens).slots)
+    return Packed(pool, tables, 0, tokens)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from stratakv.bench.timing import copies
-from stratakv.cache.handle import PackedStates, PackedView
 from stratakv.cache.layers import PackedLayer
+from stratakv.kernels.kernel import Options
+from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type
 
 Pair = tuple[str, str]
@@ -55,20 +57,32 @@ def pieces(shape: Shape, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tens
         yield k[:, :, :count], v[:, :, :count]
 
 
-def packed_view(shape: Shape, pair: Pair, tokens: int) -> PackedView:
-    """A filled cache layer of one sequence, as attention sees it."""
-    layer = PackedLayer("bench", kv_type(pair[0]), kv_type(pair[1]))
-    handle: torch.Tensor | None = None
-    for k, v in pieces(shape, tokens):
-        handle, _ = layer.update(k, v)
-    assert isinstance(handle, PackedStates)
-    return handle.view_of
+class PackedCache:
+    """A filled cache layer of one sequence."""
+
+    def __init__(self, shape: Shape, pair: Pair, tokens: int) -> None:
+        self.layer = PackedLayer("bench", kv_type(pair[0]), kv_type(pair[1]))
+        for k, v in pieces(shape, tokens):
+            self.handles = self.layer.update(k, v)
+        self._tables = np.array(self.layer.tables, dtype=np.int64)
+        self._steps: dict[int, Step] = {}
+
+    def attend(self, query: torch.Tensor) -> torch.Tensor:
+        """Causal attention of the last tokens, whose step is made once, as an engine makes it for all layers.
+
+        query: floats [1, q_heads, tokens, head_dim]; returns the same shape and dtype."""
+        tokens = query.shape[2]
+        if tokens not in self._steps:
+            self._steps[tokens] = Step.even(self._tables, self.layer.length, tokens)
+        step, options = self._steps[tokens], Options(query.shape[-1] ** -0.5)
+        out = self.layer.kernel.attend(query[0].transpose(0, 1), self.layer.pool, step, options).out
+        return out.transpose(0, 1)[None]
 
 
-def packed_views(shape: Shape, pair: Pair, tokens: int, rotate_bytes: int) -> list[PackedView]:
+def packed_caches(shape: Shape, pair: Pair, tokens: int, rotate_bytes: int) -> list[PackedCache]:
     """Caches to rotate over: rotate_bytes or more of them together."""
     count = copies(shape.packed_bytes(pair, tokens), rotate_bytes)
-    return [packed_view(shape, pair, tokens) for _ in range(count)]
+    return [PackedCache(shape, pair, tokens) for _ in range(count)]
 
 
 def dense_pairs(

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from stratakv.bench.attention.caches import Pair, Shape, packed_view, pair_name, random_states
+from stratakv.bench.attention.caches import PackedCache, Pair, Shape, pair_name, random_states
 from stratakv.bench.peers.torch_attention import prefill_peers
 from stratakv.bench.timing import Case, interleaved, spread, timed
-from stratakv.kernels.attention import packed_attention
 
 GROUPS = 4
 
@@ -59,5 +58,5 @@ def _theirs(query: torch.Tensor, attention: Callable[[torch.Tensor], torch.Tenso
 
 
 def _ours(query: torch.Tensor, shape: Shape, pair: Pair, tokens: int) -> Case:
-    view, scale = packed_view(shape, pair, tokens), shape.head_dim**-0.5
-    return timed(lambda turn: packed_attention(query, view, scale=scale, causal=True))
+    cache = PackedCache(shape, pair, tokens)
+    return timed(lambda turn: cache.attend(query))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from stratakv.bench.attention.caches import Pair, Shape, dense_pairs, packed_views, pair_name
+from stratakv.bench.attention.caches import PackedCache, Pair, Shape, dense_pairs, packed_caches, pair_name
 from stratakv.bench.attention.encode import encode_rows
 from stratakv.bench.attention.goals import goals
 from stratakv.bench.attention.prefill import prefill_rows
@@ -30,8 +30,6 @@ from stratakv.bench.timing import (
     torch_threads,
 )
 from stratakv.bench.worker import Worker
-from stratakv.cache.handle import PackedView
-from stratakv.kernels.attention import packed_attention
 from stratakv.kernels.choice import kernel_name
 
 SCHEMA = "stratakv/bench-attention/1"
@@ -118,7 +116,7 @@ class _Sources:
 
     def __init__(self, settings: AttentionSettings, context: int) -> None:
         shape, rotate = settings.shape, settings.rotate_bytes
-        self.packed = {pair: packed_views(shape, pair, context, rotate) for pair in settings.pairs}
+        self.packed = {pair: packed_caches(shape, pair, context, rotate) for pair in settings.pairs}
         self.dense = {
             dtype: dense_pairs(shape, dtype, context, rotate) for dtype in {dtype for dtype, _ in DECODE_PEERS.values()}
         }
@@ -132,8 +130,8 @@ def _decode_rows(
     shape = settings.shape
     query = torch.randn(1, shape.kv_heads * groups, 1, shape.head_dim, generator=torch.Generator().manual_seed(2))
     cases: dict[str, Case] = {_READ: sources.read}
-    for pair, views in sources.packed.items():
-        cases[pair_name(pair)] = ours(query.to(torch.bfloat16), views)
+    for pair, caches in sources.packed.items():
+        cases[pair_name(pair)] = ours(query.to(torch.bfloat16), caches)
     for name, (dtype, attention) in DECODE_PEERS.items():
         cases[name] = _torch_case(attention, query.to(dtype), sources.dense[dtype])
     beside = llama.cases(context, groups) if llama else {}
@@ -161,10 +159,9 @@ def _decode_rows(
     return rows, bandwidth
 
 
-def ours(query: torch.Tensor, views: list[PackedView]) -> Case:
+def ours(query: torch.Tensor, caches: list[PackedCache]) -> Case:
     """Attention of one token over packed caches in turn, the rotations of query and output included."""
-    scale = query.shape[-1] ** -0.5
-    return timed(lambda turn: packed_attention(query, views[turn % len(views)], scale=scale))
+    return timed(lambda turn: caches[turn % len(caches)].attend(query))
 
 
 def _torch_case(attention: Attention, query: torch.Tensor, dense: list[tuple[torch.Tensor, torch.Tensor]]) -> Case:

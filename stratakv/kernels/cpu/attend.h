@@ -59,6 +59,7 @@ struct Attention {
     const std::int32_t *first;     // [query tokens]
     const std::int32_t *last;      // [query tokens]
     const float *sinks;            // [kv_heads * groups] or null
+    float *lse;                    // [query tokens, kv_heads * groups] or null: the log of the sum of exponentiated logits
     float scale, softcap;          // softcap 0: none
     bool precise;                  // float arithmetic on decoded rows instead of integers
 

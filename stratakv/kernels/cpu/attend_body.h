@@ -374,7 +374,9 @@ void merge(const Attention &a, int sequence, int head, const Partial *parts, int
         const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
         for (int d = 0; d < dim; ++d) out[d] *= inverse;
         rotate(a.out_rotation, out, dim);
-        write_row(a.out, a.query_start[sequence] + r % q_tokens, q_head, dim, out);
+        const std::int64_t token = a.query_start[sequence] + r % q_tokens;
+        write_row(a.out, token, q_head, dim, out);
+        if (a.lse) a.lse[token * a.kv_heads * a.groups + q_head] = sum > 0 ? maximum + std::log(sum) : kMinusInfinity;
     }
 }
 

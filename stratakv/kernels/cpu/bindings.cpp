@@ -67,7 +67,7 @@ Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes,
 }
 
 std::string attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride, const States &query,
-                  const Result &out, Array<const std::int64_t, 1> pages, Array<const std::int64_t, 1> page_start,
+                  const Result &out, std::optional<Array<float, 2>> lse, Array<const std::int64_t, 1> pages, Array<const std::int64_t, 1> page_start,
                   Array<const std::int32_t, 1> query_start, Array<const std::int32_t, 1> first, Array<const std::int32_t, 1> last,
                   std::optional<Array<const float, 1>> sinks, float scale, float softcap, bool precise, int threads) {
     Attention a{};
@@ -83,6 +83,7 @@ std::string attend_pages(const std::string &kernel, const Layout &layout, std::u
     wants(query_start.data()[0] == 0 && static_cast<std::size_t>(query_start.data()[a.sequences]) == tokens, "query_start ends where the queries do");
     wants(page_start.data()[0] >= 0 && page_start.data()[a.sequences] <= static_cast<std::int64_t>(pages.shape(0)), "page_start ends beyond the pages");
     wants(!sinks || static_cast<int>(sinks->shape(0)) == q_heads, "sinks: one a query head");
+    wants(!lse || (lse->shape(0) == tokens && static_cast<int>(lse->shape(1)) == q_heads), "lse: one a query token and head");
     for (int s = 0; s < a.sequences; ++s) {
         const std::int64_t held = (page_start.data()[s + 1] - page_start.data()[s]) * kPageTokens;
         wants(held >= 0 && query_start.data()[s] <= query_start.data()[s + 1], "page_start and query_start must ascend");
@@ -92,7 +93,7 @@ std::string attend_pages(const std::string &kernel, const Layout &layout, std::u
     a.groups = q_heads / layout.kv_heads;
     a.query_rotation = &layout.k_encoder.rotation, a.out_rotation = &layout.from_v;
     a.where = {base, stride}, a.pages = pages.data(), a.page_start = page_start.data(), a.query_start = query_start.data();
-    a.first = first.data(), a.last = last.data(), a.sinks = sinks ? sinks->data() : nullptr;
+    a.first = first.data(), a.last = last.data(), a.sinks = sinks ? sinks->data() : nullptr, a.lse = lse ? lse->data() : nullptr;
     a.scale = scale, a.softcap = softcap, a.precise = precise;
     const Kernel &chosen = find_kernel(kernel);
     nb::gil_scoped_release release;
@@ -177,7 +178,7 @@ void bind_attention(nb::module_ &m) {
         for (const Kernel *kernel : kernels()) names.emplace_back(kernel->name);
         return names;
     }, "Names of the attention kernels that run on this machine, best first.");
-    m.def("attend", &attend_pages, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "query"_a, "out"_a, "pages"_a, "page_start"_a,
+    m.def("attend", &attend_pages, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "query"_a, "out"_a, "lse"_a.none(), "pages"_a, "page_start"_a,
           "query_start"_a, "first"_a, "last"_a, "sinks"_a.none(), "scale"_a, "softcap"_a, "precise"_a, "threads"_a,
           "Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis. Returns the name "
           "of the kernel that ran, empty when there was nothing to do.");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ def stored(monkeypatch: pytest.MonkeyPatch, kernel: str, name: str, pieces: list
         layer = PackedLayer("layer", kv_type(name), kv_type(name))
         for piece in pieces:
             layer.update(piece, -piece)
-    return layer.store.read(layer.tables, 0, layer.length)
+    return layer.pool.read_tokens(np.array(layer.tables), 0, layer.length)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

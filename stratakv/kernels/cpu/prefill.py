@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.kernels.choice import kernel_name
-from stratakv.kernels.cpu_layout import Side, native_layout
+from stratakv.kernels.cpu.layout import Side, compiled
+from stratakv.kernels.kernel import Options
 from stratakv.kernels.native import native
-from stratakv.pages.layout import PageLayout
+from stratakv.pages.pool import Pool
 
 BLOCK_TOKENS = 1024
+_SIDES: tuple[Side, Side] = ("k", "v")
 _MASKED = -1e30  # an additive mask whose rows stay finite where a block shows a query nothing
 
 
@@ -24,39 +25,37 @@ _MASKED = -1e30  # an additive mask whose rows stay finite where a block shows a
 class Tokens:
     """Tokens start .. start + tokens of equally long block tables.
 
-    pages: int64 [batch, pages]; page p begins at the address base + p * stride. start is relative to the tables' first page.
+    pages: int64 [batch, pages], the pool's. start is relative to the tables' first page.
     """
 
-    layout: PageLayout
+    pool: Pool
     pages: NDArray[np.int64]
     start: int
     tokens: int
-    base: int = 0
-    stride: int = 1
 
 
 def attend(
     q: torch.Tensor,
     source: Tokens,
+    options: Options,
+    kernel: str,
     *,
-    scale: float,
     mask: torch.Tensor | None = None,
-    causal: bool = True,
     window: int | None = None,
-    softcap: float | None = None,
-    sinks: torch.Tensor | None = None,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """q: float32 or bfloat16 [batch, q_heads, q_tokens, k_dim] in K's stored basis; products are in its dtype, sums float32.
 
-    mask: boolean or additive, [batch or 1, 1 or q_heads, q_tokens, tokens]. Without one, causal: the last query sees the last
-    token; window (if causal): a query sees itself and the window - 1 tokens before it.
-    Returns float32 [batch, q_heads, q_tokens, v_dim] in V's stored basis.
+    mask: boolean or additive, [batch or 1, 1 or q_heads, q_tokens, tokens]. Without one the last query sees the last
+    token, each one those up to its own; window: itself and the window - 1 tokens before it. kernel: which compiled body
+    decodes. Returns float32 [batch, q_heads, q_tokens, v_dim] in V's stored basis, zeros where a query sees nothing,
+    and the log-sum-exp [batch, q_heads, q_tokens].
     """
     batch, q_heads, q_tokens, _ = q.shape
-    state = _Softmax(batch, q_heads, q_tokens, source.layout.v_dim)
-    flash = softcap is None and source.layout.k_dim == source.layout.v_dim
+    state = _Softmax(batch, q_heads, q_tokens, source.pool.layout.v_dim)
+    scale, softcap = options.scale, options.softcap
+    flash = softcap is None and source.pool.layout.k_dim == source.pool.layout.v_dim
     product = _flash if flash else _explicit
-    own = source.tokens - q_tokens  # first token that belongs to the queries themselves
+    own = max(source.tokens - q_tokens, 0)  # first token that belongs to the queries themselves
     for begin, end in _blocks(source.tokens, own):
         # queries low ... high - 1 see something of the block
         low, high, part = 0, q_tokens, None
@@ -66,15 +65,15 @@ def attend(
                 if not bool(part.any()):
                     continue
                 part = _additive(part, q.dtype)
-        elif causal and window is not None:
+        elif window is not None:
             low, high = max(0, begin - own), min(q_tokens, end + window - 1 - own)
             if low >= high:
                 continue
             distance = torch.arange(low + own, high + own)[:, None] - torch.arange(begin, end)
             seen = (distance >= 0) & (distance < window)
             part = None if bool(seen.all()) else _additive(seen[None, None], q.dtype)
-        k, v = _decode(source, begin, end, q.dtype)
-        if part is not None or not causal or window is not None or begin < own:
+        k, v = (_decode(source, kernel, side, begin, end, q.dtype) for side in _SIDES)
+        if part is not None or mask is not None or window is not None or begin < own:
             part = part if part is None else part.to(q.dtype)
             state.add(low, *product(q[:, :, low:high], k, v, scale, part, False, softcap))
             continue
@@ -82,7 +81,9 @@ def attend(
         state.add(low, *product(q[:, :, low:high], k, v, scale, None, True, softcap))
         if high < q_tokens:
             state.add(high, *product(q[:, :, high:], k, v, scale, None, False, softcap))
-    return state.result(sinks)
+    if mask is not None:
+        state.forget(_sees_nothing(mask))
+    return state.result(options.sinks)
 
 
 def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -96,23 +97,24 @@ def _blocks(tokens: int, own: int) -> Iterator[tuple[int, int]]:
             yield begin, min(begin + BLOCK_TOKENS, high)
 
 
-def _decode(source: Tokens, begin: int, end: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and V of tokens begin .. end in the stored basis, [batch, kv_heads, tokens, dim]."""
-    return _decode_side(source, "k", begin, end, dtype), _decode_side(source, "v", begin, end, dtype)
+def _sees_nothing(mask: torch.Tensor) -> torch.Tensor:
+    """[batch or 1, 1 or q_heads, q_tokens]."""
+    return ~mask.any(-1) if mask.dtype == torch.bool else (mask <= _MASKED).all(-1)
 
 
-def _decode_side(source: Tokens, side: Side, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
-    layout = source.layout
+def _decode(source: Tokens, kernel: str, side: Side, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+    """K or V of tokens begin .. end in the stored basis, [batch, kv_heads, tokens, dim]."""
+    layout = source.pool.layout
     dim = layout.k_dim if side == "k" else layout.v_dim
     out = torch.empty(len(source.pages), layout.kv_heads, end - begin, dim, dtype=dtype)
     half = dtype == torch.bfloat16
     module: Any = native()
     module.decode(
-        kernel_name(),
-        native_layout(layout),
+        kernel,
+        compiled(source.pool),
         side == "k",
-        source.base,
-        source.stride,
+        source.pool.base,
+        source.pool.stride,
         source.pages,
         source.start + begin,
         None if half else out,
@@ -137,11 +139,17 @@ class _Softmax:
         self.out[:, :, here].addcmul_(out, (lse - merged).exp_().unsqueeze(-1))
         self.lse[:, :, here] = merged
 
-    def result(self, sinks: torch.Tensor | None) -> torch.Tensor:
-        """The output; sinks [heads] take weight and give nothing."""
+    def forget(self, rows: torch.Tensor) -> None:
+        """Queries [batch or 1, 1 or heads, tokens] that saw nothing but masks."""
+        self.out.masked_fill_(rows.unsqueeze(-1), 0.0)
+        self.lse.masked_fill_(rows, -torch.inf)
+
+    def result(self, sinks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The output and the log-sum-exp; sinks [heads] take weight and give nothing."""
         if sinks is None:
-            return self.out
-        return self.out * torch.sigmoid(self.lse - sinks.float()[None, :, None]).unsqueeze(-1)
+            return self.out, self.lse
+        logits = sinks.float()[None, :, None]
+        return self.out * torch.sigmoid(self.lse - logits).unsqueeze(-1), torch.logaddexp(self.lse, logits)
 
 
 def _flash(

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from packed_views import pages
+from packed_views import Packed, pages
 
 from stratakv import KVCache, load_model
 from stratakv.assets import judging_text
-from stratakv.cache.handle import PackedView
-from stratakv.kernels import prefill
-from stratakv.kernels.attention import _torch_attention
-from stratakv.kernels.choice import kernel_names
-from stratakv.kernels.cpu_layout import knows
+from stratakv.kernels.choice import TORCH, kernel_names
+from stratakv.kernels.cpu import plan, prefill
+from stratakv.kernels.cpu.kernel import CpuKernel
+from stratakv.kernels.cpu.layout import knows
+from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type, type_names
 
 KERNELS = [name for name in kernel_names() if name != "torch"]
@@ -22,24 +22,26 @@ TYPES = [name for name in type_names() if knows(kv_type(name))]
 pytestmark = pytest.mark.skipif(not KERNELS, reason="installed without a C++ compiler: there is no kernel to test")
 
 
-def both(view, q, **options):
-    options = {"scale": q.shape[-1] ** -0.5, "mask": None, "causal": True, "softcap": None, "sinks": None, **options}
-    q = view.store.layout.k.rotate(q)
-    names = ("scale", "mask", "causal", "softcap", "sinks")
-    return prefill.attend(q, tokens_of(view), **options), _torch_attention(q, view, *(options[name] for name in names))
+@pytest.fixture(autouse=True)
+def _no_short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SHORT_CHUNK", 0)
+    monkeypatch.setattr(plan, "FEW_PAIRS", 0)
 
 
-def tokens_of(view: PackedView) -> prefill.Tokens:
-    return prefill.Tokens(view.store.layout, view.addresses, view.start, view.tokens)
+def both(packed: Packed, q: torch.Tensor, step: Step | None = None, kernel: str = "", **options):
+    """(the kernel's output, the torch body's)."""
+    step = step or packed.step(q.shape[2])
+    assert step.mask is not None or len(plan.Plan.of(step).chunks) == len(step)
+    out = packed.attend(CpuKernel(kernel or KERNELS[0]), q, step, **options).out
+    return out, packed.attend(TORCH, q, step, **options).out
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", TYPES)
-def test_every_type(kernel: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STRATAKV_KERNEL", kernel)
+def test_every_type(kernel: str, name: str) -> None:
     for dim in (64, 80, 128, 192, 256):
         view, q = pages(name, name, (dim, dim), 200, batch=2), torch.randn(2, 4, 30, dim)
-        torch.testing.assert_close(*both(view, q), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(*both(view, q, kernel=kernel), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("q_tokens", [9, 500, 1300])
@@ -63,26 +65,44 @@ def test_masks_windows_and_paddings(monkeypatch: pytest.MonkeyPatch) -> None:
     view, q = pages("turbo4", "turbo4", (64, 64), 350, batch=2), torch.randn(2, 4, 50, 64)
     mask = torch.ones(2, 1, 50, 350, dtype=torch.bool).tril(300) & torch.ones(50, 350, dtype=torch.bool).triu(100)
     mask[1, :, :, :220] = False
-    torch.testing.assert_close(*both(view, q, mask=mask), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*both(view, q, view.step(50).under(mask)), rtol=1e-4, atol=1e-5)
+    mask[0, :, 7] = False  # a query that sees nothing
+    found, expected = both(view, q, view.step(50).under(mask))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not found[0, :, 7].any()
+    holes = mask & (torch.arange(350) % 3 > 0)
+    step = view.step(50).under(holes)
+    assert step.mask is not None and step is not view.step(50).under(holes)
+    torch.testing.assert_close(*both(view, q, step), rtol=1e-4, atol=1e-5)
     bias = torch.randn(2, 4, 50, 350).masked_fill(~mask, -1e30)
-    torch.testing.assert_close(*both(view, q, mask=bias), rtol=1e-4, atol=1e-5)
+    bias[0, :, 7] = 0.0
+    torch.testing.assert_close(*both(view, q, view.step(50).under(bias)), rtol=1e-4, atol=1e-5)
+
+
+def test_queries_that_see_all_tokens_later_ones_too() -> None:
+    view, q = pages("turbo4", "turbo4", (64, 64), 350, batch=2), torch.randn(2, 4, 50, 64)
+    step = view.step(50).seeing_all()
+    found, expected = both(view, q, step)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    everything = view.step(50).under(torch.ones(1, 1, 50, 350, dtype=torch.bool))
+    torch.testing.assert_close(found, both(view, q, everything)[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [1, 40, 99, 250, 1000])
 def test_windows_without_a_mask(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefill, "BLOCK_TOKENS", 100)
     view, q = pages("turbo4", "turbo4", (64, 64), 350, batch=1), torch.randn(1, 4, 170, 64)
-    out = prefill.attend(view.store.layout.k.rotate(q), tokens_of(view), scale=0.1, window=window)
+    step = Step.causal(list(view.tables), [350], [170], window=window)
     mask = torch.ones(170, 350, dtype=torch.bool).tril(180).triu(181 - window)
-    expected = _torch_attention(view.store.layout.k.rotate(q), view, 0.1, mask, False, None, None)
-    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    expected = view.attend(TORCH, q, view.step(170).under(mask[None, None])).out
+    torch.testing.assert_close(both(view, q, step)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_queries() -> None:
     view, q = pages("turbo4", "turbo4", (128, 128), 600, batch=1), torch.randn(1, 8, 100, 128)
     out, expected = both(view, q)
-    half = prefill.attend(view.store.layout.k.rotate(q).bfloat16(), tokens_of(view), scale=128**-0.5)
-    assert float((half - expected).norm() / expected.norm()) < 1e-2
+    half = view.attend(CpuKernel(KERNELS[0]), q.bfloat16()).out
+    assert half.dtype == torch.bfloat16 and float((half - expected).norm() / expected.norm()) < 1e-2
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 

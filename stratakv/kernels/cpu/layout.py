@@ -13,7 +13,8 @@ from stratakv.kvtypes import KVType
 from stratakv.kvtypes.blocks import BlockType
 from stratakv.kvtypes.codebook import codebook
 from stratakv.kvtypes.rotated import RotatedType
-from stratakv.pages.layout import GROUP, PageLayout, Region, regions, word_bytes
+from stratakv.pages.layout import GROUP, PageLayout, Region, word_bytes
+from stratakv.pages.pool import Pool
 
 Side = Literal["k", "v"]
 
@@ -53,7 +54,7 @@ def knows(*types: KVType) -> bool:
 def native_layout(layout: PageLayout) -> Any:
     """The compiled module's `Layout`, made once for each layout."""
     module: Any = native()
-    places = regions(layout.k, layout.v, layout.k_dim, layout.v_dim)
+    places = layout.regions
     return module.Layout(
         k=_side("k", layout.k, layout.k_dim, [r for r in places if r.side == "k"]),
         v=_side("v", layout.v, layout.v_dim, [r for r in places if r.side == "v"]),
@@ -62,6 +63,11 @@ def native_layout(layout: PageLayout) -> Any:
         kv_heads=layout.kv_heads,
         tile_bytes=layout.tile_bytes,
     )
+
+
+def compiled(pool: Pool) -> Any:
+    """The compiled module's `Layout` of a pool."""
+    return pool.once(native_layout, lambda: native_layout(pool.layout))
 
 
 def _side(side: Side, type_: KVType, dim: int, places: list[Region]) -> Any:

@@ -8,47 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packed_views import pages
+from packed_views import Packed, pages
 
 from stratakv import KVCache, UserError, load_model
-from stratakv.cache.handle import PackedView, view_of
-from stratakv.cache.pages import Page, PageStore
-from stratakv.kernels import attention, cpu_attention
-from stratakv.kernels.attention import _sequences, _torch_attention
-from stratakv.kernels.choice import kernel_name, kernel_names
-from stratakv.kernels.cpu_layout import knows
+from stratakv.kernels.choice import TORCH, kernel_name, kernel_names
+from stratakv.kernels.cpu.kernel import CpuKernel
+from stratakv.kernels.cpu.layout import knows
 from stratakv.kernels.native import native
-from stratakv.kernels.sequences import Sequences
 from stratakv.kvtypes import kv_type, type_names
 from stratakv.pages.layout import PageLayout
+from stratakv.pages.pool import Pool
 
 KERNELS = [name for name in kernel_names() if name != "torch"]
 TYPES = [name for name in type_names() if knows(kv_type(name))]
 pytestmark = pytest.mark.skipif(not KERNELS, reason="installed without a C++ compiler: there is no kernel to test")
 
 
-def both(
-    view: PackedView, q: torch.Tensor, kernel: str, *, precise: bool = False, scale: float | None = None, **options
-):
+def both(packed: Packed, q: torch.Tensor, kernel: str, *, precise: bool = False, **options):
     """(the kernel's output, the torch body's)."""
-    options = {"softcap": None, "sinks": None, **options}
-    scale = scale or q.shape[-1] ** -0.5
-    q_tokens = q.shape[2]
-    out = attend(view, q, _sequences(q, view, None, True), kernel, scale=scale, precise=precise, **options)
-    return out, torch_body(view, q, scale, None, q_tokens > 1, **options)
-
-
-def attend(view: PackedView, q: torch.Tensor, sequences: Sequences | None, kernel: str, **options) -> torch.Tensor:
-    assert sequences is not None
-    batch, q_heads, q_tokens, dim = q.shape
-    rows = q.transpose(1, 2).reshape(-1, q_heads, dim)
-    out = cpu_attention.attend(rows, view.store.layout, sequences, kernel=kernel, **options)
-    return out.view(batch, q_tokens, q_heads, -1).transpose(1, 2)
-
-
-def torch_body(view: PackedView, q: torch.Tensor, *args, **options) -> torch.Tensor:
-    layout = view.store.layout
-    return layout.v.unrotate(_torch_attention(layout.k.rotate(q), view, *args, **options))
+    step = packed.step(q.shape[2])
+    out = packed.attend(CpuKernel(kernel, precise), q, step, **options).out
+    return out, packed.attend(TORCH, q, step, **options).out
 
 
 def error(out: torch.Tensor, expected: torch.Tensor) -> float:
@@ -114,10 +94,9 @@ def test_a_sink_beside_many_that_share_the_rest(kernel: str, others: float) -> N
     k = torch.zeros(1, 128, 128)
     k[:, 0, 0] = 1.0
     v = torch.randn(1, 128, 128, generator=torch.Generator().manual_seed(0)) + 1.0  # values with a common part
-    store = PageStore(layout, torch.device("cpu"))
-    table: list[Page] = []
-    store.write(table, 0, torch.cat([layout.k.encode(k), layout.v.encode(v)], -1))
-    view = view_of(store, [table], 0, 128)
+    pool = Pool.fixed(layout, 1, torch.device("cpu"))
+    TORCH.append(pool, k.transpose(0, 1), v.transpose(0, 1), np.arange(128))
+    view = Packed(pool, np.zeros((1, 1), dtype=np.int64), 0, 128)
     q = torch.zeros(1, 4, 1, 128)
     q[..., 0] = -float(np.log(others))
     out, expected = both(view, q, kernel, scale=1.0)
@@ -127,27 +106,18 @@ def test_a_sink_beside_many_that_share_the_rest(kernel: str, others: float) -> N
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_windows_paddings_and_an_empty_one(kernel: str) -> None:
     view, q = pages("turbo4", "q8_0", (64, 64), 400), torch.randn(2, 4, 1, 64)
-    every = _sequences(q, view, None, False)
-    assert every is not None
-    sequences = replace(every, first=np.array([130, 300], np.int32), last=np.array([390, 300], np.int32))
-    out = attend(view, q, sequences, kernel, scale=0.1, precise=True)
-    mask = torch.zeros(2, 1, 1, 400, dtype=torch.bool)
-    mask[0, ..., 130:390] = True
-    expected = torch_body(view, q, 0.1, mask, False, None, None)
+    step = replace(view.step(1), first=np.array([130, 300], np.int32), last=np.array([390, 300], np.int32))
+    out = view.attend(CpuKernel(kernel, True), q, step, scale=0.1).out
+    expected = view.attend(TORCH, q, step, scale=0.1).out
     assert error(out[:1], expected[:1]) <= 1e-3
-    assert torch.equal(out[1], torch.zeros_like(out[1]))
-    found = attention._intervals(mask)
-    assert found is not None and found[0][0].tolist() == [130] and (found[1] - found[0]).tolist() == [[260], [0]]
-    mask[0, ..., 200] = False
-    assert attention._intervals(mask.clone()) is None
+    assert torch.equal(out[1], torch.zeros_like(out[1])) and torch.equal(expected[1], out[1])
 
 
 def test_a_query_beyond_the_table_is_refused() -> None:
     view, q = pages("turbo4", "turbo4", (64, 64), 100), torch.randn(2, 4, 1, 64)
-    sequences = _sequences(q, view, None, False)
-    assert sequences is not None
+    step = replace(view.step(1), last=np.full(2, 129, np.int32))
     with pytest.raises(ValueError, match="doesn't hold"):
-        attend(view, q, replace(sequences, last=np.full(2, 129, np.int32)), KERNELS[0], scale=1.0)
+        view.attend(CpuKernel(KERNELS[0]), q, step)
 
 
 class Watched:
@@ -168,7 +138,7 @@ def test_the_forced_kernel_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch)
     """By what the compiled body says of itself: a build that runs another one whatever is asked for fails here."""
     loaded = load_model("embedded", packed=False)
     watched = Watched(native())
-    monkeypatch.setattr(cpu_attention, "native", lambda: watched)
+    monkeypatch.setattr(CpuKernel, "_module", watched)
     ids = torch.tensor([[0, 5, 6, 7]])
     logits = {}
     for name in kernel_names():
@@ -218,6 +188,6 @@ def test_a_forked_child_attends_too() -> None:
         assert pool.apply_async(_child_error, (view, q)).get(timeout=60) <= 1e-2
 
 
-def _child_error(view: PackedView, q: torch.Tensor) -> float:
+def _child_error(view: Packed, q: torch.Tensor) -> float:
     torch.set_num_threads(2)
     return error(*both(view, q, KERNELS[0]))

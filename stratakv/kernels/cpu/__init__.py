@@ -1,0 +1,1 @@
+"""The compiled kernels of a CPU: C++, and how Python calls it."""

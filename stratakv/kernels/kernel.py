@@ -1,0 +1,94 @@
+"""What a kernel is: an object that writes packed pages and attends over them. `Torch` is the oracle of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stratakv.kernels.step import Step
+from stratakv.kvtypes import KVType
+from stratakv.pages.layout import PageLayout
+from stratakv.pages.pool import Pool
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How a layer attends.
+
+    scale: what scores are multiplied by. softcap: logits become softcap * tanh(logits / softcap). sinks: [q_heads], one more
+    logit a head that takes weight and gives nothing.
+    """
+
+    scale: float
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+
+class Attended(NamedTuple):
+    """out: [query tokens, q_heads, v_dim] in the model's basis and the query's dtype, contiguous; zeros where a query
+    sees nothing
+
+    lse: float32 [query tokens, q_heads], the logarithm of the sum of exponentiated logits, the sink's among them, -inf where a
+    query sees nothing; None where it wasn't asked for.
+    """
+
+    out: torch.Tensor
+    lse: torch.Tensor | None = None
+
+
+class Kernel(Protocol):
+    """One way to write and read pages. Kernels hold nothing of a step or a pool."""
+
+    @property
+    def name(self) -> str:
+        """What STRATAKV_KERNEL calls it."""
+
+    def refuses(self, layout: PageLayout, device: torch.device) -> str | None:
+        """Why it can't work on pages of this layout there, in words; None where it can."""
+
+    def append(self, pool: Pool, key: torch.Tensor, value: torch.Tensor, slots: NDArray[np.int64]) -> None:
+        """Encode K and V of some tokens into their pages, each token wherever it belongs.
+
+        key, value: floats [tokens, kv_heads, k_dim or v_dim] in the model's basis, strided as they come. slots: int64 [tokens],
+        page * page_tokens + place within the page; a negative one isn't stored. CannotStoreError for inf and nan and for values
+        too large for the type: what was written of these tokens is undefined, and nobody reads it as long as their sequences'
+        lengths don't grow.
+        """
+
+    def attend(self, query: torch.Tensor, pool: Pool, step: Step, options: Options, *, lse: bool = False) -> Attended:
+        """Scaled dot-product attention of each sequence's query tokens over its pages.
+
+        query: floats [query tokens, q_heads, k_dim] in the model's basis, all sequences' one after another, strided as they come;
+        q_heads a multiple of the layout's kv_heads. lse: whether the log-sum-exp is wanted. ValueError where shapes don't fit or
+        a query sees tokens beyond its block table.
+        """
+
+
+class CannotStoreError(ValueError):
+    """States that a type can't hold. side: "K" or "V"."""
+
+    def __init__(self, side: str, type_: KVType, non_finite: bool) -> None:
+        self.side = side
+        super().__init__(
+            f"non-finite values (inf or nan) can't be stored as {type_.name}"
+            if non_finite
+            else f"values too large for {type_.name} (a stored f16 would be beyond 65504)"
+        )
+
+
+def merged(parts: Sequence[Attended]) -> Attended:
+    """One attention over all that the parts saw, of which none saw the same; each with its log-sum-exp. A sink counts
+    in each part that was given it: give it to one."""
+    found = [part.lse for part in parts if part.lse is not None]
+    if len(found) < len(parts):
+        raise ValueError("parts can be merged by their log-sum-exp only: attend with lse=True")
+    sums = torch.stack(found)
+    total = torch.logsumexp(sums, dim=0)
+    shares = torch.where(torch.isfinite(sums), (sums - total).exp(), 0.0).unsqueeze(-1)
+    out = sum(share * part.out.float() for share, part in zip(shares, parts, strict=True))
+    return Attended(torch.as_tensor(out).to(parts[0].out.dtype), total)
