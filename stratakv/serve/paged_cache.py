@@ -123,7 +123,7 @@ class PagedCache:
         """For each layer of each group: what reads its pages' canonical bytes, uint8 [pages, kv_heads, PAGE_TOKENS, bytes]."""
         runner = self._batched()
         return [
-            lambda ordinal=ordinal, ids=ids: runner.arenas[ordinal].read(self._numbers(ids)).cpu()  # type: ignore[misc]
+            lambda ordinal=ordinal, ids=ids: runner.pools[ordinal].read(self._numbers(ids)).cpu()  # type: ignore[misc]
             for group, ids in zip(self.groups, held.pages, strict=True)
             for ordinal, _ in group.layers
         ]
@@ -133,7 +133,7 @@ class PagedCache:
         runner, rest = self._batched(), iter(states)
         for group, ids in zip(self.groups, held.pages, strict=True):
             for ordinal, _ in group.layers:
-                runner.arenas[ordinal].write(self._numbers(ids), next(rest).to(runner.device))
+                runner.pools[ordinal].write(self._numbers(ids), next(rest).to(runner.device))
 
     def _numbers(self, ids: list[int]) -> torch.Tensor:
         return torch.tensor(ids, dtype=torch.long, device=self.runner.device)
