@@ -23,9 +23,7 @@ KNOWN_ARROWS: set[tuple[str, str]] = set()
 # The kernels of one kind of device know what a kernel is, and the choice among all knows them
 KNOWN_PACKAGE_CIRCLES = [("stratakv.kernels", "stratakv.kernels.cpu")]
 KNOWN_FILE_CIRCLES = [
-    ("stratakv.engine.load", "stratakv.engine.pieces"),  # names of types alone
     ("stratakv.weights.fuse", "stratakv.weights.stack"),  # names of types alone
-    ("stratakv.weights.gguf_header", "stratakv.weights.gguf_split"),  # names of types alone
 ]
 TORCH_ONLY = ("kvtypes", "profile", "pages", "kernels")
 

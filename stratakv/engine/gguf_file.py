@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stratakv.errors import UserError
-from stratakv.weights.gguf_header import GGUFHeader, read_gguf_header
+from stratakv.weights.gguf_header import GGUFHeader
+from stratakv.weights.gguf_split import read_gguf_header
 
 _SPECIAL_IDS = ("bos", "eos", "unknown", "padding")
 

@@ -58,7 +58,7 @@ class LoadedModel:
     @cached_property
     def reads_in_pieces(self) -> bool:
         """Whether a prompt in several forward calls is read as in one; tried at the first question."""
-        return reads_in_pieces(self)
+        return reads_in_pieces(self.model, self.geometry)
 
 
 def load_model(

@@ -43,14 +43,14 @@ def why_apart(loaded: LoadedModel) -> str | None:
         return f"layer {states[0].layer}: {states[0].why}"
     model_type = str(loaded.model.config.model_type)
     lossless = resolve("f32", loaded.geometry)
-    ids = made_up_tokens(loaded)
+    ids = made_up_tokens(loaded.model)
     with exact_products(loaded.model), torch.inference_mode():
-        expected = own_logits(loaded, lossless, ids)
+        expected = own_logits(loaded.model, lossless, ids)
         try:
             found = _batched_logits(loaded, lossless, ids)
         except Exception as error:
             return f"{model_type}: {type(error).__name__}: {error}".splitlines()[0]
-    if all(same_logits(loaded, ours, expected[number, at - TOKENS]) for (number, at), ours in found.items()):
+    if all(same_logits(loaded.model, ours, expected[number, at - TOKENS]) for (number, at), ours in found.items()):
         return None
     return f"{model_type} gives other logits when sequences share a call"
 

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from stratakv.weights import ggml
 from stratakv.weights.fuse import fuse_layers
-from stratakv.weights.gguf_header import read_gguf_header
+from stratakv.weights.gguf_split import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear, embedding_scale, gating_of
 from stratakv.weights.names import drop_absent_biases, used_by_rope

@@ -130,18 +130,11 @@ class GGUFHeader:
         return self.fields[name].count or 0 if name in self.fields else 0
 
 
-def read_gguf_header(path: Path) -> GGUFHeader:
-    """The header of a GGUF file; of a split model any part's path gives all parts'.
+def read_one_header(path: Path) -> GGUFHeader:
+    """The header of one file. The same unchanged file is read once a process.
 
-    UserError where it isn't GGUF, is of a version or byte order that nobody reads, is cut or damaged, or where a part is missing
-    or of another model. The same unchanged file is read once a process.
+    UserError where it isn't GGUF, is of a version or byte order that nobody reads, or is cut or damaged.
     """
-    from stratakv.weights.gguf_split import all_parts
-
-    return all_parts(path, _read)
-
-
-def _read(path: Path) -> GGUFHeader:
     try:
         stat = path.stat()
     except OSError as error:

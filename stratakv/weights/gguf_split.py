@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stratakv.errors import UserError
-
-if TYPE_CHECKING:
-    from stratakv.weights.gguf_header import GGUFHeader
+from stratakv.weights.gguf_header import GGUFHeader, read_one_header
 
 _NAME = re.compile(r"(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
-def all_parts(path: Path, read: Callable[[Path], GGUFHeader]) -> GGUFHeader:
-    """A file's header, or all parts' as one where it is a part of several. read: one file's header.
+def read_gguf_header(path: Path) -> GGUFHeader:
+    """The header of a GGUF file; of a split model any part's path gives all parts', as one.
 
-    UserError where parts are missing, or don't belong together.
+    UserError where `read_one_header` refuses a file, and where a part is missing or of another model.
     """
-    header = read(path)
+    header = read_one_header(path)
     count = header.get("split.count", 1)
     if not isinstance(count, int) or count <= 1:
         return header
@@ -40,7 +36,7 @@ def all_parts(path: Path, read: Callable[[Path], GGUFHeader]) -> GGUFHeader:
             f"{'is' if len(missing) == 1 else 'are'} not in {path.parent}: {', '.join(missing[:3])}"
             f"{' and so on' if len(missing) > 3 else ''}"
         )
-    parts = [read(part) for part in paths]
+    parts = [read_one_header(part) for part in paths]
     for number, part in enumerate(parts):
         _check_belongs(parts[0], part, number, count)
     return _joined(tuple(parts))

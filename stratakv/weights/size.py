@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stratakv.weights.gguf_header import read_gguf_header
+from stratakv.weights.gguf_split import read_gguf_header
 
 
 def packed_size(path: Path, itemsize: int) -> int:

@@ -20,7 +20,7 @@ from stratakv.cli.main import main
 from stratakv.engine.describe import describe_model
 from stratakv.engine.load import load_weights
 from stratakv.weights import ggml
-from stratakv.weights.gguf_header import read_gguf_header
+from stratakv.weights.gguf_split import read_gguf_header
 
 PACKED = pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
 IDS = torch.tensor([[5, 99, 1203, 7, 812, 4000, 33, 21]])

@@ -15,7 +15,7 @@ from real_models import GEMMA3, SMOLLM2, needs_models
 
 from stratakv import UserError
 from stratakv.assets import embedded_model
-from stratakv.weights.gguf_header import read_gguf_header
+from stratakv.weights.gguf_split import read_gguf_header
 
 _STRING, _ARRAY, _U32, _F32 = 8, 9, 4, 6
 ARCHITECTURE = field("general.architecture", _STRING, text("llama"))

@@ -16,7 +16,7 @@ from transformers.integrations.gguf import reader
 from stratakv.assets import embedded_model
 from stratakv.engine.describe import describe_model
 from stratakv.engine.load import load_tokenizer
-from stratakv.weights.gguf_header import read_gguf_header
+from stratakv.weights.gguf_split import read_gguf_header
 from stratakv.weights.hand_over import handed_over
 
 TEXTS = (

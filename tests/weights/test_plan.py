@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from stratakv.assets import embedded_model
 from stratakv.engine.describe import describe_model
 from stratakv.weights.build import _without_weights
-from stratakv.weights.gguf_header import read_gguf_header
+from stratakv.weights.gguf_split import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import ClampedSwiGLU, Gated, embedding_scale, gating_of
 from stratakv.weights.plan import is_matrix, make_plan, row_layout
