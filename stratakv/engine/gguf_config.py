@@ -38,12 +38,17 @@ _SIZES = {
 }
 
 
-def _sizes(config: PreTrainedConfig, header: GGUFHeader, architecture: str) -> dict[str, Any]:
+def _sizes(config: Any, header: GGUFHeader, architecture: str) -> dict[str, Any]:
     found = {}
     for field, (name, models) in _SIZES.items():
         value = header.get(f"{architecture}.{field}")
         if config.model_type in models and isinstance(value, int) and value != getattr(config, name, None):
             found[name] = value
+    # no field has it: llama.cpp knows Gemma 2's and 3's 27B by their layers, all others have the head's size
+    if (config.model_type, getattr(config, "num_hidden_layers", 0)) in (("gemma2", 46), ("gemma3_text", 62)):
+        found["query_pre_attn_scalar"] = config.hidden_size // config.num_attention_heads
+    elif config.model_type in ("gemma2", "gemma3_text") and config.query_pre_attn_scalar != config.head_dim:
+        found["query_pre_attn_scalar"] = config.head_dim
     return found
 
 

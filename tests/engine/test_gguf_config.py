@@ -26,11 +26,11 @@ class Header:
         return self.fields.get(name, default)
 
 
-def found(model_type: str, architecture: str, fields: dict[str, Any]) -> Any:
-    """The completed config; fields: without the architecture before their names."""
+def found(model_type: str, architecture: str, fields: dict[str, Any], **sizes: Any) -> Any:
+    """The completed config; fields: without the architecture before their names. sizes: of the config before."""
     named = {f"{architecture}.{name}": value for name, value in fields.items()}
     header: Any = Header({"general.architecture": architecture, **named})
-    return completed(AutoConfig.for_model(model_type), header)
+    return completed(AutoConfig.for_model(model_type, **sizes), header)
 
 
 YARN = {
@@ -69,6 +69,23 @@ def test_sizes_of_experts_and_heads() -> None:
     config = found("qwen2_moe", "qwen2moe", shared)
     assert (config.moe_intermediate_size, config.shared_expert_intermediate_size) == (1408, 5632)
     assert found("qwen3", "qwen3", {"attention.key_length": 64}).head_dim == 64
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sizes", "scale"),
+    [
+        ("gemma2", {"num_hidden_layers": 46, "hidden_size": 4608, "num_attention_heads": 32, "head_dim": 128}, 144),
+        ("gemma2", {"num_hidden_layers": 42, "hidden_size": 3584, "num_attention_heads": 16, "head_dim": 256}, 256),
+        (
+            "gemma3_text",
+            {"num_hidden_layers": 62, "hidden_size": 5376, "num_attention_heads": 32, "head_dim": 128},
+            168,
+        ),
+        ("gemma3_text", {"num_hidden_layers": 34, "hidden_size": 2560, "num_attention_heads": 8, "head_dim": 256}, 256),
+    ],
+)
+def test_gemma_s_scale_of_scores(model_type: str, sizes: dict[str, int], scale: int) -> None:
+    assert found(model_type, model_type.removesuffix("_text"), {}, **sizes).query_pre_attn_scalar == scale
 
 
 def test_nothing_said_changes_nothing() -> None:
