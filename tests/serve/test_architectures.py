@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packed_models import pack
 from serving import GREEDY, answers, check_same, tokens_of
 from tiny_models import ARCHITECTURES, loaded_tiny
 
 from stratakv.serve.request import GenerationRequest
+from stratakv.weights import ggml
+from stratakv.weights.fuse import fuse_layers
 
 ONE_BY_ONE = ["deepseek_v3", "falcon", "falcon_h1", "granitemoehybrid", "jamba", "lfm2", "qwen3_next"]
 
@@ -37,3 +41,20 @@ def test_tokens_of_the_stock_cache(engines: Any, model_type: str) -> None:
         assert model_type in ONE_BY_ONE or finish.cached_tokens == (128 if finish.prompt_tokens == 150 else 0)
     snapshot = engine.snapshot()
     assert snapshot.pages_used == 0
+
+
+@pytest.mark.skipif(ggml.unavailable() is not None, reason=f"ggml's kernels: {ggml.unavailable()}")
+@pytest.mark.parametrize("model_type", ["gemma4_text", "gpt_oss", "gemma3_text"])
+def test_fused_layers_share_steps_too(engines: Any, model_type: str, tmp_path: Path) -> None:
+    tiny = loaded_tiny(model_type)
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(3, 97, (1, length), generator=generator) for length in (5, 150, 40, 20)]
+    expected = [
+        tiny.model.generate(ids, max_new_tokens=10, do_sample=False)[0, ids.shape[1] :].tolist()  # type: ignore[operator]
+        for ids in prompts
+    ]
+    assert fuse_layers(pack(tiny.model, tmp_path / "rows")) == 4
+    engine = engines("f32", model=tiny, slots=4, context=256, cache_bytes=2**24, prefill_chunk=32)
+    assert engine.cache.runner.batching.startswith("one forward call for all")
+    found = answers(engine, [GenerationRequest(tuple(ids[0].tolist()), 10, GREEDY) for ids in prompts])
+    assert [[token.id for token in tokens_of(pieces)] for _, pieces, _ in found] == expected

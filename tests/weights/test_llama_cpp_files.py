@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from llama_cpp_writer import WRITERS, write
+from tiny_gguf import matrices
 
 from stratakv import KVCache, UserError
 from stratakv.engine.attention import use
@@ -18,6 +19,7 @@ from stratakv.weights.modules import PackedExperts
 from stratakv.weights.names import idle
 
 pytestmark = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"ggml's kernels: {ggml.unavailable()}")
+LARGE = 2048  # values; a router has fewer
 IDS = torch.randint(3, 256, (2, 21), generator=torch.Generator().manual_seed(0))
 
 
@@ -46,6 +48,8 @@ def test_the_model_is_the_one_that_was_written(architecture: str, tmp_path: Path
     weights = load_weights(description, exact=True)
     assert weights.packed is not None and weights.packed.unpacked == ()
     assert set(weights.packed.unused) == set(idle(weights.packed.unused, description.config))
+    left = [name for name, parameter in matrices(weights.model).items() if parameter.numel() > LARGE]
+    assert left == []
     assert weights.nbytes <= 1.05 * (tmp_path / "m.gguf").stat().st_size
     torch.testing.assert_close(logits(weights.model), logits(written), rtol=1e-3, atol=1e-3)
 
