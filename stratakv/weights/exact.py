@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from stratakv.weights.fuse import FusedLayer
+from stratakv.weights.fused_layer import FusedLayer
 from stratakv.weights.modules import PackedExperts, PackedLinear
 from stratakv.weights.stack import Stack
 

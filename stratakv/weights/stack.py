@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +14,8 @@ from stratakv.kernels.cpu.plan import Plan
 from stratakv.kernels.native import native
 from stratakv.kernels.placing import Placed, PlacingLayer
 from stratakv.weights.angles import Angles
+from stratakv.weights.fused_layer import FusedLayer
 from stratakv.weights.parts import UnknownPartError, norm
-
-if TYPE_CHECKING:
-    from stratakv.weights.fuse import FusedLayer
 
 # Of a step's table, a row a layer: addresses of cos and sin, base and stride of the pool, then Plan.addresses
 _COLUMNS = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from tiny_models import tiny_model
 
 from stratakv import KVCache
 from stratakv.engine.attention import use
-from stratakv.weights import fuse, ggml
-from stratakv.weights.fuse import FusedLayer, fuse_layers
+from stratakv.weights import ggml
+from stratakv.weights.fuse import fuse_layers
+from stratakv.weights.fused_layer import FusedLayer
 from stratakv.weights.parts import UnknownPartError, layer_parts, norm
 from stratakv.weights.stack import Stack
 
@@ -172,7 +174,7 @@ def test_states_that_can_t_be_stored_name_their_layer_and_leave_the_cache_as_it_
 
 def test_a_layer_that_means_something_else_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = pack(use(tiny_model("llama")), tmp_path / "rows")
-    module = fuse.sys.modules[type(model.model.layers[0]).__module__]
+    module = sys.modules[type(model.model.layers[0]).__module__]
     monkeypatch.setattr(module, "rotate_half", lambda x: x.flip(-1))
     assert fuse_layers(model) == 0
     assert "forward" not in vars(model.model) and "forward" not in vars(model.model.layers[0])
