@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stratakv.cache import KVCache
     from stratakv.engine.attention import use
+    from stratakv.engine.cache import KVCache
     from stratakv.engine.load import LoadedModel, load_model
     from stratakv.errors import UserError
     from stratakv.kvtypes import KVType, kv_type, type_names
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "KVCache": "cache",
+    "KVCache": "engine.cache",
     "KVType": "kvtypes",
     "LoadedModel": "engine.load",
     "Profile": "profile",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stratakv.errors import UserError
 
 if TYPE_CHECKING:
-    from stratakv.cache import KVCache
+    from stratakv.engine.cache import KVCache
     from stratakv.engine.generate import Generation, Sampling
     from stratakv.engine.load import LoadedModel
     from stratakv.profile import Profile
@@ -35,7 +35,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import torch
 
-    from stratakv.cache import KVCache
     from stratakv.cli.generation_options import (
         closing_line,
         load_for_generation,
@@ -43,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         utf8,
         warn_context,
     )
+    from stratakv.engine.cache import KVCache
     from stratakv.engine.generate import generate
     from stratakv.engine.prompt import prompt_ids
     from stratakv.measure.results import check_writable, write_json

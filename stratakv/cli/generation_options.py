@@ -13,7 +13,7 @@ from stratakv.cli.profile_options import add_profile_options, profile_from_args
 from stratakv.errors import UserError
 
 if TYPE_CHECKING:
-    from stratakv.cache import KVCache
+    from stratakv.engine.cache import KVCache
     from stratakv.engine.generate import Generation, Sampling
     from stratakv.engine.load import LoadedModel
     from stratakv.profile import Profile

@@ -19,8 +19,8 @@ from stratakv.measure.table import milli
 from stratakv.sizes import size_text
 
 if TYPE_CHECKING:
-    from stratakv.cache.plan import Wish
     from stratakv.engine.describe import ModelDescription
+    from stratakv.plan import Wish
 
 _MOST_ROWS = 14
 _BYTES = {"f32": 4, "bf16": 2, "f16": 2}
@@ -60,10 +60,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from stratakv.cache.plan import front_candidates, plan, usual_candidates
     from stratakv.engine.describe import describe_model
     from stratakv.engine.size import stays_packed, weights_size
     from stratakv.evidence import read_evidence
+    from stratakv.plan import front_candidates, plan, usual_candidates
 
     wish = _wish(args)
     evidence = None if args.evidence is None else read_evidence(args.evidence)
@@ -184,7 +184,7 @@ def _shown(data: dict[str, Any]) -> list[int]:
 
 
 def _wish(args: argparse.Namespace) -> Wish:
-    from stratakv.cache.plan import Wish
+    from stratakv.plan import Wish
 
     memory = None if args.memory is None else parse_memory(args.memory, "--memory")
     context = None if args.context is None else parse_tokens(args.context, "--context")

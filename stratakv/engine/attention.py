@@ -9,7 +9,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from stratakv.cache.handle import CannotBatchError, PackedStates
+from stratakv.engine.cache.handle import CannotBatchError, PackedStates
 from stratakv.kernels.choice import TORCH
 from stratakv.kernels.kernel import Kernel, Options
 from stratakv.kernels.placing import Placed

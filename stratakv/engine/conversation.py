@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from stratakv.cache import KVCache
+from stratakv.engine.cache import KVCache
 from stratakv.engine.generate import Generation, Sampling, generate
 from stratakv.engine.load import LoadedModel
 from stratakv.engine.prompt import prompt_ids

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from stratakv.cache import KVCache
+from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
 
 

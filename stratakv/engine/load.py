@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from stratakv.engine.attention import use
+from stratakv.engine.cache import KVCache
 from stratakv.engine.describe import ModelDescription, describe_model
 from stratakv.engine.pieces import reads_in_pieces
 from stratakv.errors import UserError
@@ -107,7 +108,7 @@ def load_weights(
         if why is None:
             check_memory(description.name, packed_size(description.path, dtype.itemsize))
             try:
-                model, kept = build_packed(description.path, description.config, dtype, exact=exact)
+                model, kept = build_packed(description.path, description.config, dtype, _lossless, exact=exact)
                 lines = [f"  {name} is unpacked: {why}" for name, why in kept.unpacked]
                 lines += check_used(description, kept.unused)
                 return Weights(model, kept.packed_bytes + kept.plain_bytes, kept, (kept.line(), *lines))
@@ -258,6 +259,11 @@ def load_tokenizer(description: ModelDescription) -> Any:
     if description.gguf and description.gguf.vocabulary:
         _drop_tokens_beyond(tokenizer, description.gguf.vocabulary)
     return tokenizer
+
+
+def _lossless(config: Any) -> KVCache:
+    """A cache that stores what it is given."""
+    return KVCache(config, "f32")
 
 
 def _drop_tokens_beyond(tokenizer: Any, vocabulary: int) -> None:

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from stratakv.cache import KVCache
-from stratakv.cache.layers import PackedLayer
+from stratakv.engine.cache import KVCache
+from stratakv.engine.cache.layers import PackedLayer
 from stratakv.profile import ModelGeometry, Profile, resolve
 from stratakv.weights.exact import exact_products
 

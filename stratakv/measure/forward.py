@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from stratakv.cache import KVCache
+from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
 from stratakv.profile import Profile
 

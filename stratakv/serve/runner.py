@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.cache import KVCache
+from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
 from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type

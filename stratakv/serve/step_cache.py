@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
-from stratakv.cache.handle import handles
+from stratakv.engine.cache.handle import handles
 from stratakv.errors import UserError
 from stratakv.kernels.choice import kernel_for
 from stratakv.kernels.kernel import CannotStoreError

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stratakv.cache import KVCache
+from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
 from stratakv.measure.divergence import Floats
 from stratakv.measure.run import BASELINE

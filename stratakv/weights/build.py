@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from stratakv.weights import ggml
-from stratakv.weights.fuse import fuse_layers
+from stratakv.weights.fuse import LosslessCache, fuse_layers
 from stratakv.weights.gguf_split import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear, embedding_scale, gating_of
@@ -51,9 +51,9 @@ class PackedWeights:
 
 
 def build_packed(
-    path: Path, config: PreTrainedConfig, dtype: torch.dtype, *, exact: bool = False
+    path: Path, config: PreTrainedConfig, dtype: torch.dtype, lossless: LosslessCache, *, exact: bool = False
 ) -> tuple[Any, PackedWeights]:
-    """The model in evaluation mode. exact: as for `Product`, and nothing is fused.
+    """The model in evaluation mode. lossless: as for `fuse_layers`. exact: as for `Product`, and nothing is fused.
 
     Raises CannotStayPackedError where it has to be loaded unpacked instead.
     """
@@ -75,7 +75,7 @@ def build_packed(
         raise CannotStayPackedError(f"the file has nothing for {missing[0]}")
     model.eval()
     unused = [name for name in plan.unused if not used_by_rope(header, model, name)]
-    fused = fuse_layers(model) if dtype == torch.float32 and not exact else 0
+    fused = fuse_layers(model, lossless) if dtype == torch.float32 and not exact else 0
     _check_at_each_step(model, tuple(files.values()))
     types = Counter(tensor.type.name for tensor in tensors)
     return model, PackedWeights(

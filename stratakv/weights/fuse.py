@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from stratakv.cache import KVCache
 from stratakv.weights.fused_layer import FusedLayer
 from stratakv.weights.parts import UnknownPartError, layer_parts
 from stratakv.weights.stack import Stack
@@ -25,7 +24,11 @@ _TOLERANCE = 0.02
 _PROMPT = 5
 
 
-def fuse_layers(model: Any) -> int:
+LosslessCache = Callable[[Any], Any]
+"""From a model's config to a transformers cache that stores what it is given, and lets compiled steps write to it."""
+
+
+def fuse_layers(model: Any, lossless: LosslessCache) -> int:
     """Let a model run fused whose decoder layers are all of known kinds; returns how many do.
 
     Its first layers, one of each kind at least, are run both ways on some tokens, a prompt and a step after it; where the
@@ -41,7 +44,7 @@ def fuse_layers(model: Any) -> int:
     except UnknownPartError:
         return 0
     stack = _stack(base, fused)
-    if not _agree(model, base, fused, stack):
+    if not _agree(model, base, fused, stack, lossless):
         return 0
     for one in fused:
         one.layer.forward = one.forward
@@ -59,7 +62,7 @@ def _stack(base: Any, fused: list[FusedLayer]) -> Stack | None:
         return None
 
 
-def _agree(model: Any, base: Any, fused: list[FusedLayer], stack: Stack | None) -> bool:
+def _agree(model: Any, base: Any, fused: list[FusedLayer], stack: Stack | None, lossless: LosslessCache) -> bool:
     """Whether a prompt and a step after it give the same both ways, through the first layers with all kinds among them."""
     kinds = [one.parts.kind for one in fused]
     count = max(kinds.index(kind) for kind in kinds) + 1
@@ -71,15 +74,15 @@ def _agree(model: Any, base: Any, fused: list[FusedLayer], stack: Stack | None) 
     base.layers = nn.ModuleList(list(layers)[:count])
     try:
         with torch.inference_mode():
-            expected, output = _run(base, ids, original, original)
+            expected, output = _run(base, ids, lossless, original, original)
             with _nudged(base.get_input_embeddings()):
-                again, _ = _run(base, ids, original, original)
+                again, _ = _run(base, ids, lossless, original, original)
             for one in fused[:count]:
                 one.layer.forward = one.forward
             step = original
             if stack is not None:
                 stack.output, step = output, partial(stack.step, count)
-            found, _ = _run(base, ids, original, step)
+            found, _ = _run(base, ids, lossless, original, step)
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError):
         return False
     finally:
@@ -108,9 +111,11 @@ def _nudged(embedding: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def _run(base: Any, ids: torch.Tensor, prompt: Any, step: Any) -> tuple[list[torch.Tensor], type]:
+def _run(
+    base: Any, ids: torch.Tensor, lossless: LosslessCache, prompt: Any, step: Any
+) -> tuple[list[torch.Tensor], type]:
     """Last hidden states of a prompt and of one token after it, over a lossless cache; and the class that holds them."""
-    cache = KVCache(base.config, "f32")
+    cache = lossless(base.config)
     outputs = [prompt(input_ids=ids[:, :_PROMPT], past_key_values=cache, use_cache=True)]
     outputs.append(step(input_ids=ids[:, _PROMPT:], past_key_values=cache, use_cache=True))
     return [output.last_hidden_state for output in outputs], type(outputs[0])

@@ -55,7 +55,7 @@ def test_seed_repeats_a_draw(loaded) -> None:
 @pytest.mark.parametrize("profile", demo.PROFILES)
 def test_generation_reads_pages_only(loaded, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """nan in what update() was given changes no token; a flipped byte of a middle layer changes the next logits."""
-    from stratakv.cache.layers import PackedLayer
+    from stratakv.engine.cache.layers import PackedLayer
 
     ids = loaded.tokenizer("My dear friend, I have been", return_tensors="pt").input_ids
     stock = PackedLayer.update

@@ -7,8 +7,8 @@ import torch
 from tiny_models import tiny_model
 
 from stratakv import KVCache, UserError, resolve, use
-from stratakv.cache.geometry import geometry_of
-from stratakv.cache.handle import PackedStates
+from stratakv.engine.cache.geometry import geometry_of
+from stratakv.engine.cache.handle import PackedStates
 from stratakv.engine.paths import attention_line, attention_paths
 from stratakv.kernels import choice
 

@@ -10,7 +10,7 @@ from tiny_models import tiny_model
 from torch import Tensor
 
 from stratakv import KVCache, UserError, resolve, use
-from stratakv.cache.geometry import geometry_of
+from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.paths import attention_line, attention_paths
 from stratakv.kernels.choice import kernel_names
 from stratakv.kvtypes import Field, KVType, registry

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from stratakv.assets import embedded_model
-from stratakv.cache.layers import PackedLayer
 from stratakv.cli import demo
+from stratakv.engine.cache.layers import PackedLayer
 from stratakv.engine.load import LoadedModel
 from stratakv.measure.corpus import Contexts
 from stratakv.measure.forward import context_logits

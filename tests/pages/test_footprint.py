@@ -8,7 +8,7 @@ from geometries import plain, sliding
 from tiny_models import tiny_model
 
 import stratakv
-from stratakv.cache.geometry import geometry_of
+from stratakv.engine.cache.geometry import geometry_of
 from stratakv.pages.footprint import LONGEST, allocated_bytes, longest_context
 from stratakv.profile import LayerGeometry, ModelGeometry, resolve
 

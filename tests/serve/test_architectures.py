@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from packed_models import pack
+from packed_models import lossless, pack
 from serving import GREEDY, answers, check_same, tokens_of
 from tiny_models import ARCHITECTURES, loaded_tiny
 
@@ -53,7 +53,7 @@ def test_fused_layers_share_steps_too(engines: Any, model_type: str, tmp_path: P
         tiny.model.generate(ids, max_new_tokens=10, do_sample=False)[0, ids.shape[1] :].tolist()  # type: ignore[operator]
         for ids in prompts
     ]
-    assert fuse_layers(pack(tiny.model, tmp_path / "rows")) == 4
+    assert fuse_layers(pack(tiny.model, tmp_path / "rows"), lossless) == 4
     engine = engines("f32", model=tiny, slots=4, context=256, cache_bytes=2**24, prefill_chunk=32)
     assert engine.cache.runner.batching.startswith("one forward call for all")
     found = answers(engine, [GenerationRequest(tuple(ids[0].tolist()), 10, GREEDY) for ids in prompts])

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from stratakv import UserError, resolve
-from stratakv.cache.plan import Wish, usual_candidates
-from stratakv.cache.plan import plan as plan_rows
 from stratakv.cli.plan import _command
 from stratakv.cli.serve import add_parser
+from stratakv.plan import Wish, usual_candidates
+from stratakv.plan import plan as plan_rows
 from stratakv.profile import LayerGeometry, ModelGeometry
 from stratakv.serve.capacity import capacity_line, plan_capacity, working_bytes
 from stratakv.serve.groups import capacities, window_groups

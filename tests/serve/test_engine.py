@@ -48,7 +48,7 @@ def test_together_as_alone(engines: Any, text_ids: list[int], profile: str) -> N
 
 
 def test_as_the_cache_of_one_conversation(engines: Any, loaded: LoadedModel, text_ids: list[int]) -> None:
-    from stratakv.cache import KVCache
+    from stratakv.engine.cache import KVCache
 
     engine = engines("f32")
     request = GenerationRequest(tuple(text_ids[:200]), 12, GREEDY)

@@ -8,9 +8,15 @@ from typing import Any
 from gguf import GGMLQuantizationType
 from torch import nn
 
+from stratakv import KVCache
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedLinear
 from stratakv.weights.packed import PackedTensor
+
+
+def lossless(config: Any) -> KVCache:
+    """A cache that stores what it is given."""
+    return KVCache(config, "f32")
 
 
 def pack(model: Any, path: Path) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from stratakv.cache.geometry import geometry_of
 from stratakv.engine.attention import use
+from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.load import LoadedModel
 
 _BASE: dict[str, Any] = {

@@ -13,7 +13,7 @@ from training.text import documents, token_row, train_tokenizer, windows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stratakv.assets import tuning_text
-from stratakv.cache.geometry import geometry_of
+from stratakv.engine.cache.geometry import geometry_of
 
 CPU = torch.device("cpu")
 TINY = Recipe(

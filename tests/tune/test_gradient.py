@@ -9,8 +9,8 @@ from scipy.stats import spearmanr
 from tiny_models import tiny_model
 
 from stratakv.assets import tuning_text
-from stratakv.cache.geometry import geometry_of
 from stratakv.engine.attention import use
+from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.load import LoadedModel
 from stratakv.measure.corpus import cut, read_text
 from stratakv.measure.divergence import Floats

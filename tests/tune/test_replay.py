@@ -8,8 +8,8 @@ import torch
 from tiny_models import tiny_model
 
 from stratakv.assets import tuning_text
-from stratakv.cache.geometry import geometry_of
 from stratakv.engine.attention import use
+from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.load import LoadedModel
 from stratakv.measure.corpus import cut, read_text
 from stratakv.measure.run import measure

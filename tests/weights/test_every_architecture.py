@@ -13,6 +13,7 @@ import torch
 from gguf import GGUFWriter
 from gguf_files import rewrite
 from llama_cpp_writer import WRITERS
+from packed_models import lossless
 from tiny_gguf import ARCHITECTURES, matrices, write_tiny_gguf
 from transformers import AutoModelForCausalLM
 
@@ -33,7 +34,7 @@ _OWN = ("conv", "A_log", "x_proj", "dt_proj", "mlp.gate.weight", "shared_expert_
 
 def same_as_unpacked(path: Path, config: Any) -> None:
     """Nothing large is unpacked, and the model is the one that transformers unpacks."""
-    model, weights = build_packed(path, config, torch.float32, exact=True)
+    model, weights = build_packed(path, config, torch.float32, lossless, exact=True)
     assert weights.unpacked == () and weights.unused == ()
     assert weights.packed_bytes + weights.plain_bytes <= 1.05 * path.stat().st_size
     left = {name: p.numel() for name, p in matrices(model).items() if p.numel() * 34 // 32 >= LARGE}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from packed_models import pack
+from packed_models import lossless, pack
 from tiny_models import tiny_model
 
 from stratakv import KVCache
@@ -29,7 +29,7 @@ PROMPT, STEPS = 21, 3
 
 def watched(model: Any) -> list[int]:
     """Fuse the model's layers; the list gets the number of tokens of each step that runs in compiled calls alone."""
-    assert fuse_layers(model) == 4
+    assert fuse_layers(model, lossless) == 4
     stack: Any = getattr(model, model.base_model_prefix).forward.__self__
     assert isinstance(stack, Stack)
     steps: list[int] = []
@@ -96,7 +96,9 @@ def test_gemma_4_runs_layer_by_layer(tmp_path: Path, kind: str) -> None:
         for number, layer in enumerate(model.model.layers):
             layer.layer_scalar.fill_(0.5 + 0.25 * number)  # by default 1, which nobody would miss
     pack(fused, tmp_path / "rows")
-    assert fuse_layers(fused) == 4 and all(isinstance(x.forward.__self__, FusedLayer) for x in fused.model.layers)
+    assert fuse_layers(fused, lossless) == 4 and all(
+        isinstance(x.forward.__self__, FusedLayer) for x in fused.model.layers
+    )
     assert not isinstance(getattr(fused.model.forward, "__self__", None), Stack)
     for batch in (1, 2):
         ids = torch.randint(3, 97, (batch, PROMPT + STEPS), generator=torch.Generator().manual_seed(batch))
@@ -176,7 +178,7 @@ def test_a_layer_that_means_something_else_is_found_out(tmp_path: Path, monkeypa
     model = pack(use(tiny_model("llama")), tmp_path / "rows")
     module = sys.modules[type(model.model.layers[0]).__module__]
     monkeypatch.setattr(module, "rotate_half", lambda x: x.flip(-1))
-    assert fuse_layers(model) == 0
+    assert fuse_layers(model, lossless) == 0
     assert "forward" not in vars(model.model) and "forward" not in vars(model.model.layers[0])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stratakv.bench.timing import copies
-from stratakv.cache.layers import PackedLayer
+from stratakv.engine.cache.layers import PackedLayer
 from stratakv.kernels.kernel import Options
 from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type

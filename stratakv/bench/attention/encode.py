@@ -9,7 +9,7 @@ import torch
 
 from stratakv.bench.attention.caches import Shape, random_states
 from stratakv.bench.timing import Case, interleaved, timed, torch_threads
-from stratakv.cache.layers import PackedLayer
+from stratakv.engine.cache.layers import PackedLayer
 from stratakv.kvtypes import kv_type, type_names
 
 _BULK_TOKENS = 512

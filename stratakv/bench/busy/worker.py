@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from stratakv.bench.worker import answer_requests
-from stratakv.cache import KVCache
+from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel, load_model
 from stratakv.tune.gradient import gradient_damage
 

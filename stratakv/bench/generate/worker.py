@@ -16,9 +16,9 @@ from transformers import DynamicCache, PreTrainedModel, QuantizedCache
 
 from stratakv.bench.generate.shapes import QWEN3_SHAPE, qwen3_config, random_model
 from stratakv.bench.worker import answer_requests
-from stratakv.cache import KVCache
-from stratakv.cache.geometry import geometry_of
 from stratakv.engine.attention import use
+from stratakv.engine.cache import KVCache
+from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.describe import describe_model
 from stratakv.engine.load import load_weights
 from stratakv.weights.build import PackedWeights

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratakv import UserError
-from stratakv.cache.layers import PackedLayer
+from stratakv.engine.cache.layers import PackedLayer
 from stratakv.kernels.choice import kernel_names
 from stratakv.kvtypes import kv_type, type_names
 

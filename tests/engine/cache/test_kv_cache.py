@@ -12,7 +12,7 @@ from tiny_models import tiny_model
 from transformers import DynamicCache
 
 from stratakv import KVCache, UserError, use
-from stratakv.cache.layers import PackedLayer
+from stratakv.engine.cache.layers import PackedLayer
 from stratakv.pages.layout import PAGE_TOKENS
 
 GREEDY = {"do_sample": False, "max_new_tokens": 12, "min_new_tokens": 12, "pad_token_id": 0}
@@ -200,7 +200,7 @@ def test_appending_costs_the_new_tokens_only(model_type: str) -> None:
 def test_profile_of_another_model_is_refused(model) -> None:
     other = tiny_model("gemma2")
     other.config.num_hidden_layers = 4
-    from stratakv.cache.geometry import geometry_of
+    from stratakv.engine.cache.geometry import geometry_of
     from stratakv.profile import resolve
 
     profile = resolve("turbo4", geometry_of(other.config))

@@ -8,8 +8,8 @@ from tiny_models import ARCHITECTURES, tiny_model
 from transformers import DynamicCache
 
 from stratakv import KVCache, use
-from stratakv.cache.geometry import geometry_of
-from stratakv.cache.layers import PackedLayer
+from stratakv.engine.cache.geometry import geometry_of
+from stratakv.engine.cache.layers import PackedLayer
 
 PIECES = (7, 5, 1, 1, 4, 1)  # a prompt, a chunk, tokens, a chunk: past the windows of 6
 

@@ -6,9 +6,9 @@ import pytest
 from evidences import evidence
 from geometries import plain
 
-from stratakv.cache.plan import USUAL, Wish, front_candidates, plan, usual_candidates
 from stratakv.errors import UserError
 from stratakv.pages.footprint import allocated_bytes
+from stratakv.plan import USUAL, Wish, front_candidates, plan, usual_candidates
 from stratakv.profile import ModelGeometry
 
 MODEL = plain(12)

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import CacheLayerMixin, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-from stratakv.cache.handle import handles
-from stratakv.cache.steps import Steps
+from stratakv.engine.cache.handle import handles
+from stratakv.engine.cache.steps import Steps
 from stratakv.errors import UserError
 from stratakv.kernels.choice import kernel_for
 from stratakv.kernels.kernel import CannotStoreError, Kernel

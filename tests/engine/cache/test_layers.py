@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratakv.cache.layers import PackedLayer, PackedSlidingLayer
-from stratakv.cache.steps import Steps
+from stratakv.engine.cache.layers import PackedLayer, PackedSlidingLayer
+from stratakv.engine.cache.steps import Steps
 from stratakv.kernels.choice import kernel_names
 from stratakv.kvtypes import kv_type
 

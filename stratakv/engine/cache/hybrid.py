@@ -14,8 +14,8 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from stratakv.cache.layers import PackedLayer, PackedSlidingLayer
-from stratakv.cache.steps import Steps
+from stratakv.engine.cache.layers import PackedLayer, PackedSlidingLayer
+from stratakv.engine.cache.steps import Steps
 from stratakv.kvtypes import KVType
 
 

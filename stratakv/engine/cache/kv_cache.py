@@ -7,10 +7,10 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, get_layer_types_and_kwargs
 
-from stratakv.cache.geometry import geometry_of
-from stratakv.cache.hybrid import PackedHybridLayer, PackedHybridSlidingLayer
-from stratakv.cache.layers import PackedIndexedLayer, PackedLayer, PackedSlidingLayer
-from stratakv.cache.steps import Steps
+from stratakv.engine.cache.geometry import geometry_of
+from stratakv.engine.cache.hybrid import PackedHybridLayer, PackedHybridSlidingLayer
+from stratakv.engine.cache.layers import PackedIndexedLayer, PackedLayer, PackedSlidingLayer
+from stratakv.engine.cache.steps import Steps
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.profile import Profile, resolve
