@@ -25,11 +25,13 @@ from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
 from stratakv.weights import ggml
 from stratakv.weights.build import CannotStayPackedError, PackedWeights, build_packed
+from stratakv.weights.fill import fill
 from stratakv.weights.hand_over import handed_over
 from stratakv.weights.names import (
     converted_by_transformers,
     drop_absent_biases,
     idle,
+    missing_of_experts,
     some,
     tensor_names,
     transformers_names,
@@ -102,8 +104,10 @@ def load_weights(
     description: ModelDescription, *, dtype: torch.dtype = torch.float32, packed: bool = True, exact: bool = False
 ) -> Weights:
     """The model alone; arguments and errors as for `load_model`."""
-    notes, why = [], None
+    notes = []
     if description.gguf:
+        if lacking := missing_of_experts(description.gguf.header):
+            raise _not_whole(description, [f"{len(lacking):,} tensors of experts are missing ({some(lacking)})"])
         why = ggml.unavailable() if packed else "as asked for"
         if why is None:
             check_memory(description.name, packed_size(description.path, dtype.itemsize))
@@ -129,7 +133,7 @@ def load_weights(
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{description.path} can't be loaded by transformers: {first}") from error
     model, found = loaded
-    notes += check_used(description, unused_unpacked(description, model, found, why or ""))
+    notes += check_used(description, unused_unpacked(description, model, found))
     check_complete(description, found)
     model.eval()
     return Weights(model, sum(parameter.nbytes for parameter in model.parameters()), None, tuple(notes))
@@ -147,14 +151,17 @@ def check_complete(description: ModelDescription, found: Mapping[str, Any]) -> N
     faults = [f"{len(missing):,} weights are missing ({some(missing)})"] if missing else []
     faults += [f"{len(other):,} weights are of another shape than the model's ({some(other)})"] if other else []
     if faults:
-        raise UserError(f"{description.path} is not whole: {', '.join(faults)}; download or convert it again")
+        raise _not_whole(description, faults)
 
 
-def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, Any], why: str) -> list[str]:
-    """Tensors of a GGUF file that a model which transformers has unpacked is not made of; puts right what it passes over.
+def _not_whole(description: ModelDescription, faults: list[str]) -> UserError:
+    return UserError(f"{description.path} is not whole: {', '.join(faults)}; download or convert it again")
 
-    found: transformers' loading info; optional biases that the file lacks leave its missing keys. UserError for what only packed
-    weights are made of; why: that these are not.
+
+def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, Any]) -> list[str]:
+    """Tensors of a GGUF file that a model which transformers has unpacked is not made of; puts in what it passes over.
+
+    found: transformers' loading info; what is put in, and optional biases that the file lacks, leave its missing keys.
     """
     if description.gguf is None:
         return []
@@ -170,11 +177,14 @@ def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, 
     stacked = getattr(processor, "GGUF_MOE_WEIGHTS_PATTERN", None)  # gate and up, which it puts together
     names |= {name: "" for tensor in header.tensors if stacked and re.fullmatch(stacked, name := tensor.name)}
     unused = [name for tensor in header.tensors if (name := tensor.name) not in names]
-    if passed_over := [name for name in unused if name in all_names]:
+    try:
+        filled = fill(model, header, all_names, {name for name in unused if name in all_names})
+    except ValueError as error:
         raise UserError(
-            f"{description.path}: transformers unpacks {len(passed_over):,} tensors of a {model.config.model_type} file to "
-            f"nothing ({some(passed_over)}); it can only be used with its weights packed, and they are not ({why})"
-        )
+            f"{description.path} can't be unpacked: {error}; it can be used with its weights packed"
+        ) from error
+    found["missing_keys"] = set(found["missing_keys"]) - filled
+    unused = [name for name in unused if name not in all_names]
     return [name for name in unused if not used_by_rope(header, model, name)]
 
 

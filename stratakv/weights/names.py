@@ -16,6 +16,7 @@ from torch import nn
 from stratakv.weights.gguf_header import GGUFHeader
 
 ROPE_FREQUENCIES = "rope_freqs.weight"
+EXPERTS = re.compile(r"(blk\.\d+\.ffn_)(gate|up|gate_up|down)_exps\.(weight|bias)")
 ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 # Biases that llama.cpp takes as zero where a file has none, by the end of the parameter's name
 _OPTIONAL = {
@@ -27,7 +28,6 @@ _OPTIONAL = {
 # What a language model's answers don't hang on: frequencies that RoPE computes itself, heads that guess several tokens ahead,
 # pictures
 _IDLE = re.compile(r"blk\.\d+\.attn_rot_embd\b.*|.*\bnextn\b.*|(v|mm)\..*")
-_EXPERTS = re.compile(r"(blk\.\d+\.ffn_)(gate|up|gate_up|down)_exps\.(weight|bias)")
 _SCALE = re.compile(r"blk\.(\d+)\.(ffn_gate_inp|ffn_down_exps)\.scale")
 _SCALES = {"ffn_gate_inp": "scale", "ffn_down_exps": "per_expert_scale"}
 _SHARED = re.compile(r"blk\.(\d+)\.attn_(k|v|k_norm)\.weight")
@@ -47,7 +47,7 @@ def tensor_names(header: GGUFHeader, model: Any, processor: Any) -> dict[str, st
             names[tensor.name] = parameter
         elif leaf == "weight" and bare in names:
             names[tensor.name] = names[bare]
-        elif found := _EXPERTS.fullmatch(tensor.name):
+        elif found := EXPERTS.fullmatch(tensor.name):
             down = names.get(f"{found[1]}down_exps", "")
             parameter = down.replace("down_proj", "down_proj" if found[2] == "down" else "gate_up_proj")
             parameter += "_bias" if leaf == "bias" else ""
@@ -128,6 +128,19 @@ def _apply_rope_frequencies(header: GGUFHeader, model: Any) -> bool:
                 frequencies.div_(factors.to(frequencies.device))
                 applied = True
     return applied
+
+
+def missing_of_experts(header: GGUFHeader) -> list[str]:
+    """Tensors that a layer of experts lacks beside those that it has: what is put together from several would be half zeros."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for tensor in header.tensors:
+        if match := EXPERTS.fullmatch(tensor.name):
+            found.setdefault((match[1], match[3]), set()).add(match[2])
+    missing = []
+    for (block, leaf), kinds in found.items():
+        whole = {"gate_up", "down"} if "gate_up" in kinds else {"gate", "up", "down"}
+        missing += [f"{block}{kind}_exps.{leaf}" for kind in sorted(whole - kinds)]
+    return missing
 
 
 def some(names: Collection[str]) -> str:

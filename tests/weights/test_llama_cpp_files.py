@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gguf_files import rewrite
 from llama_cpp_writer import WRITERS, write
-from tiny_gguf import matrices
+from tiny_gguf import matrices, write_tiny_gguf
 
 from stratakv import KVCache, UserError
 from stratakv.engine.attention import use
@@ -81,8 +83,29 @@ def test_they_run_fused_and_in_steps(name: str, tmp_path: Path) -> None:
     assert float((found[0] - found[1]).norm() / found[1].norm()) < (0.15 if "gemma4" in name else 0.03)
 
 
-def test_gpt_oss_can_t_be_unpacked_and_says_so(tmp_path: Path) -> None:
-    write(tmp_path / "m.gguf", "gpt-oss")
-    with pytest.raises(UserError, match=r"only be used with its weights packed, .* \(as asked for\)$") as caught:
-        load_weights(describe_model(tmp_path / "m.gguf"), packed=False)
+@pytest.mark.parametrize("name", WRITERS)
+def test_they_can_be_unpacked_too(name: str, tmp_path: Path) -> None:
+    written = write(tmp_path / "m.gguf", name, experts="MXFP4")
+    weights = load_weights(describe_model(tmp_path / "m.gguf"), packed=False)
+    assert weights.packed is None
+    torch.testing.assert_close(logits(weights.model), logits(written), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+@pytest.mark.parametrize("lacks", ["blk.2.ffn_up_exps.weight", "blk.2.ffn_down_exps.bias", "blk.1.attn_sinks.weight"])
+def test_one_that_isn_t_whole_is_refused(lacks: str, packed: bool, tmp_path: Path) -> None:
+    write(tmp_path / "whole.gguf", "gpt-oss")
+    path = rewrite(tmp_path / "whole.gguf", tmp_path / "m.gguf", keep=lambda name: name != lacks)
+    named = re.escape(lacks) if "exps" in lacks else "model.layers.1.self_attn.sinks"
+    with pytest.raises(UserError, match=rf"m\.gguf is not whole: 1 .* missing \({named}\)") as caught:
+        load_weights(describe_model(path), packed=packed)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+def test_experts_of_other_models_are_whole_too(packed: bool, tmp_path: Path) -> None:
+    write_tiny_gguf(tmp_path / "whole.gguf", "qwen3moe")
+    lacks = "blk.1.ffn_up_exps.weight"
+    path = rewrite(tmp_path / "whole.gguf", tmp_path / "m.gguf", keep=lambda name: name != lacks)
+    with pytest.raises(UserError, match=rf"1 tensors of experts are missing \({lacks}\)"):
+        load_weights(describe_model(path), packed=packed)
