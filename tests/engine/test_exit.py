@@ -35,6 +35,7 @@ ready.wait()
 """
 DROPPED = "used()"
 HELD = "held = used()"
+FROZEN = "held = used(); gc.freeze()"
 RAISED = """
 def fail():
     held = used()
@@ -56,7 +57,7 @@ def test_a_thread_that_holds_a_model_at_the_end_is_no_fault() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [HELD, RAISED])
+@pytest.mark.parametrize("script", [HELD, FROZEN, RAISED])
 def test_nothing_is_said_at_the_end(script: str) -> None:
     assert ended(script) == ""
 
