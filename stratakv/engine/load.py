@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,24 +18,14 @@ from transformers.utils import logging
 
 from stratakv.engine.attention import use
 from stratakv.engine.cache import KVCache
+from stratakv.engine.complete import check_complete, check_experts, check_used, unused_when_unpacked
 from stratakv.engine.describe import ModelDescription, describe_model
 from stratakv.engine.pieces import reads_in_pieces
 from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
 from stratakv.weights import ggml
 from stratakv.weights.build import CannotStayPackedError, PackedWeights, build_packed
-from stratakv.weights.fill import fill
 from stratakv.weights.hand_over import handed_over
-from stratakv.weights.names import (
-    converted_by_transformers,
-    drop_absent_biases,
-    idle,
-    missing_of_experts,
-    some,
-    tensor_names,
-    transformers_names,
-    used_by_rope,
-)
 from stratakv.weights.size import packed_size
 
 # Beside the weights there must be room for activations, the cache and the largest tensor while it is unpacked
@@ -106,8 +95,7 @@ def load_weights(
     """The model alone; arguments and errors as for `load_model`."""
     notes = []
     if description.gguf:
-        if lacking := missing_of_experts(description.gguf.header):
-            raise _not_whole(description, [f"{len(lacking):,} tensors of experts are missing ({some(lacking)})"])
+        check_experts(description)
         why = ggml.unavailable() if packed else "as asked for"
         if why is None:
             check_memory(description.name, packed_size(description.path, dtype.itemsize))
@@ -133,75 +121,11 @@ def load_weights(
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{description.path} can't be loaded by transformers: {first}") from error
     model, found = loaded
-    notes += check_used(description, unused_unpacked(description, model, found))
+    if description.gguf:
+        notes += check_used(description, unused_when_unpacked(description.gguf, model, found))
     check_complete(description, found)
     model.eval()
     return Weights(model, sum(parameter.nbytes for parameter in model.parameters()), None, tuple(notes))
-
-
-def check_complete(description: ModelDescription, found: Mapping[str, Any]) -> None:
-    """UserError naming weights that transformers has set at random, since the files lack them or hold another shape.
-
-    found: transformers' loading info. Tied weights are none of these.
-    """
-    other = [
-        f"{name} is {_shape(there)}, not {_shape(needed)}" for name, there, needed in sorted(found["mismatched_keys"])
-    ]
-    missing = sorted(set(found["missing_keys"]) - {name for name, *_ in found["mismatched_keys"]})
-    faults = [f"{len(missing):,} weights are missing ({some(missing)})"] if missing else []
-    faults += [f"{len(other):,} weights are of another shape than the model's ({some(other)})"] if other else []
-    if faults:
-        raise _not_whole(description, faults)
-
-
-def _not_whole(description: ModelDescription, faults: list[str]) -> UserError:
-    return UserError(f"{description.path} is not whole: {', '.join(faults)}; download or convert it again")
-
-
-def unused_unpacked(description: ModelDescription, model: Any, found: dict[str, Any]) -> list[str]:
-    """Tensors of a GGUF file that a model which transformers has unpacked is not made of; puts in what it passes over.
-
-    found: transformers' loading info; what is put in, and optional biases that the file lacks, leave its missing keys.
-    """
-    if description.gguf is None:
-        return []
-    header, architecture = description.gguf.header, description.gguf.architecture
-    if architecture == "llama":
-        found["missing_keys"] = set(found["missing_keys"]) - drop_absent_biases(header, model)
-    if converted_by_transformers(architecture):
-        return sorted(found["unexpected_keys"])
-    loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
-    processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=model.config.to_dict())
-    with handed_over(header):
-        names, all_names = transformers_names(model, processor), tensor_names(header, model, processor)
-    stacked = getattr(processor, "GGUF_MOE_WEIGHTS_PATTERN", None)  # gate and up, which it puts together
-    names |= {name: "" for tensor in header.tensors if stacked and re.fullmatch(stacked, name := tensor.name)}
-    unused = [name for tensor in header.tensors if (name := tensor.name) not in names]
-    try:
-        filled = fill(model, header, all_names, {name for name in unused if name in all_names})
-    except ValueError as error:
-        raise UserError(
-            f"{description.path} can't be unpacked: {error}; it can be used with its weights packed"
-        ) from error
-    found["missing_keys"] = set(found["missing_keys"]) - filled
-    unused = [name for name in unused if name not in all_names]
-    return [name for name in unused if not used_by_rope(header, model, name)]
-
-
-def check_used(description: ModelDescription, unused: Sequence[str]) -> list[str]:
-    """UserError where a file has tensors that nothing uses and that llama.cpp would compute with; a line about those that are
-    left out without harm."""
-    harmless = idle(unused, description.config.get_text_config(decoder=True))
-    if wrong := [name for name in unused if name not in harmless]:
-        raise UserError(
-            f"{description.path} has {len(wrong):,} tensors that transformers' {description.config.model_type} has no place for "
-            f"({some(wrong)}): without them its answers would be wrong; take another file of the model"
-        )
-    return [f"{len(harmless):,} tensors are left out, no answer needs them: {some(harmless)}"] if harmless else []
-
-
-def _shape(size: Any) -> str:
-    return " x ".join(map(str, size))
 
 
 def _unpacked_note(description: ModelDescription, dtype: torch.dtype, why: str) -> str:
