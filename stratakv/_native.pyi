@@ -109,6 +109,16 @@ def append(
     Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf or nan, 2 too large.
     """
 
+def packings() -> list[str]:
+    """
+    Ways to pack codes that the kernels read, in the order of Side's `codes`.
+    """
+
+def encodings() -> list[str]:
+    """
+    Ways to encode that the kernels know, in the order of Encoder's `form`; one more: none.
+    """
+
 def kernels() -> list[str]:
     """Names of the attention kernels that run on this machine, best first."""
 

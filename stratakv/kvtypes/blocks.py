@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from stratakv.errors import UserError
+from stratakv.kvtypes.code import Code, Encoding
 from stratakv.kvtypes.packing import pack_f16, pack_plane, unpack_f16, unpack_plane
 from stratakv.kvtypes.types import Field, KVType
 
@@ -50,6 +51,18 @@ class BlockType(KVType):
             return (*scales, Field("codes", size))
         high = (Field("codes", size // 8),) if self.bits == 5 else ()
         return (*scales, *high, Field("codes", size // 2))
+
+    @property
+    def packing(self) -> str:
+        return {4: "halves", 5: "halves_1", 8: "byte"}[self.bits]
+
+    def code(self, head_dim: int) -> Code:
+        if self.bits == 8:
+            return Code(encoding=Encoding("q8", bits=8))
+        first = 0 if self.minimum else -(2 ** (self.bits - 1))
+        table = tuple(range(first, first + 2**self.bits))
+        encoding = Encoding("minimum" if self.minimum else "middle", bits=self.bits)
+        return Code(table, signed_scale=not self.minimum, encoding=encoding)
 
     def _encode(self, x: Tensor) -> Tensor:
         rows, head_dim = x.shape

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stratakv.errors import UserError
+from stratakv.kvtypes.code import Code, Encoding
 from stratakv.kvtypes.types import Field, KVType
 
 
@@ -33,6 +34,13 @@ class FloatType(KVType):
 
     def fields(self, head_dim: int) -> tuple[Field, ...]:
         return (Field("float", head_dim * self.dtype.itemsize),)
+
+    @property
+    def packing(self) -> str:
+        return f"rows_{self.name}"
+
+    def code(self, head_dim: int) -> Code:
+        return Code(encoding=Encoding(self.name))
 
     def _encode(self, x: Tensor) -> Tensor:
         stored = x.to(self.dtype, copy=True)

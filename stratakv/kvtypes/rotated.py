@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stratakv.kvtypes.blocks import BlockType, check_multiple_of_8
+from stratakv.kvtypes.code import Code
 from stratakv.kvtypes.hadamard import Rotation
 from stratakv.kvtypes.types import Field, KVType
 
@@ -38,6 +39,13 @@ class RotatedType(KVType):
 
     def rotation(self, head_dim: int) -> Rotation:
         return Rotation(head_dim & -head_dim, None)  # the lowest set bit: the largest power of two that divides it
+
+    @property
+    def packing(self) -> str:
+        return self.stored.packing
+
+    def code(self, head_dim: int) -> Code:
+        return self.stored.code(head_dim)
 
     def _encode(self, x: Tensor) -> Tensor:
         rotation = self.rotation(x.shape[-1])

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from stratakv.errors import UserError
+from stratakv.kvtypes.code import Code, Encoding
 from stratakv.kvtypes.codebook import codebook
 from stratakv.kvtypes.hadamard import Rotation, has_hadamard
 from stratakv.kvtypes.packing import pack_f16, pack_plane, unpack_f16, unpack_plane
@@ -60,6 +61,16 @@ class TurboType(KVType):
     def fields(self, head_dim: int) -> tuple[Field, ...]:
         block = self.block_size(head_dim)
         return (Field("scale", 2), *(Field("codes", block * width // 8) for width in _PLANE_WIDTHS[self.bits]))
+
+    @property
+    def packing(self) -> str:
+        return {2: "pair", 3: "pair_1", 4: "nibble", 5: "nibble_1", 6: "nibble_2", 8: "byte_index"}[self.bits]
+
+    def code(self, head_dim: int) -> Code:
+        book = codebook(self.block_size(head_dim), self.bits)
+        integers, thresholds = tuple(book.integers.tolist()), tuple(book.thresholds.tolist())
+        table = integers if self.bits < 8 else ()  # bytes are entries, 128 higher
+        return Code(table, book.scale, encoding=Encoding("turbo", self.bits, thresholds, integers, book.scale))
 
     def rotation(self, head_dim: int) -> Rotation:
         return Rotation(self.block_size(head_dim), _SEED)

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from stratakv.kvtypes.code import Code
 from stratakv.kvtypes.hadamard import Rotation
 
 
@@ -62,6 +63,16 @@ class KVType(ABC):
     @abstractmethod
     def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
         """uint8 [n, nbytes] -> float32 [n, head_dim] in the stored basis, in memory of its own."""
+
+    @property
+    def packing(self) -> str | None:
+        """How codes lie in the "codes" fields, by the name that kernels have for it (`STRATAKV_PACKINGS` in
+        kernels/cpu/attend.h draws them); "rows_f32" and its like for floats. None: only plain torch reads the type."""
+        return None
+
+    def code(self, head_dim: int) -> Code:
+        """What the codes stand for; for types with a packing."""
+        raise NotImplementedError(f"{self.name} has no packing that kernels read")
 
     def nbytes(self, head_dim: int) -> int:
         """Bytes of one vector. UserError when head_dim can't be stored."""

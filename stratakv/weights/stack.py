@@ -190,6 +190,8 @@ def _placed(placing: list[Any], batch: int, tokens: int) -> list[Placed] | None:
         place = layer.place(batch, tokens)
         if place is None or not isinstance(place.kernel, CpuKernel):
             return None
+        if not place.kernel.encodes(place.pool):
+            return None
         # layers share steps: asking each costs a microsecond
         if (not placed or place.step is not placed[-1].step) and Plan.of(place.step).decoding is None:
             return None

@@ -8,21 +8,27 @@
 
 namespace stratakv {
 
-// How a side's codes are packed. The order is known to Python (stratakv/kernels/cpu_attention.py).
-enum class Codes : int {
-    rows_f32,   // floats, token by token
-    rows_f16,
-    rows_bf16,
-    byte,       // q8_0: one signed byte a value
-    byte_index, // turbo8: the same, 128 higher
-    nibble,     // turbo4: value i in nibble i % 2 of byte i / 2
-    nibble_1,   // turbo5: and a plane of bit 4
-    nibble_2,   // turbo6: and a plane of bits 4, 5
-    pair,       // turbo2: value i at bits 2 (i % 4) of byte i / 4
-    pair_1,     // turbo3: and a plane of bit 2
-    halves,     // q4_0, q4_1: blocks of 32, low nibbles the first 16 values, high ones the other 16
-    halves_1,   // q5_0, q5_1: and a plane of bit 4
-};
+// How a side's codes are packed: the one table of all ways. A type names its own (stratakv/kvtypes/code.py); each of the second list
+// has a Packing in unpack.h, and nothing else knows their number.
+#define STRATAKV_ROWS(X)                     \
+    X(rows_f32) /* floats, token by token */ \
+    X(rows_f16)                              \
+    X(rows_bf16)
+#define STRATAKV_PACKINGS(X)                                                                                    \
+    X(byte)       /* q8_0: one signed byte a value */                                                           \
+    X(byte_index) /* turbo8: the same, 128 higher */                                                            \
+    X(nibble)     /* turbo4: value i in nibble i % 2 of byte i / 2 */                                           \
+    X(nibble_1)   /* turbo5: and a plane of bit 4 */                                                            \
+    X(nibble_2)   /* turbo6: and a plane of bits 4, 5 */                                                        \
+    X(pair)       /* turbo2: value i at bits 2 (i % 4) of byte i / 4 */                                         \
+    X(pair_1)     /* turbo3: and a plane of bit 2 */                                                            \
+    X(halves)     /* q4_0, q4_1: blocks of 32, low nibbles the first 16 values, high ones the other 16 */       \
+    X(halves_1)   /* q5_0, q5_1: and a plane of bit 4 */
+
+#define STRATAKV_VALUE(name) name,
+#define STRATAKV_NAME(name) #name,
+enum class Codes : int { STRATAKV_ROWS(STRATAKV_VALUE) STRATAKV_PACKINGS(STRATAKV_VALUE) };
+constexpr const char *kCodeNames[] = {STRATAKV_ROWS(STRATAKV_NAME) STRATAKV_PACKINGS(STRATAKV_NAME)};
 
 // One side (K or V) of a layer's pages. A value is table[code] * unit * scale + minimum.
 struct Side {

@@ -74,46 +74,16 @@ inline bool integer_side(const Attention &a, const Side &side) {
     return side.vectors && !a.precise;
 }
 
-template <Codes C>
-constexpr int sub_of() { return Packing<C>::kSub; }
-
 inline int subs(Codes codes) {
-    switch (codes) {
-        case Codes::byte:
-        case Codes::byte_index: return sub_of<Codes::byte>();
-        case Codes::pair:
-        case Codes::pair_1: return sub_of<Codes::pair>();
-        default: return sub_of<Codes::nibble>();
-    }
+    int found = 1;
+    with_codes(codes, [&](auto c) { found = Packing<decltype(c)::value>::kSub; });
+    return found;
 }
 
 inline int lane_dim(Codes codes, int byte, int sub) {
-    switch (codes) {
-        case Codes::byte:
-        case Codes::byte_index: return dim_of<Codes::byte>(byte, sub);
-        case Codes::pair:
-        case Codes::pair_1: return dim_of<Codes::pair>(byte, sub);
-        case Codes::halves:
-        case Codes::halves_1: return dim_of<Codes::halves>(byte, sub);
-        default: return dim_of<Codes::nibble>(byte, sub);
-    }
-}
-
-// Calls f with the packing as a template argument.
-template <typename Function>
-void with_codes(Codes codes, Function f) {
-    switch (codes) {
-        case Codes::byte: return f(std::integral_constant<Codes, Codes::byte>());
-        case Codes::byte_index: return f(std::integral_constant<Codes, Codes::byte_index>());
-        case Codes::nibble: return f(std::integral_constant<Codes, Codes::nibble>());
-        case Codes::nibble_1: return f(std::integral_constant<Codes, Codes::nibble_1>());
-        case Codes::nibble_2: return f(std::integral_constant<Codes, Codes::nibble_2>());
-        case Codes::pair: return f(std::integral_constant<Codes, Codes::pair>());
-        case Codes::pair_1: return f(std::integral_constant<Codes, Codes::pair_1>());
-        case Codes::halves: return f(std::integral_constant<Codes, Codes::halves>());
-        case Codes::halves_1: return f(std::integral_constant<Codes, Codes::halves_1>());
-        default: return;  // floats have no codes
-    }
+    int found = byte;
+    with_codes(codes, [&](auto c) { found = dim_of<decltype(c)::value>(byte, sub); });
+    return found;
 }
 
 // Whether scores are multiplied by the scale before anything else: a softcap wants it, and the maximum of negative multiples.

@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -126,6 +127,7 @@ std::pair<int, int> append_states(const std::string &kernel, const Layout &layou
     EncodeTask tasks[2] = {};
     tasks[0].encoder = &layout.k_encoder, tasks[0].states = matrix<Input>(k, layout.kv_heads, layout.k.dim);
     tasks[1].encoder = &layout.v_encoder, tasks[1].states = matrix<Input>(v, layout.kv_heads, layout.v.dim);
+    wants(layout.encodes(), "a type of this layout is encoded by its own code");
     wants(k.shape(0) == slots.shape(0) && v.shape(0) == slots.shape(0), "k, v and slots: one entry a token");
     for (EncodeTask &task : tasks) {
         task.heads = layout.kv_heads, task.tokens = static_cast<int>(slots.shape(0));
@@ -173,6 +175,10 @@ void bind_attention(nb::module_ &m) {
           "Decode tokens of pages to rows in the stored basis, float32 or bfloat16 (as int16), [sequences, kv_heads, tokens, dim].");
     m.def("append", &append_states, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "k"_a, "v"_a, "slots"_a, "threads"_a,
           "Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf or nan, 2 too large.");
+    m.def("packings", [] { return std::vector<std::string>(std::begin(kCodeNames), std::end(kCodeNames)); },
+          "Ways to pack codes that the kernels read, in the order of Side's `codes`.");
+    m.def("encodings", [] { return std::vector<std::string>(std::begin(Encoder::kForms), std::end(Encoder::kForms)); },
+          "Ways to encode that the kernels know, in the order of Encoder's `form`; one more: none.");
     m.def("kernels", [] {
         std::vector<std::string> names;
         for (const Kernel *kernel : kernels()) names.emplace_back(kernel->name);

@@ -9,7 +9,9 @@ namespace stratakv {
 
 // The stored form of one side's vectors. Everything that decides bytes comes from the type itself (stratakv/kvtypes).
 struct Encoder {
-    enum class Form : int { f32, f16, bf16, turbo, q8, minimum, middle };
+    // none: the type is encoded by its own code, not here
+    enum class Form : int { f32, f16, bf16, turbo, q8, minimum, middle, none };
+    static constexpr const char *kForms[] = {"f32", "f16", "bf16", "turbo", "q8", "minimum", "middle"};
     Form form = Form::f32;
     int dim = 0, nbytes = 0, blocks = 1, bits = 0;
     Rotation rotation;

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from stratakv.kernels.cpu import prefill
-from stratakv.kernels.cpu.layout import MAX_HEAD_DIM, compiled, knows
+from stratakv.kernels.cpu.layout import MAX_HEAD_DIM, compiled, encodes, knows
 from stratakv.kernels.cpu.plan import Chunk, Plan
 from stratakv.kernels.kernel import Attended, CannotStoreError, Options
 from stratakv.kernels.native import native
 from stratakv.kernels.step import Step
+from stratakv.kernels.torch_kernel import Torch
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
 
@@ -43,6 +44,9 @@ class CpuKernel:
 
     def append(self, pool: Pool, key: torch.Tensor, value: torch.Tensor, slots: NDArray[np.int64]) -> None:
         """See Kernel."""
+        if not self.encodes(pool):
+            Torch().append(pool, key, value, slots)
+            return
         side, what = self._module.append(
             self.name,
             compiled(pool),
@@ -55,6 +59,11 @@ class CpuKernel:
         )
         if side >= 0:
             raise self.refusal(pool.layout, side, what)
+
+    @staticmethod
+    def encodes(pool: Pool) -> bool:
+        """Whether the compiled code writes the pool's types; otherwise they do it themselves, in torch."""
+        return pool.once(encodes, lambda: encodes(pool.layout))
 
     @staticmethod
     def refusal(layout: PageLayout, side: int, what: int) -> CannotStoreError:

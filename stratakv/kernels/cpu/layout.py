@@ -10,44 +10,34 @@ import numpy as np
 
 from stratakv.kernels.native import native
 from stratakv.kvtypes import KVType
-from stratakv.kvtypes.blocks import BlockType
-from stratakv.kvtypes.codebook import codebook
-from stratakv.kvtypes.rotated import RotatedType
+from stratakv.kvtypes.code import Encoding
 from stratakv.pages.layout import GROUP, PageLayout, Region, word_bytes
 from stratakv.pages.pool import Pool
 
 Side = Literal["k", "v"]
 
 MAX_HEAD_DIM = 1024
-# The order of `Codes` in cpu/attend.h
-_CODES = (
-    *("rows_f32", "rows_f16", "rows_bf16", "byte", "byte_index", "nibble", "nibble_1", "nibble_2"),
-    *("pair", "pair_1", "halves", "halves_1"),
-)
-_PACKING = {
-    "f32": "rows_f32",
-    "f16": "rows_f16",
-    "bf16": "rows_bf16",
-    "q8_0": "byte",
-    "q5_1": "halves_1",
-    "q5_0": "halves_1",
-    "q4_1": "halves",
-    "q4_0": "halves",
-    "turbo2": "pair",
-    "turbo3": "pair_1",
-    "turbo4": "nibble",
-    "turbo5": "nibble_1",
-    "turbo6": "nibble_2",
-    "turbo8": "byte_index",
-}
-_FIRST_CODE = {"q4_0": -8, "q5_0": -16, "q4_1": 0, "q5_1": 0}
-# The order of Encoder::Form in cpu/encode.h
-_FORMS = ("f32", "f16", "bf16", "turbo", "q8", "minimum", "middle")
+
+
+@lru_cache(maxsize=1)
+def _names() -> tuple[list[str], list[str]]:
+    """Packings and encodings that the compiled module knows, in its order; none without the module."""
+    module = native()
+    return (module.packings(), module.encodings()) if module else ([], [])
 
 
 def knows(*types: KVType) -> bool:
-    """Whether the compiled kernels read and write all these types; the others run in plain torch."""
-    return all(type_.name.removesuffix("_rot") in _PACKING for type_ in types)
+    """Whether the compiled kernels read pages of all these types; the others run in plain torch."""
+    packings, _ = _names()
+    return all(type_.packing in packings for type_ in types)
+
+
+def encodes(layout: PageLayout) -> bool:
+    """Whether they write them too; otherwise the types do it themselves."""
+    sides = (layout.k, layout.k_dim), (layout.v, layout.v_dim)
+    _, encodings = _names()
+    found = [type_.code(dim).encoding for type_, dim in sides]
+    return all(encoding is not None and encoding.form in encodings for encoding in found)
 
 
 @lru_cache(maxsize=256)
@@ -71,21 +61,14 @@ def compiled(pool: Pool) -> Any:
 
 
 def _side(side: Side, type_: KVType, dim: int, places: list[Region]) -> Any:
-    plain = type_.name.removesuffix("_rot")
-    blocks = type_.blocks(dim)
+    blocks, code = type_.blocks(dim), type_.code(dim)
     scales = [r for r in places if r.kind == "scale"]
     # the base plane is the larger one: q5's high bits come before it
     planes = sorted((r for r in places if r.kind != "scale"), key=lambda r: -r.nbytes)
     base, high = planes[0], planes[1] if len(planes) > 1 else None
-    unit, table = 1.0, list[int]()
-    if type_.turbo:
-        book = codebook(dim // blocks, int(plain.removeprefix("turbo")))
-        unit, table = book.scale, book.integers.tolist() if len(book.integers) <= 64 else []
-    elif plain in _FIRST_CODE:
-        table = [code + _FIRST_CODE[plain] for code in range(32 if plain.startswith("q5") else 16)]
     module: Any = native()
     return module.Side(
-        codes=_CODES.index(_PACKING[plain]),
+        codes=_names()[0].index(str(type_.packing)),
         dim=dim,
         nbytes=type_.nbytes(dim),
         blocks=blocks,
@@ -98,9 +81,9 @@ def _side(side: Side, type_: KVType, dim: int, places: list[Region]) -> Any:
         high=high.offset if high else 0,
         scale=scales[0].offset if scales else 0,
         minimum=scales[1].offset if len(scales) > 1 else -1,
-        signed_scale=plain in ("q4_0", "q5_0"),
-        unit=unit,
-        table=table,
+        signed_scale=code.signed_scale,
+        unit=code.unit,
+        table=list(code.table),
     )
 
 
@@ -125,22 +108,18 @@ def encoder_fields(layout: PageLayout, side: Side) -> dict[str, Any]:
 
 
 def _form(type_: KVType, dim: int) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"bits": 0, "thresholds": [], "integers": [], "unit": 1.0}
-    if type_.turbo:
-        bits = int(type_.name.removeprefix("turbo"))
-        book = codebook(dim // type_.blocks(dim), bits)
-        return {
-            "form": _FORMS.index("turbo"),
-            "bits": bits,
-            "thresholds": book.thresholds.tolist(),
-            "integers": book.integers.tolist(),
-            "unit": book.scale,
-        }
-    stored = type_.stored if isinstance(type_, RotatedType) else type_
-    if not isinstance(stored, BlockType):
-        return {**nothing, "form": _FORMS.index(type_.name)}
-    form = "q8" if stored.bits == 8 else "minimum" if stored.minimum else "middle"
-    return {**nothing, "form": _FORMS.index(form), "bits": stored.bits}
+    encoding, forms = type_.code(dim).encoding, _names()[1]
+    if encoding is None or encoding.form not in forms:
+        encoding, form = Encoding("none"), len(forms)
+    else:
+        form = forms.index(encoding.form)
+    return {
+        "form": form,
+        "bits": encoding.bits,
+        "thresholds": list(encoding.thresholds),
+        "integers": list(encoding.integers),
+        "unit": encoding.unit,
+    }
 
 
 def _rotation(type_: KVType, dim: int) -> dict[str, Any]:

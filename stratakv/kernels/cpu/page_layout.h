@@ -10,6 +10,8 @@ struct Layout {
     Rotation from_v;  // out of V's stored basis
     int kv_heads;
     std::int64_t tile_bytes;
+
+    bool encodes() const { return k_encoder.form != Encoder::Form::none && v_encoder.form != Encoder::Form::none; }
 };
 
 }  // namespace stratakv

@@ -96,15 +96,7 @@ inline void decode_row(const Side &side, const std::uint8_t *tile, int token, fl
             }
             return;
         }
-        case Codes::byte_index: return decode_codes<Codes::byte_index>(side, tile, token, row);
-        case Codes::byte: return decode_codes<Codes::byte>(side, tile, token, row);
-        case Codes::nibble: return decode_codes<Codes::nibble>(side, tile, token, row);
-        case Codes::nibble_1: return decode_codes<Codes::nibble_1>(side, tile, token, row);
-        case Codes::nibble_2: return decode_codes<Codes::nibble_2>(side, tile, token, row);
-        case Codes::pair: return decode_codes<Codes::pair>(side, tile, token, row);
-        case Codes::pair_1: return decode_codes<Codes::pair_1>(side, tile, token, row);
-        case Codes::halves: return decode_codes<Codes::halves>(side, tile, token, row);
-        case Codes::halves_1: return decode_codes<Codes::halves_1>(side, tile, token, row);
+        default: with_codes(side.codes, [&](auto c) { decode_codes<decltype(c)::value>(side, tile, token, row); });
     }
 }
 

@@ -3,6 +3,8 @@
 // A unit is 64 bytes of the base plane: for K 16 tokens x one word (4 bytes), for V 16 bytes x 4 tokens. It holds kSub
 // vectors of one signed byte a value. Bit planes beyond the base plane are fetched so that they fall on the same bytes.
 #pragma once
+#include <type_traits>
+
 #include "attend.h"
 
 namespace {
@@ -27,6 +29,18 @@ template <> struct Packing<Codes::pair> : Bits<2, 2> {};
 template <> struct Packing<Codes::pair_1> : Bits<2, 3> {};
 template <> struct Packing<Codes::halves> : Bits<4, 4> {};
 template <> struct Packing<Codes::halves_1> : Bits<4, 5> {};
+
+// Calls f with the packing as a template argument; not for floats, which have no codes.
+template <typename Function>
+inline void with_codes(Codes codes, Function f) {
+    switch (codes) {
+#define STRATAKV_CASE(name) \
+    case Codes::name: return f(std::integral_constant<Codes, Codes::name>());
+        STRATAKV_PACKINGS(STRATAKV_CASE)
+#undef STRATAKV_CASE
+        default: return;
+    }
+}
 
 template <Codes C>
 constexpr bool kHasHigh = Packing<C>::kIndexBits > Packing<C>::kBase;

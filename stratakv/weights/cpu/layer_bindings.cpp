@@ -48,6 +48,7 @@ struct Layers {
             const AttentionPart &part = layers[i]->attention;
             wants(layouts[i]->kv_heads == part.kv_heads && layouts[i]->k.dim == part.dim && layouts[i]->v.dim == part.dim,
                   "the layer's pages hold other heads");
+            wants(layouts[i]->encodes(), "a type of the layer is encoded by its own code");
             pages.push_back({layouts[i], {row[kBase], row[kStride]}, at<const std::int64_t>(row[kSlots]), at<const std::int64_t>(row[kPages]),
                              at<const std::int64_t>(row[kPageStart]), at<const std::int32_t>(row[kQueryStart]),
                              at<const std::int32_t>(row[kFirst]), at<const std::int32_t>(row[kLast])});

@@ -185,9 +185,10 @@ def test_a_forked_child_attends_too() -> None:
     view, q = pages("turbo4", "turbo4", (64, 64), 300), torch.randn(2, 4, 1, 64)
     both(view, q, KERNELS[0])  # the parent's threads exist now
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply_async(_child_error, (view, q)).get(timeout=60) <= 1e-2
+        assert pool.apply_async(_child_error).get(timeout=60) <= 1e-2
 
 
-def _child_error(view: Packed, q: torch.Tensor) -> float:
+def _child_error() -> float:
     torch.set_num_threads(2)
+    view, q = pages("turbo4", "turbo4", (64, 64), 300), torch.randn(2, 4, 1, 64)
     return error(*both(view, q, KERNELS[0]))
