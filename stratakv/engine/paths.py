@@ -10,8 +10,7 @@ from transformers import PreTrainedConfig
 from stratakv.engine.architecture import causal_class
 from stratakv.kernels.choice import preferred
 from stratakv.kernels.cpu.layout import MAX_HEAD_DIM
-from stratakv.kvtypes import kv_type
-from stratakv.pages.layout import PageLayout
+from stratakv.pages.layout import layout_of
 from stratakv.profile import Profile
 from stratakv.profile.profile import ordinals_text
 
@@ -34,9 +33,8 @@ def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any
         why = f"no kernel for a head_dim above {MAX_HEAD_DIM}"
     kernel = preferred()
     refused: dict[int, str] = {}
-    for layer, (k, v) in zip(layers, profile.pairs, strict=True):
-        layout = PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads)
-        reason = kernel.refuses(layout, torch.device("cpu"))
+    for layer, storage in zip(layers, profile.storages, strict=True):
+        reason = kernel.refuses(layout_of(layer, storage), torch.device("cpu"))
         if layer not in decoded and reason is not None:
             refused[layer.layer] = reason
     found = {"kernel": kernel.name, "decoded_layers": [layer.layer for layer in decoded], "why": why}

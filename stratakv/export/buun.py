@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from stratakv.export.target import Command, Costs, NotExpressible, budget, refuse_mla, storable, unknown_types
-from stratakv.profile import Profile
+from stratakv.profile import LayerStorage, Profile
 from stratakv.profile.profile import Pair
 from stratakv.tune.allocate import Options, Table
 
@@ -64,9 +64,7 @@ def allocate(profile: Profile, allowed: Sequence[Sequence[Pair]], costs: Costs) 
     """The pairs of least cost out of those allowed by KV ordinal within the profile's budget; the smallest where none fits."""
     options = []
     for ordinal, (layer, pairs) in enumerate(zip(profile.geometry.kv_layers, allowed, strict=True)):
-        sizes = [
-            sum(Profile("", profile.geometry, (pair,) * len(profile.pairs)).layer_bytes(ordinal)) for pair in pairs
-        ]
+        sizes = [sum(LayerStorage.of(pair).token_bytes(layer)) for pair in pairs]
         assert layer.ordinal == ordinal
         options.append(
             Options(tuple(pairs), tuple(sizes), tuple(costs(ordinal, 0, k) + costs(ordinal, 1, v) for k, v in pairs))

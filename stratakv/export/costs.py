@@ -13,6 +13,7 @@ import torch
 from stratakv.evidence.tuning import damages_of
 from stratakv.export.target import Costs
 from stratakv.kvtypes import kv_type
+from stratakv.kvtypes.blocks import BlockType
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import Pair
 
@@ -95,9 +96,7 @@ def distance_costs(profile: Profile) -> Costs:
         head_dim = profile.geometry.kv_layers[ordinal].head_dim[side]
         own, other = (kv_type(each).bits_per_value(head_dim) for each in (profile.pairs[ordinal][side], name))
         away = other - own if other > own else 2 * (own - other)
-        plain = name.startswith("q") and not name.endswith(
-            "_rot"
-        )  # at equal bits the rotated form, which is hardly ever worse
+        plain = isinstance(kv_type(name), BlockType)  # at equal bits the rotated form, which is hardly ever worse
         return away + (1e-6 if plain else 0.0)
 
     return cost

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ from stratakv.export.target import (
     unknown_types,
 )
 from stratakv.kvtypes import kv_type
+from stratakv.kvtypes.rotated import RotatedType
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import Pair
+from stratakv.profile.storage import side_bytes
 
 _PLAIN = ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 _ROTATED = ("f16", "bf16", "q8_0_rot", "q5_1_rot", "q5_0_rot", "q4_1_rot", "q4_0_rot")
@@ -88,14 +91,12 @@ class _Front:
         return [names[first]] * end + [names[middle]] * (start - end) + [names[last]] * (self.layers - start)
 
 
-def _sides_front(geometry: ModelGeometry, side: int, costs: Costs) -> _Front:
+def _sides_front(geometry: ModelGeometry, side: Literal[0, 1], costs: Costs) -> _Front:
     layers = geometry.kv_layers
     families = [[name for name in storable(names, geometry) if name != "bf16"] for names in (_PLAIN, _ROTATED)]
     found = []
     for family, names in enumerate(families):
-        size = _sums(
-            [[layer.kv_heads * kv_type(name).nbytes(layer.head_dim[side]) for layer in layers] for name in names]
-        )
+        size = _sums([[side_bytes(kv_type(name), layer, side) for layer in layers] for name in names])
         cost = _sums([[costs(ordinal, side, name) for ordinal in range(len(layers))] for name in names])
         end, start = np.triu_indices(len(layers) + 1)
         for first in range(len(names)):
@@ -136,13 +137,13 @@ def _side(names: list[str], letter: str, geometry: ModelGeometry) -> list[str]:
             f"of {side} it can set the first N, the last N and the rest, {len(runs)} runs are asked for: {in_layers(found)}"
         )
     quantized = [name for name in names if name not in ("f16", "bf16")]
-    rotated = [name for name in quantized if name.endswith("_rot")]
+    rotated = [name for name in quantized if isinstance(kv_type(name), RotatedType)]
     if rotated and len(rotated) < len(quantized):
         mixed = ", ".join(dict.fromkeys(quantized))
         raise NotExpressible(
             f"-{letter}had rotates all of {side} or nothing, rotated and plain types are mixed: {mixed}"
         )
-    stock = [(name.removesuffix("_rot"), count) for name, count in runs]
+    stock = [(_stored(name), count) for name, count in runs]
     raw = [layer.layer for layer in geometry.kv_layers]
     rest = stock[0] if len(stock) == 1 else stock[1]
     words = [f"-ct{letter}", rest[0]]
@@ -152,3 +153,9 @@ def _side(names: list[str], letter: str, geometry: ModelGeometry) -> list[str]:
         start = raw[stock[0][1] + stock[1][1]]
         words += [f"-ct{letter}-last", f"{stock[2][0]},{len(geometry.layers) - start}"]
     return words + ([f"-{letter}had"] if rotated else [])
+
+
+def _stored(name: str) -> str:
+    """The stock type that a rotated one is stored as; any other is itself."""
+    type_ = kv_type(name)
+    return type_.stored.name if isinstance(type_, RotatedType) else name

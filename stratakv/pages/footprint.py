@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stratakv.pages.layout import PAGE_TOKENS
-from stratakv.profile import Profile
+from stratakv.profile import LayerGeometry, LayerStorage, Profile
 
 PIECE = 512  # tokens of a prompt in one forward call: what `serve -b` and `generate` take
 LONGEST = 1 << 40  # tokens; a model whose layers are all windowed never grows to it
@@ -15,9 +15,18 @@ def allocated_bytes(profile: Profile, context: int, piece: int = PIECE) -> int:
     Layers that keep every token take whole pages of them. Sliding and chunked layers free pages that lie wholly before the
     window, so they take at most the pages that a window and a piece of a prompt can touch.
     """
-    layers = profile.geometry.kv_layers
-    pages = (pages_of(context, layer.window, piece) for layer in layers)
-    return sum(PAGE_TOKENS * count * sum(profile.layer_bytes(ordinal)) for ordinal, count in enumerate(pages))
+    layers = zip(profile.storages, profile.geometry.kv_layers, strict=True)
+    return sum(allocated_in(layer, storage, context, piece) for storage, layer in layers)
+
+
+def allocated_in(layer: LayerGeometry, storage: LayerStorage, context: int, piece: int = PIECE) -> int:
+    """The same of one layer."""
+    return pages_of(context, layer.window, piece) * page_bytes(layer, storage)
+
+
+def page_bytes(layer: LayerGeometry, storage: LayerStorage) -> int:
+    """Bytes of one page of a layer."""
+    return storage.nbytes(layer, PAGE_TOKENS, windowed=False)
 
 
 def longest_context(profile: Profile, memory: int) -> int:

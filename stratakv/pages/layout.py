@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratakv.kvtypes import KVType
+from stratakv.profile import LayerGeometry, LayerStorage
 
 PAGE_TOKENS = 128  # of the engines' own pages
 ORDER = "v1"  # another one when bytes lie in another order
@@ -88,6 +89,11 @@ class PageLayout:
     def regions(self) -> tuple[Region, ...]:
         """The tile's regions in the order of their offsets: codes and floats of K, then of V, scales of K, then of V."""
         return _regions(self)
+
+
+def layout_of(layer: LayerGeometry, storage: LayerStorage) -> PageLayout:
+    """The layout of a layer's pages in the engines' own size."""
+    return PageLayout(storage.k, storage.v, *layer.head_dim, layer.kv_heads)
 
 
 @dataclass(frozen=True)

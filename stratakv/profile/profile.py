@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.profile.geometry import ModelGeometry
+from stratakv.profile.storage import LayerStorage
 
 Pair = tuple[str, str]
 
@@ -47,14 +49,14 @@ class Profile:
                 except UserError as error:
                     raise UserError(f"KV layer {ordinal}, {side}: {error}") from None
 
+    @cached_property
+    def storages(self) -> tuple[LayerStorage, ...]:
+        """How the layers store K and V, by KV ordinal: what the pairs name."""
+        return tuple(LayerStorage.of(pair) for pair in self.pairs)
+
     def layer_bytes(self, ordinal: int) -> tuple[int, int]:
         """K and V bytes that one token takes in this KV layer, all its kv heads together."""
-        layer = self.geometry.kv_layers[ordinal]
-        k, v = self.pairs[ordinal]
-        return (
-            layer.kv_heads * kv_type(k).nbytes(layer.head_dim[0]),
-            layer.kv_heads * kv_type(v).nbytes(layer.head_dim[1]),
-        )
+        return self.storages[ordinal].token_bytes(self.geometry.kv_layers[ordinal])
 
     @property
     def bytes_per_token(self) -> int:
@@ -69,10 +71,8 @@ class Profile:
 
     def bytes_at(self, context: int) -> int:
         """Bytes of one sequence of `context` tokens; sliding and chunked layers keep at most their window."""
-        return sum(
-            sum(self.layer_bytes(ordinal)) * (context if layer.window is None else min(context, layer.window))
-            for ordinal, layer in enumerate(self.geometry.kv_layers)
-        )
+        layers = zip(self.storages, self.geometry.kv_layers, strict=True)
+        return sum(storage.nbytes(layer, context) for storage, layer in layers)
 
 
 def pair_text(pair: Pair) -> str:

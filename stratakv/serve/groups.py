@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stratakv.pages.footprint import pages_of
+from stratakv.pages.footprint import page_bytes, pages_of
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile
 from stratakv.profile.geometry import LayerGeometry
@@ -40,7 +40,7 @@ def window_groups(profile: Profile) -> list[WindowGroup]:
         found.setdefault((kind, layer.window), []).append((ordinal, layer))
     groups = []
     for (kind, window), layers in sorted(found.items(), key=lambda item: (item[0][1] is not None, item[0][1] or 0)):
-        nbytes = PAGE_TOKENS * sum(sum(profile.layer_bytes(ordinal)) for ordinal, _ in layers)
+        nbytes = sum(page_bytes(layer, profile.storages[ordinal]) for ordinal, layer in layers)
         groups.append(WindowGroup(kind, window, tuple(layers), nbytes))
     return groups
 

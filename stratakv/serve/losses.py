@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stratakv.kernels.choice import TORCH, kernel_for
-from stratakv.kvtypes import kv_type
-from stratakv.pages.layout import PageLayout
+from stratakv.pages.layout import layout_of
+from stratakv.profile import LayerStorage
 from stratakv.serve.grammar import Grammars
 from stratakv.serve.groups import WindowGroup
 from stratakv.serve.request import Loss
@@ -14,10 +14,10 @@ from stratakv.serve.runner import BatchedRunner, SeparateRunner
 def losses(
     runner: BatchedRunner | SeparateRunner,
     groups: list[WindowGroup],
-    pairs: tuple[tuple[str, str], ...],
+    storages: tuple[LayerStorage, ...],
     grammars: Grammars,
 ) -> tuple[Loss, ...]:
-    """Every loss of an engine, the gravest first. pairs: type names of K and V by KV ordinal."""
+    """Every loss of an engine, the gravest first. storages: by KV ordinal."""
     found = []
     if isinstance(runner, SeparateRunner):
         found += [
@@ -31,9 +31,7 @@ def losses(
     slow = []
     for group in groups:
         for ordinal, layer in group.layers:
-            k, v = pairs[ordinal]
-            layout = PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads)
-            if kernel_for(layout, runner.device) is TORCH:
+            if kernel_for(layout_of(layer, storages[ordinal]), runner.device) is TORCH:
                 slow.append(layer.layer)
     if slow and runner.device.type == "cpu":
         which = f"layer {slow[0]}" if len(slow) == 1 else f"{len(slow)} layers"

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
 from stratakv.kernels.step import Step
-from stratakv.kvtypes import kv_type
-from stratakv.pages.layout import PAGE_TOKENS, PageLayout
+from stratakv.pages.layout import PAGE_TOKENS, layout_of
 from stratakv.pages.pool import Pool
 from stratakv.profile import Profile
 from stratakv.serve.groups import WindowGroup
@@ -53,8 +52,7 @@ class BatchedRunner:
         self.pools: list[Pool] = [None] * len(profile.pairs)  # type: ignore[list-item]
         for group, capacity in zip(groups, capacities, strict=True):
             for ordinal, layer in group.layers:
-                k, v = profile.pairs[ordinal]
-                layout = PageLayout(kv_type(k), kv_type(v), *layer.head_dim, layer.kv_heads)
+                layout = layout_of(layer, profile.storages[ordinal])
                 self.pools[ordinal] = Pool.fixed(layout, capacity, self.device)
         self._layers = [
             None if g.ordinal is None else StepLayer(f"layer {g.layer}", self.pools[g.ordinal])

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from stratakv.errors import UserError
-from stratakv.kvtypes import kv_type
-from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.pages.layout import PAGE_TOKENS, layout_of
 from stratakv.serve.paged_cache import Held, PagedCache
 
 MAGIC = b"stratakv/slot/1\n"
@@ -53,8 +52,11 @@ def _expected(cache: PagedCache) -> dict[str, Any]:
     layers = []
     for group in cache.groups:
         for ordinal, layer in group.layers:
-            sides = [(name, kv_type(name)) for name in cache.profile.pairs[ordinal]]
-            types = [{"type": n, "version": t.version, "rotation_seed": t.rotation_seed} for n, t in sides]
+            storage = cache.profile.storages[ordinal]
+            types = [
+                {"type": side.name, "version": side.version, "rotation_seed": side.rotation_seed}
+                for side in (storage.k, storage.v)
+            ]
             layers.append(
                 {
                     "layer": layer.layer,
@@ -155,9 +157,8 @@ def _read_open(cache: PagedCache, file: BinaryIO) -> Contents:
     states = []
     for group, first in zip(cache.groups, firsts, strict=True):
         for ordinal, layer in group.layers:
-            k, v = cache.profile.pairs[ordinal]
-            width = kv_type(k).nbytes(layer.head_dim[0]) + kv_type(v).nbytes(layer.head_dim[1])
-            shape = pages - first, layer.kv_heads, PAGE_TOKENS, width
+            layout = layout_of(layer, cache.profile.storages[ordinal])
+            shape = pages - first, layer.kv_heads, layout.page_tokens, layout.k_bytes + layout.v_bytes
             data = source.read(math.prod(shape))
             states.append(torch.frombuffer(bytearray(data), dtype=torch.uint8).view(shape))
     checksum = file.read(_CHECKSUM + 1)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from stratakv.errors import UserError
-from stratakv.kvtypes import kv_type
-from stratakv.pages.footprint import pages_of
-from stratakv.pages.layout import PAGE_TOKENS
-from stratakv.profile import LayerGeometry, ModelGeometry
+from stratakv.pages.footprint import allocated_in
+from stratakv.profile import LayerGeometry, LayerStorage, ModelGeometry
 from stratakv.profile.profile import Pair
 from stratakv.tune.allocate import Options
 
@@ -58,16 +56,10 @@ def options_for(
 
 def size_of(layer: LayerGeometry, pair: Pair, context: int | None = None) -> int:
     """Bytes of a layer with this pair: of one token, or of all pages of one sequence of `context` tokens."""
-    kept = 1 if context is None else PAGE_TOKENS * pages_of(context, layer.window)
-    return kept * layer.kv_heads * sum(_vector_bytes(pair, layer))
-
-
-def _vector_bytes(pair: Pair, layer: LayerGeometry) -> tuple[int, int]:
-    (k, v), (k_dim, v_dim) = pair, layer.head_dim
-    return kv_type(k).nbytes(k_dim), kv_type(v).nbytes(v_dim)
+    storage = LayerStorage.of(pair)
+    return sum(storage.token_bytes(layer)) if context is None else allocated_in(layer, storage, context)
 
 
 def _not_below(pair: Pair, floor: Pair, layer: LayerGeometry) -> bool:
-    return all(
-        size >= least for size, least in zip(_vector_bytes(pair, layer), _vector_bytes(floor, layer), strict=True)
-    )
+    sizes, least = (LayerStorage.of(each).token_bytes(layer) for each in (pair, floor))
+    return sizes[0] >= least[0] and sizes[1] >= least[1]

@@ -12,7 +12,6 @@ from stratakv.engine.cache.hybrid import PackedHybridLayer, PackedHybridSlidingL
 from stratakv.engine.cache.layers import PackedIndexedLayer, PackedLayer, PackedSlidingLayer
 from stratakv.engine.cache.steps import Steps
 from stratakv.errors import UserError
-from stratakv.kvtypes import kv_type
 from stratakv.profile import Profile, resolve
 
 _PACKED: dict[str, type[PackedLayer]] = {
@@ -51,8 +50,8 @@ class KVCache(Cache):
             if layer.ordinal is None:
                 layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind](**layer_kwargs))
                 continue
-            k, v = self.profile.pairs[layer.ordinal]
-            layers.append(_PACKED[kind](f"layer {layer.layer}", kv_type(k), kv_type(v), **layer_kwargs, steps=steps))
+            storage = self.profile.storages[layer.ordinal]
+            layers.append(_PACKED[kind](f"layer {layer.layer}", storage.k, storage.v, **layer_kwargs, steps=steps))
         super().__init__(layers=layers)
 
     def nbytes(self) -> int:
