@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.assets import judging_text
     from stratakv.cli.main import parse
     from stratakv.cli.measuring_options import emit, load_for_measuring, progress, say
-    from stratakv.measure.answer import answer
+    from stratakv.measure.findings import findings
     from stratakv.measure.plot import plot_comparison
     from stratakv.measure.results import check_writable, compare
     from stratakv.measure.table import format_comparison
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             command=command_line(general),
             progress=report,
         )
-    emit(f"{format_comparison(data)}\n\n{answer(data)}", data, str(results))
+    emit(f"{format_comparison(data)}\n\n{findings(data)}", data, str(results))
     for plot in plots:
         plot_comparison(data, plot)
         say(f"wrote {plot}")

@@ -12,11 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stratakv.measure.table import milli
 from stratakv.measure.verdicts import kld_in_words
+from stratakv.report.cells import cell_charts, side_mark, value_of
 from stratakv.report.equal_bytes import equal_rows
 from stratakv.report.fidelity import fidelity_chart
 from stratakv.report.heat import colours, nominal_bits
 from stratakv.report.pareto import drawable, legend_mark, legend_styles, pareto_chart
-from stratakv.report.sensitivity import sensitivity_charts, side_mark, value_of
 
 Data = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ def build_report(evidence: Data, judges: Sequence[Data] = ()) -> str:
         long_names=any(len(name) > _SHORT for pair in evidence["chosen"]["pairs"] for name in pair),
         judges=[_judged(judge, evidence) for judge in judges],
         tuning=_tuning_text(evidence),
-        sensitivities=sensitivity_charts(evidence["sensitivity"]),
+        sensitivities=cell_charts(evidence["sensitivity"]),
         predicted=any(cell["kld"] is None and cell["gradient"] for cell in evidence["sensitivity"]["cells"]),
         sides={side: side_mark(side) for side in ("k", "v")},
         fidelity={name: fidelity_chart(evidence["fidelity"], width=width) for name, width in _WIDTHS.items()},

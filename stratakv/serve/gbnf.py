@@ -31,7 +31,7 @@ class _Characters:
 
 
 @dataclass(frozen=True)
-class _Sequence:
+class _Concatenation:
     parts: tuple[_Node, ...]
 
 
@@ -47,7 +47,7 @@ class _Repeat:
     most: int | None
 
 
-_Node = _Reference | _Characters | _Sequence | _Choice | _Repeat
+_Node = _Reference | _Characters | _Concatenation | _Choice | _Repeat
 
 
 def gbnf_to_lark(text: str) -> str:
@@ -67,7 +67,7 @@ def gbnf_to_lark(text: str) -> str:
 
 
 def _children(node: _Node) -> tuple[_Node, ...]:
-    if isinstance(node, (_Sequence, _Choice)):
+    if isinstance(node, (_Concatenation, _Choice)):
         return node.parts
     return (node.part,) if isinstance(node, _Repeat) else ()
 
@@ -98,7 +98,7 @@ def _lark(node: _Node, names: dict[str, str]) -> str:
         return names[node.name]
     if isinstance(node, _Characters):
         return f"/{node.regex}/" if node.regex else '""'
-    if isinstance(node, _Sequence):
+    if isinstance(node, _Concatenation):
         return " ".join(_lark(part, names) for part in node.parts) or '""'
     if isinstance(node, _Choice):
         return "(" + " | ".join(_lark(part, names) for part in node.parts) + ")"
@@ -163,7 +163,7 @@ class _Parser:
             self._blanks(lines)
             node = self._item()
             if node is None:
-                return parts[0] if len(parts) == 1 else _Sequence(tuple(parts))
+                return parts[0] if len(parts) == 1 else _Concatenation(tuple(parts))
             self._blanks(lines)
             while repeated := self._repeat(node):
                 node = repeated

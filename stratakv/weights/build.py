@@ -16,10 +16,10 @@ from stratakv.weights import ggml
 from stratakv.weights.fuse import LosslessCache, fuse_layers
 from stratakv.weights.gguf_split import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
+from stratakv.weights.mapping import TensorMapping, map_tensors
 from stratakv.weights.modules import PackedEmbedding, PackedExperts, PackedLinear, embedding_scale, gating_of
 from stratakv.weights.names import drop_absent_biases, used_by_rope
 from stratakv.weights.packed import PackedTensor
-from stratakv.weights.plan import Plan, make_plan
 
 
 class CannotStayPackedError(Exception):
@@ -63,18 +63,18 @@ def build_packed(
     if header.get("general.architecture") == "llama":
         drop_absent_biases(header, model)
     try:
-        plan = make_plan(files, header, model, ggml.multiplies)
+        mapping = map_tensors(files, header, model, ggml.multiplies)
     except (NotImplementedError, KeyError, AttributeError, ValueError) as error:
         raise CannotStayPackedError(f"transformers' names can't be followed ({error})") from error
-    tensors = list(_put_packed(model, plan, dtype, exact))
-    plain = _put_plain(model, plan, dtype)
+    tensors = list(_put_packed(model, mapping, dtype, exact))
+    plain = _put_plain(model, mapping, dtype)
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     stored = model.state_dict().keys() - {name for name, _ in model.named_parameters()}
-    missing += sorted(stored - plan.plain.keys())  # buffers that a file has to bring
+    missing += sorted(stored - mapping.plain.keys())  # buffers that a file has to bring
     if missing:
         raise CannotStayPackedError(f"the file has nothing for {missing[0]}")
     model.eval()
-    unused = [name for name in plan.unused if not used_by_rope(header, model, name)]
+    unused = [name for name in mapping.unused if not used_by_rope(header, model, name)]
     fused = fuse_layers(model, lossless) if dtype == torch.float32 and not exact else 0
     _check_at_each_step(model, tuple(files.values()))
     types = Counter(tensor.type.name for tensor in tensors)
@@ -83,7 +83,7 @@ def build_packed(
         sum(tensor.nbytes for tensor in tensors),
         plain,
         dict(types.most_common()),
-        tuple(plan.unpacked),
+        tuple(mapping.unpacked),
         fused,
         tuple(unused),
     )
@@ -98,19 +98,21 @@ def _without_weights(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
-def _put_packed(model: Any, plan: Plan, dtype: torch.dtype, exact: bool) -> Any:
+def _put_packed(model: Any, mapping: TensorMapping, dtype: torch.dtype, exact: bool) -> Any:
     """Replace modules; gives the tensors that are in use."""
-    for name, found in plan.experts.items():
-        model.set_submodule(name, _experts(model.get_submodule(name), name, found, plan.biases.pop(name, None), exact))
+    for name, found in mapping.experts.items():
+        model.set_submodule(
+            name, _experts(model.get_submodule(name), name, found, mapping.biases.pop(name, None), exact)
+        )
         yield from found.values()
-    if plan.biases:
-        raise CannotStayPackedError(f"the experts of {next(iter(plan.biases))} can't stay packed, and have biases")
-    for name, tensor in plan.packed.items():
+    if mapping.biases:
+        raise CannotStayPackedError(f"the experts of {next(iter(mapping.biases))} can't stay packed, and have biases")
+    for name, tensor in mapping.packed.items():
         owner_name = name.rpartition(".")[0]
         owner = model.get_submodule(owner_name)
-        made = _module(owner, tensor, plan.plain.get(f"{owner_name}.bias"), dtype, exact)
-        if name in plan.columns and isinstance(made, PackedLinear):
-            made.order = torch.tensor(plan.columns[name])
+        made = _module(owner, tensor, mapping.plain.get(f"{owner_name}.bias"), dtype, exact)
+        if name in mapping.columns and isinstance(made, PackedLinear):
+            made.order = torch.tensor(mapping.columns[name])
         model.set_submodule(owner_name, made)
         yield tensor
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
@@ -162,10 +164,10 @@ def _module(owner: nn.Module, tensor: Any, bias: torch.Tensor | None, dtype: tor
     return PackedLinear(tensor, bias if wants_bias else None, exact=exact)
 
 
-def _put_plain(model: Any, plan: Plan, dtype: torch.dtype) -> int:
+def _put_plain(model: Any, mapping: TensorMapping, dtype: torch.dtype) -> int:
     """Give the remaining parameters their unpacked tensors; returns their bytes."""
     total = 0
-    for name, values in plan.plain.items():
+    for name, values in mapping.plain.items():
         owner_name, _, leaf = name.rpartition(".")
         owner = model.get_submodule(owner_name)
         if isinstance(owner, PackedLinear | PackedEmbedding | PackedExperts):

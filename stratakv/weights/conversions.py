@@ -1,6 +1,6 @@
 """Architectures for which transformers has renamings and conversions instead of a name map and a tensor processor (Qwen3.5).
 
-`Conversions` gives both from them, so that the plan asks one kind of thing.
+`Conversions` gives both from them, so that the mapping asks one kind of thing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A GGUF file's header: its fields, and where its tensors lie. It is read once a process and touches no tensor.
 
 Arrays stay in the file until somebody asks for them: a vocabulary has hundreds of thousands of entries. `GGUFHeader` has what
-transformers and our planning use of gguf-py's reader, under the same names.
+transformers and our mapping use of gguf-py's reader, under the same names.
 """
 
 from __future__ import annotations

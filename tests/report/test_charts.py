@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stratakv.kvtypes import type_names
+from stratakv.report.cells import cell_charts
 from stratakv.report.equal_bytes import equal_rows
 from stratakv.report.heat import colours, contrast, nominal_bits
 from stratakv.report.pareto import pareto_chart
-from stratakv.report.sensitivity import sensitivity_charts
 from stratakv.report.svg import Scale, log_scale, place_labels
 
 
@@ -94,7 +94,7 @@ def test_a_front_over_other_bytes_is_drawn_without_turning_back():
 
 
 def test_sensitivities_have_a_chart_a_type_with_its_sign():
-    charts = sensitivity_charts(evidence()["sensitivity"])
+    charts = cell_charts(evidence()["sensitivity"])
     assert [(each["type"], each["sign"]) for each in charts] == [
         ("turbo2", "added"),
         ("turbo3", "added"),
@@ -108,7 +108,7 @@ def test_cells_whose_interval_lies_on_the_other_side_of_0_stand_at_the_edge():
     data = evidence()["sensitivity"]
     for cell in data["cells"][:2]:
         cell.update(kld=-1e-4, ci95=[-2e-4, -1e-5])
-    chart = sensitivity_charts(data)[0]["chart"]
+    chart = cell_charts(data)[0]["chart"]
     assert "layer 1, K turbo2: KLD added -0.100 [-0.200, -0.0100] e-3" in chart
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all, timings
 from stratakv.serve.api.binding import asked_grammar
+from stratakv.serve.api.completion import TicketStream, gather, merge, submit_all, timings
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.openai import FINGERPRINT, finite
 from stratakv.serve.api.requests import generation_request, note_headers, notes_of, sse, stream_errors

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from stratakv.serve.api.answer_text import Parts
-from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all
+from stratakv.serve.api.completion import TicketStream, gather, merge, submit_all
 from stratakv.serve.api.errors import as_api_error
 from stratakv.serve.api.messages_chat import chat_body
 from stratakv.serve.api.requests import note_headers

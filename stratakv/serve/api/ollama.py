@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 
 from stratakv import __version__
 from stratakv.serve.api.answer_text import AnswerText, Parts
-from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all
+from stratakv.serve.api.completion import TicketStream, gather, merge, submit_all
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.openai import finite
 from stratakv.serve.api.prompts import begun_answer

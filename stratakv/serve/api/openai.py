@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from stratakv import __version__
-from stratakv.serve.api.answers import Answer, TicketStream, gather, merge, submit_all, timings
 from stratakv.serve.api.binding import asked_grammar
+from stratakv.serve.api.completion import Completion, TicketStream, gather, merge, submit_all, timings
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.requests import choices, generation_request, note_headers, notes_of, sse, stream_errors
 from stratakv.serve.api.schemas_openai import CompletionBody
@@ -158,7 +158,7 @@ def _prompts(context: Context, prompt: Any) -> list[tuple[int, ...]]:
     return [context.prompter.prompt(each) for each in (prompt if many else [prompt])]
 
 
-def _choice(index: int, answer: Answer, echo: str, body: CompletionBody, logprobs: bool) -> dict[str, Any]:
+def _choice(index: int, answer: Completion, echo: str, body: CompletionBody, logprobs: bool) -> dict[str, Any]:
     prompt = answer.prompt
     tokens = [*(prompt.tokens if prompt else ()), *answer.tokens]
     choice: dict[str, Any] = {

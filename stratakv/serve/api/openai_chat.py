@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from stratakv.serve.api.answer_text import AnswerText, Parts
-from stratakv.serve.api.answers import Answer, TicketStream, gather, merge, submit_all, timings
+from stratakv.serve.api.completion import Completion, TicketStream, gather, merge, submit_all, timings
 from stratakv.serve.api.openai import FINGERPRINT, finite, usage
 from stratakv.serve.api.requests import choices, note_headers, notes_of, sse, stream_errors
 from stratakv.serve.api.schemas_openai import ChatBody
@@ -75,7 +75,7 @@ def chat_logprobs(tokens: Sequence[TokenInfo]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def _choice(index: int, answer: Answer, reader: AnswerText, body: ChatBody, logprobs: bool) -> dict[str, Any]:
+def _choice(index: int, answer: Completion, reader: AnswerText, body: ChatBody, logprobs: bool) -> dict[str, Any]:
     parts = reader.whole(answer.text, answer.tokens)
     said, legacy = parts.said, body.reasoning_format == "deepseek-legacy"
     message: dict[str, Any] = {"role": "assistant", "content": answer.text if legacy else said, "refusal": None}

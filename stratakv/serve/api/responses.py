@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from stratakv.errors import UserError
-from stratakv.serve.api.answers import TicketStream, gather, merge, submit_all
+from stratakv.serve.api.completion import TicketStream, gather, merge, submit_all
 from stratakv.serve.api.errors import ApiError, as_api_error
 from stratakv.serve.api.openai_chat import chat_logprobs
 from stratakv.serve.api.requests import note_headers, notes_of

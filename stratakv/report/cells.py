@@ -17,7 +17,7 @@ _SIDES = {"k": ("circle", "side-k", -1), "v": ("square", "side-v", 1)}
 Cell = Mapping[str, Any]
 
 
-def sensitivity_charts(sensitivity: Mapping[str, Any]) -> list[dict[str, Any]]:
+def cell_charts(sensitivity: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One {"type", "sign", "chart"} a type that was tried, coarsest first. sign: "added" or "saved", what most cells do."""
     cells = [cell for cell in sensitivity["cells"] if value_of(cell) is not None]
     names = sorted({cell["type"] for cell in cells}, key=lambda name: (nominal_bits(name), name))

@@ -33,7 +33,7 @@ _FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass
-class Plan:
+class TensorMapping:
     """packed: by parameter name. plain: unpacked weights. experts, biases: by the module's name, then by gate, up, gate_up, down.
 
     unpacked: (tensor, why) of matrices that lie in blocks and can't stay so. unused: tensors that no weight is made of.
@@ -48,12 +48,12 @@ class Plan:
     unused: list[str] = field(default_factory=list)
 
 
-def make_plan(
+def map_tensors(
     files: Mapping[Path, MappedFile],
     header: GGUFHeader,
     model: nn.Module,
     multiplies: Callable[[GGMLQuantizationType], str | None],
-) -> Plan:
+) -> TensorMapping:
     """Sort a file's tensors for a model whose parameters may be on the meta device.
 
     files: of the header's paths, mapped. multiplies: why rows of a type can't be multiplied, None where they can. Small
@@ -63,7 +63,7 @@ def make_plan(
     parsed: dict[str, Any] = {"tensors": {}}
     arguments = {"tensor_key_mapping": names, "parsed_parameters": parsed}
     layouts = _Layouts(processor, arguments)
-    plan = Plan()
+    mapping = TensorMapping()
     for tensor in header.tensors:
         target = names.get(tensor.name)
         shape = tuple(reversed(tensor.shape))
@@ -73,24 +73,24 @@ def make_plan(
         expert = _EXPERTS.fullmatch(tensor.name)
         if expert and target and expert[2] == "bias":
             bias = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
-            plan.biases.setdefault(target.rpartition(".")[0], {})[expert[1]] = bias
+            mapping.biases.setdefault(target.rpartition(".")[0], {})[expert[1]] = bias
             continue
-        why = _keep(plan, packed, target, model, layouts, multiplies) if target or len(shape) > 1 else "small"
+        why = _keep(mapping, packed, target, model, layouts, multiplies) if target or len(shape) > 1 else "small"
         if why is None:
             continue
         if len(shape) > 1 and tensor.tensor_type.name not in _FLOATS and target:
-            plan.unpacked.append((tensor.name, why))
+            mapping.unpacked.append((tensor.name, why))
         if expert and target and getattr(model.get_submodule(target.rpartition(".")[0]), "is_transposed", False):
             raise NotImplementedError(f"{tensor.name} has to stay packed: {why}")
         if target is None:
-            plan.unused.append(tensor.name)
+            mapping.unused.append(tensor.name)
             continue
         values = dequantize(tensor.data, tensor.tensor_type)
         result = processor.process(weights=values, name=tensor.name, **arguments)
         if result.name in names:
-            plan.plain[names[result.name]] = torch.from_numpy(np.array(result.weights))
-    plan.plain.update(parsed["tensors"])
-    return plan
+            mapping.plain[names[result.name]] = torch.from_numpy(np.array(result.weights))
+    mapping.plain.update(parsed["tensors"])
+    return mapping
 
 
 def _names(header: GGUFHeader, model: nn.Module) -> tuple[dict[str, str], Any]:
@@ -107,7 +107,7 @@ def _names(header: GGUFHeader, model: nn.Module) -> tuple[dict[str, str], Any]:
 
 
 def _keep(
-    plan: Plan,
+    mapping: TensorMapping,
     packed: PackedTensor,
     target: str | None,
     model: nn.Module,
@@ -126,7 +126,7 @@ def _keep(
     if expert := _EXPERTS.fullmatch(packed.name):
         if gating_of(owner) is None or len(packed.shape) != 3:
             return f"{type(owner).__name__} has experts of another kind"
-        plan.experts.setdefault(owner_name, {})[expert[1]] = packed
+        mapping.experts.setdefault(owner_name, {})[expert[1]] = packed
         return None
     if leaf != "weight" or len(packed.shape) != 2 or not is_matrix(owner):
         return f"{type(owner).__name__} reads its weight itself"
@@ -139,9 +139,9 @@ def _keep(
     expected = (owner.nx, owner.nf) if isinstance(owner, Conv1D) else tuple(reversed(owner.weight.shape))
     if (columns, rows) != expected:
         return f"{rows} x {columns} in the file, {expected[1]} x {expected[0]} in the model"
-    plan.packed[target] = PackedTensor(**{**packed.__dict__, "place": layout.place})
+    mapping.packed[target] = PackedTensor(**{**packed.__dict__, "place": layout.place})
     if layout.columns is not None:
-        plan.columns[target] = layout.columns
+        mapping.columns[target] = layout.columns
     return None
 
 

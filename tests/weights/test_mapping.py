@@ -20,8 +20,8 @@ from stratakv.engine.describe import describe_model
 from stratakv.weights.build import _without_weights
 from stratakv.weights.gguf_split import read_gguf_header
 from stratakv.weights.mapped_file import MappedFile
+from stratakv.weights.mapping import is_matrix, map_tensors, row_layout
 from stratakv.weights.modules import ClampedSwiGLU, Gated, embedding_scale, gating_of
-from stratakv.weights.plan import is_matrix, make_plan, row_layout
 
 loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
 
@@ -77,21 +77,21 @@ def model() -> Any:
 
 def test_every_matrix_of_the_embedded_model_stays_and_norms_don_t(model: Any) -> None:
     path = embedded_model()
-    plan = make_plan({path: MappedFile(path)}, read_gguf_header(path), model, lambda type_: None)
-    assert len(plan.packed) == 12 * 7 + 1 and not plan.unpacked
-    assert set(plan.plain) == {name for name, p in model.named_parameters() if p.dim() == 1}
-    q = plan.packed["model.layers.3.self_attn.q_proj.weight"]
-    assert q.place is not None and plan.packed["model.layers.3.self_attn.v_proj.weight"].place is None
+    mapping = map_tensors({path: MappedFile(path)}, read_gguf_header(path), model, lambda type_: None)
+    assert len(mapping.packed) == 12 * 7 + 1 and not mapping.unpacked
+    assert set(mapping.plain) == {name for name, p in model.named_parameters() if p.dim() == 1}
+    q = mapping.packed["model.layers.3.self_attn.q_proj.weight"]
+    assert q.place is not None and mapping.packed["model.layers.3.self_attn.v_proj.weight"].place is None
 
 
 def test_types_that_can_t_be_multiplied_are_unpacked_alone(model: Any) -> None:
     path = embedded_model()
     reasons = {GGMLQuantizationType.Q8_0: "no product"}
-    plan = make_plan({path: MappedFile(path)}, read_gguf_header(path), model, reasons.get)
-    assert not plan.packed and len(plan.unpacked) == 12 * 7 + 1
-    assert plan.unpacked[0][1] == "no product"
+    mapping = map_tensors({path: MappedFile(path)}, read_gguf_header(path), model, reasons.get)
+    assert not mapping.packed and len(mapping.unpacked) == 12 * 7 + 1
+    assert mapping.unpacked[0][1] == "no product"
     expected = {name for name, _ in model.named_parameters()} - {"lm_head.weight"}
-    assert set(plan.plain) >= expected
+    assert set(mapping.plain) >= expected
 
 
 def test_modules_that_do_more_than_a_product_are_left_alone() -> None:

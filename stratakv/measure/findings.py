@@ -12,7 +12,7 @@ from stratakv.measure.verdicts import bytes_in_words, kld_in_words
 Row = Mapping[str, Any]
 
 
-def answer(data: Mapping[str, Any]) -> str:
+def findings(data: Mapping[str, Any]) -> str:
     """Which profiles are better than the reference, at what bytes, and is the difference real?
 
     A difference is called real when its paired 95 % interval excludes 0, that is, by the rows' verdict_kind alone.

@@ -23,7 +23,7 @@ _CLIENT_LEFT = 499  # nobody reads it: the number that servers log for a client 
 
 
 @dataclass
-class Answer:
+class Completion:
     """A whole answer. finish is set when it is complete."""
 
     text: str = ""
@@ -46,9 +46,9 @@ def submit_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Ti
     return tickets
 
 
-async def gather(http: Request, tickets: Sequence[Ticket]) -> list[Answer]:
+async def gather(http: Request, tickets: Sequence[Ticket]) -> list[Completion]:
     """The whole answers, in the tickets' order. Raises ApiError where one failed, or when the client has left."""
-    work: asyncio.Future[list[Answer]] = asyncio.gather(*(_whole(ticket) for ticket in tickets))
+    work: asyncio.Future[list[Completion]] = asyncio.gather(*(_whole(ticket) for ticket in tickets))
     left: asyncio.Future[None] = asyncio.ensure_future(_client_leaves(http.receive))
     try:
         both: list[asyncio.Future[Any]] = [work, left]
@@ -139,8 +139,8 @@ def timings(finish: Progress) -> dict[str, Any]:
     }
 
 
-async def _whole(ticket: Ticket) -> Answer:
-    answer = Answer(slot=ticket.slot)
+async def _whole(ticket: Ticket) -> Completion:
+    answer = Completion(slot=ticket.slot)
     async for item in ticket:
         if isinstance(item, Finish):
             _check(item)
