@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -81,24 +82,57 @@ print("ok")
 """
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = tmp_path_factory.mktemp("dist")
+FALLBACK = """
+from stratakv.kernels.native import native
+from stratakv.kvtypes import kv_type
+
+assert native() is None
+print(kv_type("turbo4").nbytes(128))
+"""
+
+
+def make_wheel(where: Path, **variables: str) -> Path:
+    """The wheel that `make wheel` builds with these environment variables."""
     programs = Path(sys.executable).parent
     command = ["make", "-o", "venv", "wheel", f"BIN={programs}", f"DIST={where}", "WHEEL_ARGS=--no-build-isolation"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (built,) = where.glob("stratakv-*.whl")
     return built
 
 
-def test_a_wheel_holds_every_module_and_no_source_of_the_compiled_one(wheel: Path) -> None:
+def contents(wheel: Path) -> set[str]:
+    """The package's files in a wheel."""
     with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if name.startswith("stratakv/")}
+        return {name for name in archive.namelist() if name.startswith("stratakv/")}
+
+
+def has_compiled_module(wheel: Path) -> bool:
+    return any(name.startswith("stratakv/_native.") and name.endswith(".so") for name in contents(wheel))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_wheel(tmp_path_factory.mktemp("dist"))
+
+
+def test_a_wheel_holds_every_module_and_no_source_of_the_compiled_one(wheel: Path) -> None:
+    names = contents(wheel)
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "stratakv").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
+    assert {"stratakv/py.typed", "stratakv/assets/strata-8m-q8_0.gguf", "stratakv/assets/dracula-tune.txt"} <= names
     assert not [name for name in names if Path(name).suffix in {".cpp", ".h", ".inc"}]
-    assert any(name.startswith("stratakv/_native.") and name.endswith(".so") for name in names)
+    assert has_compiled_module(wheel)
+
+
+def test_without_a_compiler_a_wheel_runs_in_plain_torch_and_says_so(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "dist", CXX="/no/such/compiler")
+    assert not has_compiled_module(wheel)
+    clean = CleanEnvironment(tmp_path / "clean", ["torch", "numpy"])
+    clean.install(wheel)
+    ran = clean.run("python", "-c", FALLBACK, inside=tmp_path)
+    assert ran.returncode == 0 and ran.stdout == "66\n", ran.stderr
+    assert ran.stderr.count("plain torch") == 1
 
 
 def test_a_wheel_alone_runs(wheel: Path, tmp_path: Path) -> None:

@@ -2,11 +2,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-import os
-import shutil
-import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,40 +64,3 @@ def test_the_stub_is_the_module_s() -> None:
     stubs.put(stubs.module)
     found, kept = (ast.dump(ast.parse(text)) for text in (stubs.get(), (ROOT / "stratakv" / "_native.pyi").read_text()))
     assert found == kept, "python -m nanobind.stubgen -m stratakv._native -o stratakv/_native.pyi, then ruff format"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("cmake") is None or shutil.which("ninja") is None, reason="needs CMake and Ninja")
-@pytest.mark.parametrize("compiler", [None, "/no/such/compiler"])
-def test_a_wheel_is_complete_with_and_without_a_compiler(tmp_path: Path, compiler: str | None) -> None:
-    environment = os.environ | ({"CXX": compiler} if compiler else {})
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        str(ROOT),
-    ]
-    built = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        names = wheel.namelist()
-        wheel.extractall(tmp_path / "site")
-    assert any(name.startswith("stratakv/_native.") and name.endswith(".so") for name in names) == (compiler is None)
-    assert {"stratakv/py.typed", "stratakv/assets/strata-8m-q8_0.gguf", "stratakv/assets/dracula-tune.txt"} <= set(
-        names
-    )
-    assert not [name for name in names if name.endswith((".cpp", ".h"))]
-
-    # -S and -I: nothing of an installed or checked-out stratakv is in reach, the rest of the environment is added.
-    code = (
-        f"import sys; sys.path[:0] = {[str(tmp_path / 'site'), *[p for p in sys.path if 'site-packages' in p]]!r}\n"
-        "import stratakv.kernels.native as n; n.native(); print(n.native() is not None, n.__file__)"
-    )
-    ran = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == [str(compiler is None), str(tmp_path / "site" / "stratakv" / "kernels" / "native.py")]
-    assert ran.stderr.count("plain torch") == (0 if compiler is None else 1)
