@@ -15,15 +15,14 @@ from stratakv.errors import UserError
 
 if TYPE_CHECKING:
     from stratakv.engine.describe import ModelDescription
-    from stratakv.export import Target
+    from stratakv.export.target import Target
     from stratakv.profile import Profile
-
-_TARGETS = ("fork", "ik", "buun", "vllm", "stratakv")
 
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
     from stratakv.cli.measuring_options import add_cut_options
+    from stratakv.export.targets import TARGETS, explained
 
     parser = commands.add_parser(
         "export",
@@ -38,8 +37,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--to",
         required=True,
-        choices=_TARGETS,
-        help="fork (llama.cpp with turbo types), ik (ik_llama.cpp), buun, vllm, or stratakv: a profile file",
+        choices=tuple(TARGETS),
+        help=explained(),
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write the command or file there (standard output)")
     parser.add_argument(
@@ -62,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.cli.measuring_options import say
     from stratakv.engine.describe import describe_model
-    from stratakv.export import NotExpressible, target
+    from stratakv.export.target import NotExpressible
+    from stratakv.export.targets import target
     from stratakv.files import check_writable, write_file
     from stratakv.profile import resolve
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     goal = target(args.to)
     model = describe_model(args.model)
     profile = resolve(args.profile, model.geometry, fingerprint=model.fingerprint)
-    path, notes = _model_for(args.to, model)
+    path, notes = _model_for(goal, model)
     try:
         command = goal.command(profile, path)
     except NotExpressible as reason:
@@ -177,19 +177,11 @@ def _evidence(path: str, model: ModelDescription) -> dict[str, Any]:
     return evidence
 
 
-def _model_for(target: str, model: ModelDescription) -> tuple[str, list[str]]:
+def _model_for(target: Target, model: ModelDescription) -> tuple[str, list[str]]:
     """How the target is told the model, and what has to be done before."""
-    if target in ("stratakv", "vllm"):
-        wants_directory = target == "vllm" and model.gguf is not None
-        return (
-            ("MODEL_DIRECTORY", ["vLLM takes a directory or hub name: give those weights, not the GGUF"])
-            if wants_directory
-            else (
-                str(model.path),
-                [],
-            )
-        )
-    if model.gguf is None:
+    if target.weights == "directory" and model.gguf is not None:
+        return "MODEL_DIRECTORY", [f"{target.title} takes a directory or hub name: give those weights, not the GGUF"]
+    if target.weights == "gguf" and model.gguf is None:
         return "MODEL.gguf", ["llama.cpp takes a GGUF: convert the model with its convert_hf_to_gguf.py"]
     return str(model.path), []
 

@@ -6,7 +6,17 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 
-from stratakv.export.target import Command, Costs, NotExpressible, budget, refuse_mla, storable, unknown_types
+from stratakv.export.target import (
+    Command,
+    Costs,
+    NotExpressible,
+    Target,
+    Weights,
+    budget,
+    refuse_mla,
+    storable,
+    unknown_types,
+)
 from stratakv.profile import LayerStorage, Profile
 from stratakv.profile.profile import Pair
 from stratakv.tune.allocate import Options, Table
@@ -29,6 +39,7 @@ class Buun:
 
     title = "the buun fork"
     types = tuple(_NAMES)
+    weights: Weights = "gguf"
 
     def command(self, profile: Profile, model: str) -> Command:
         """The variable, strict, and the base types."""
@@ -58,6 +69,9 @@ class Buun:
     def bytes_per_token(self, profile: Profile) -> int:
         """By our types' arithmetic; what it pads beyond that was not verified."""
         return profile.bytes_per_token
+
+
+TARGET: Target = Buun()
 
 
 def allocate(profile: Profile, allowed: Sequence[Sequence[Pair]], costs: Costs) -> tuple[Pair, ...]:

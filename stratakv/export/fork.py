@@ -5,7 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from stratakv.export.target import Command, Costs, NotExpressible, budget, refuse_mla, storable, unknown_types
+from stratakv.export.target import (
+    Command,
+    Costs,
+    NotExpressible,
+    Target,
+    Weights,
+    budget,
+    refuse_mla,
+    storable,
+    unknown_types,
+)
 from stratakv.kvtypes import kv_type
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.modes import ASYMMETRIC_HEADS, FORK_BLOCK, FORK_TYPES, MODES, apply_mode, fork_bytes_per_token
@@ -17,6 +27,7 @@ class Fork:
 
     title = "the TurboQuant fork"
     types: tuple[str, ...] = FORK_TYPES
+    weights: Weights = "gguf"
 
     def command(self, profile: Profile, model: str) -> Command:
         """-ctk, -ctv and the variables. TURBO_LAYER_ADAPTIVE is always set: unset it is not always mode 0."""
@@ -60,6 +71,9 @@ class Fork:
     def bytes_per_token(self, profile: Profile) -> int:
         """It zero-pads turbo heads to a multiple of 128 values."""
         return fork_bytes_per_token(profile)
+
+
+TARGET: Target = Fork()
 
 
 def _expressible(geometry: ModelGeometry, names: list[str]) -> Iterator[tuple[Pair, int, tuple[Pair, ...]]]:

@@ -15,6 +15,8 @@ from stratakv.export.target import (
     Command,
     Costs,
     NotExpressible,
+    Target,
+    Weights,
     budget,
     in_layers,
     refuse_mla,
@@ -38,6 +40,7 @@ class Ik:
 
     title = "ik_llama.cpp"
     types = tuple(dict.fromkeys(_PLAIN + _ROTATED))
+    weights: Weights = "gguf"
 
     def command(self, profile: Profile, model: str) -> Command:
         """-ctk, -ctk-first, -ctk-last, the same for V, and -khad, -vhad for the rotated types."""
@@ -73,6 +76,9 @@ class Ik:
     def bytes_per_token(self, profile: Profile) -> int:
         """As ours: stock blocks."""
         return profile.bytes_per_token
+
+
+TARGET: Target = Ik()
 
 
 @dataclass(frozen=True)

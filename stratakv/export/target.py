@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from stratakv.errors import UserError
 from stratakv.profile import ModelGeometry, Profile
@@ -12,6 +12,8 @@ from stratakv.profile.profile import Pair, ordinals_text
 
 # (KV ordinal, side: 0 for K and 1 for V, type) -> what it costs there; lower is better
 Costs = Callable[[int, int, str], float]
+
+Weights = Literal["gguf", "directory", "any"]  # a directory or hub name
 
 
 class NotExpressible(Exception):  # noqa: N818 (an answer, not a fault)
@@ -27,10 +29,11 @@ class Command:
 
 
 class Target(Protocol):
-    """A runtime. title: what people call it. types: those of ours that it can store."""
+    """A runtime. title: what people call it. types: those of ours that it can store. weights: the files that it takes."""
 
     title: str
     types: tuple[str, ...]
+    weights: Weights
 
     def command(self, profile: Profile, model: str) -> Command:
         """The command that gives each layer these types; model: how the runtime is told the model. Raises NotExpressible."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from stratakv.errors import UserError
 from stratakv.export.buun import allocate
-from stratakv.export.target import Command, Costs, NotExpressible, budget, refuse_mla
+from stratakv.export.target import Command, Costs, NotExpressible, Target, Weights, budget, refuse_mla
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import Pair, ordinals_text, pair_text
 
@@ -28,6 +28,7 @@ class Vllm:
 
     title = "vLLM"
     types = tuple(dict.fromkeys(name for pair in [*_PRESETS, _WHOLE[0]] for name in pair))
+    weights: Weights = "directory"
 
     def command(self, profile: Profile, model: str) -> Command:
         """--kv-cache-dtype, and the layers to skip by the model's own numbers."""
@@ -92,6 +93,9 @@ class Vllm:
         if edges:
             notes.append(f"it skips the first and last {_EDGE} layers by itself")
         return tuple(notes)
+
+
+TARGET: Target = Vllm()
 
 
 def _edges(geometry: ModelGeometry) -> list[int]:

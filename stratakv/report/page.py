@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from stratakv.export.targets import runtimes
 from stratakv.measure.table import milli
 from stratakv.measure.verdicts import kld_in_words
 from stratakv.report.cells import cell_charts, side_mark, value_of
@@ -188,7 +189,7 @@ def _commands(evidence: Data) -> list[tuple[str, str]]:
         ),
         ("Write with it", "stratakv generate -m {} --profile {} -p 'Once upon a time'".format(*quoted)),
         ("Serve it: OpenAI's API and llama-server's", "stratakv serve -m {} --profile {}".format(*quoted)),
-        ("Take it to another runtime: fork, ik, buun or vllm", "stratakv export {1} -m {0} --to fork".format(*quoted)),
+        (f"Take it to another runtime: {runtimes()}", "stratakv export {1} -m {0} --to fork".format(*quoted)),
     ]
 
 

@@ -9,10 +9,10 @@ import pytest
 from evidences import evidence
 from geometries import plain
 
-from stratakv.export import TARGETS
 from stratakv.export.costs import MeasuredCosts, distance_costs, relative_error
 from stratakv.export.offer import offer, offer_data
 from stratakv.export.target import budget
+from stratakv.export.targets import target
 from stratakv.kvtypes import kv_type
 from stratakv.profile import Profile, resolve
 
@@ -64,10 +64,10 @@ def test_errors_rise_as_bits_fall():
 
 
 def test_buuns_offer_spends_its_bytes_where_the_evidence_says(costs):
-    offered = offer(tuned(), TARGETS["buun"], costs)
+    offered = offer(tuned(), target("buun"), costs)
     assert offered.pairs[0][1] in ("turbo8", "q8_0")  # V of layer 0 matters most, turbo5 is not there
     assert offered.bytes_per_token <= budget(tuned())
-    data = offer_data(tuned(), offered, TARGETS["buun"], costs)
+    data = offer_data(tuned(), offered, target("buun"), costs)
     assert data["predicted_kld"] < costs.total(
         resolve("turbo4", MODEL).pairs
     )  # 1 % more bytes than asked for pay for it
@@ -91,7 +91,7 @@ def test_iks_offer_is_the_best_of_all():
         sides.append((np.array(sizes), np.array(costs)))
     size, cost = (k[:, None] + v[None, :] for k, v in zip(*sides, strict=True))
     best = cost[size <= budget(roomy)].min()
-    pairs = TARGETS["ik"].nearest(roomy, found)
+    pairs = target("ik").nearest(roomy, found)
     got = sum(found(i, side, name) for i, pair in enumerate(pairs) for side, name in enumerate(pair))
     assert Profile("", small, pairs).bytes_per_token <= budget(roomy)
     assert got == pytest.approx(best, rel=1e-12)
@@ -99,9 +99,9 @@ def test_iks_offer_is_the_best_of_all():
 
 def test_without_evidence_the_nearest_in_bits():
     profile = resolve("0: turbo4/turbo5; rest: turbo4", MODEL)
-    assert offer(profile, TARGETS["fork"], None).name == "turbo4"
-    assert offer(profile, TARGETS["buun"], None).name == "turbo4"
-    data = offer_data(profile, offer(profile, TARGETS["ik"], None), TARGETS["ik"], None)
+    assert offer(profile, target("fork"), None).name == "turbo4"
+    assert offer(profile, target("buun"), None).name == "turbo4"
+    data = offer_data(profile, offer(profile, target("ik"), None), target("ik"), None)
     assert data["text"] == "q4_0_rot" and not data["within_bytes"]  # at equal bits the rotated form
     assert data["predicted_kld"] is None
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from geometries import hybrid, plain, sliding
 
-from stratakv.export import TARGETS, NotExpressible
 from stratakv.export.offer import offer
+from stratakv.export.target import NotExpressible
+from stratakv.export.targets import OWN, TARGETS, target
 from stratakv.profile import resolve
 
 HERE = Path(__file__).parent / "snapshots"
@@ -31,9 +32,9 @@ PROFILES = (
 )
 
 
-@pytest.mark.parametrize("name", [name for name in TARGETS if name != "stratakv"])
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != OWN])
 def test_as_written_down(name):
-    goal, lines = TARGETS[name], []
+    goal, lines = target(name), []
     for title, geometry in MODELS.items():
         for text in (*PROFILES, *(["mode7", "mode1@turbo3/turbo4"] if title == "12 layers" else [])):
             profile = resolve(text, geometry)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from geometries import hybrid, plain, sliding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stratakv.export
 from stratakv.errors import UserError
-from stratakv.export import TARGETS, NotExpressible, target
 from stratakv.export.costs import distance_costs
-from stratakv.export.target import budget
+from stratakv.export.target import NotExpressible, budget
+from stratakv.export.targets import OWN, TARGETS, explained, runtimes, target
 from stratakv.profile import LayerGeometry, ModelGeometry, Profile, resolve
 from stratakv.profile.modes import fork_pairs
 
@@ -118,7 +121,7 @@ def profiles(draw: st.DrawFn) -> Profile:
 @settings(max_examples=40, deadline=None)
 @given(profile=profiles())
 def test_a_command_means_the_profile_and_an_offer_is_expressible(name, profile):
-    goal = TARGETS[name]
+    goal = target(name)
     try:
         command = goal.command(profile, "m.gguf")
     except NotExpressible:
@@ -136,22 +139,22 @@ def test_a_command_means_the_profile_and_an_offer_is_expressible(name, profile):
 def test_what_can_be_said_without_a_loss_is_not_an_offer():
     for name in READERS:
         profile = resolve("f16", plain(12))
-        assert READERS[name](TARGETS[name].command(profile, "m").text, profile.geometry) == profile.pairs
+        assert READERS[name](target(name).command(profile, "m").text, profile.geometry) == profile.pairs
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5, 6, 7])
 def test_the_forks_own_modes_on_a_hybrid_model_are_its_raw_layers(number):
     geometry = hybrid()
     pairs, _ = fork_pairs(number, geometry, ("turbo4", "turbo4"), {"TURBO_AUTO_ASYMMETRIC": "0"})
-    line = TARGETS["fork"].command(Profile("p", geometry, pairs), "m.gguf").text
+    line = target("fork").command(Profile("p", geometry, pairs), "m.gguf").text
     assert read_fork(line, geometry) == pairs
 
 
 def test_the_forks_silent_rules_are_switched_off():
-    line = TARGETS["fork"].command(resolve("turbo4", plain(12, q_heads=12)), "m").text
+    line = target("fork").command(resolve("turbo4", plain(12, q_heads=12)), "m").text
     assert line.startswith("TURBO_LAYER_ADAPTIVE=0 TURBO_AUTO_ASYMMETRIC=0 llama-server")
     assert (
-        TARGETS["fork"]
+        target("fork")
         .command(resolve("f16/turbo2", plain(12)), "m")
         .text.startswith("TURBO_LAYER_ADAPTIVE=0 llama-server")
     )
@@ -168,5 +171,18 @@ def test_latents_are_refused_by_runtimes_without_them():
 
 
 def test_an_unknown_target():
-    with pytest.raises(UserError, match="fork, ik, buun, vllm, stratakv"):
+    with pytest.raises(UserError, match=", ".join(TARGETS)):
         target("ollama")
+
+
+def test_users_are_told_of_every_target_as_before():
+    assert (
+        explained() == "fork (llama.cpp with turbo types), ik (ik_llama.cpp), buun, vllm, or stratakv: a profile file"
+    )
+    assert runtimes() == "fork, ik, buun or vllm"
+
+
+def test_every_listed_target_is_there_and_no_other_module_is_one():
+    modules = {path.stem for path in Path(stratakv.export.__file__).parent.glob("*.py")}
+    found = {name for name in modules - {"__init__"} if hasattr(import_module(f"stratakv.export.{name}"), "TARGET")}
+    assert found == set(TARGETS) == {*READERS, OWN}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from stratakv.export.target import Command, Costs
+from stratakv.export.target import Command, Costs, Target, Weights
 from stratakv.kvtypes import type_names
 from stratakv.profile import Profile
 from stratakv.profile.files import profile_to_json
@@ -16,6 +16,7 @@ class ProfileFile:
 
     title = "stratakv"
     types = tuple(type_names())
+    weights: Weights = "any"
 
     def command(self, profile: Profile, model: str) -> Command:
         """The file's content."""
@@ -28,3 +29,6 @@ class ProfileFile:
     def bytes_per_token(self, profile: Profile) -> int:
         """Ours."""
         return profile.bytes_per_token
+
+
+TARGET: Target = ProfileFile()
