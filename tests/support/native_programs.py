@@ -49,7 +49,16 @@ def build(
 
     def compile_unit(source: Path) -> Path:
         includes = [f"-I{folder}" for folder in dict.fromkeys(path.parent for path in sources)]
-        command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-ffp-contract=off", *includes, *flags]
+        command = [
+            compiler,
+            "-std=c++17",
+            "-Wall",
+            "-Wextra",
+            "-ffp-contract=off",
+            "-DSTRATAKV_CHECKED",
+            *includes,
+            *flags,
+        ]
         target = to / f"{source.stem}.o"
         own = special.get(source.stem.rpartition("_")[2], [])
         done = subprocess.run([*command, *own, "-c", source, "-o", target], capture_output=True, text=True, check=False)

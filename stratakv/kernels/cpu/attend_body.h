@@ -2,8 +2,13 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <initializer_list>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "tile_integer.h"
 #include "tile_rows.h"
@@ -29,31 +34,56 @@ inline F exp2_negative(F x) {
 }
 
 // Memory of one thread, kept between calls: nothing of the history's size, nothing allocated in a step after the first.
-class Arena {
+class Scratch {
 public:
-    ~Arena() { std::free(start_); }
-    void reset(std::size_t bytes) {
-        if (bytes > size_) {
+    ~Scratch() { std::free(start_); }
+
+    // One list says all pieces: what points at each, and how many values it has. Behind each lie 64 bytes or more that may be read.
+    struct Piece {
+        template <typename T>
+        Piece(T *&pointer, std::size_t count) : to(&pointer), bytes(count * sizeof(T)) {}
+        void *to;  // the pointer
+        std::size_t bytes;
+    };
+    void lay(std::initializer_list<Piece> pieces) {
+        std::size_t size = 0;
+        for (const Piece &piece : pieces) size += padded(piece.bytes);
+        if (size > size_) {
             std::free(start_);
-            size_ = (bytes + 4095) / 4096 * 4096;
+            size_ = (size + 4095) / 4096 * 4096;
             start_ = static_cast<std::uint8_t *>(std::aligned_alloc(64, size_));
         }
-        used_ = 0;
+        std::uint8_t *at = start_;
+        for (const Piece &piece : pieces) std::memcpy(piece.to, &at, sizeof at), at += padded(piece.bytes);
+#ifdef STRATAKV_CHECKED
+        ends_.clear(), at = start_;
+        for (const Piece &piece : pieces) {
+            ends_.push_back({at + piece.bytes, at += padded(piece.bytes)});
+            std::memset(ends_.back().first, kMark, ends_.back().second - ends_.back().first);
+        }
+#endif
     }
-    template <typename T>
-    T *take(std::size_t count) {
-        T *p = reinterpret_cast<T *>(start_ + used_);
-        used_ += padded<T>(count);
-        return p;
-    }
-    template <typename T>
-    static std::size_t padded(std::size_t count) {
-        return (count * sizeof(T) + 127) / 64 * 64;
+
+    // That nothing was written behind any piece: looked at in the tests' builds.
+    void check() const {
+#ifdef STRATAKV_CHECKED
+        for (const auto &[begin, end] : ends_)
+            if (!std::all_of(begin, end, [](std::uint8_t byte) { return byte == kMark; })) {
+                std::fputs("scratch memory: a piece was written beyond its end\n", stderr);
+                std::abort();
+            }
+#endif
     }
 
 private:
+    static std::size_t padded(std::size_t bytes) { return (bytes + 127) / 64 * 64; }
+
     std::uint8_t *start_ = nullptr;
-    std::size_t size_ = 0, used_ = 0;
+    std::size_t size_ = 0;
+#ifdef STRATAKV_CHECKED
+    static constexpr std::uint8_t kMark = 0xa7;
+    std::vector<std::pair<std::uint8_t *, std::uint8_t *>> ends_;
+#endif
 };
 
 struct Work {
@@ -89,7 +119,7 @@ inline int lane_dim(Codes codes, int byte, int sub) {
 // Whether scores are multiplied by the scale before anything else: a softcap wants it, and the maximum of negative multiples.
 inline bool premultiplied(const Attention &a) { return a.softcap > 0 || !(a.scale > 0); }
 
-inline Work prepare(const Attention &a, int sequence, int head, Arena &arena) {
+inline Work prepare(const Attention &a, int sequence, int head, Scratch &scratch) {
     Work w{};
     const Side &k = a.k, &v = a.v;
     w.q_tokens = a.q_tokens(sequence);
@@ -100,27 +130,25 @@ inline Work prepare(const Attention &a, int sequence, int head, Arena &arena) {
     w.lanes = v_integer ? w.units * subs(v.codes) * 16 : (v.dim + 15) / 16 * 16;
     w.integer.words_per_row = k_integer ? k.base_bytes / 4 * subs(k.codes) : 0;
     const std::size_t rows = w.rows;
-    arena.reset(Arena::padded<float>(rows * w.k_stride) + Arena::padded<std::int32_t>(rows * 2 * w.integer.words_per_row) +
-                Arena::padded<float>(rows) * 3 + Arena::padded<std::int32_t>(rows * k.blocks) +
-                Arena::padded<float>(rows * kPageTokens) + Arena::padded<std::uint8_t>(rows * v.blocks * kPlanes * kPageTokens) +
-                Arena::padded<float>(std::size_t(v.blocks) * kPageTokens) * 2 + Arena::padded<float>(rows * v.blocks) * 2 + Arena::padded<std::int32_t>(rows * v.blocks) + Arena::padded<float>(rows * w.lanes) +
-                Arena::padded<float>(std::max(w.k_stride, (v.dim + 15) / 16 * 16)));
-    w.q = arena.take<float>(rows * w.k_stride);
-    w.integer.words = arena.take<std::int32_t>(rows * 2 * w.integer.words_per_row);
-    w.integer.scale = arena.take<float>(rows);
-    w.integer.sums = arena.take<std::int32_t>(rows * k.blocks);
-    w.scores = arena.take<float>(rows * kPageTokens);
-    w.weights.bytes = arena.take<std::uint8_t>(rows * v.blocks * kPlanes * kPageTokens);
-    w.weights.step = arena.take<float>(rows * v.blocks);
-    w.weights.sums = arena.take<std::int32_t>(rows * v.blocks);
-    w.scales = arena.take<float>(std::size_t(v.blocks) * kPageTokens);
-    w.minima = arena.take<float>(std::size_t(v.blocks) * kPageTokens);
     w.factor = premultiplied(a) ? 1.0f : a.scale;
-    w.minimum = arena.take<float>(rows * v.blocks);
-    w.out = arena.take<float>(rows * w.lanes);
-    w.maximum = arena.take<float>(rows);
-    w.sum = arena.take<float>(rows);
-    w.row = arena.take<float>(std::max(w.k_stride, (v.dim + 15) / 16 * 16));
+    const std::size_t blocks = v.blocks;
+    scratch.lay({
+        {w.q, rows * w.k_stride},
+        {w.integer.words, rows * 2 * w.integer.words_per_row},
+        {w.integer.scale, rows},
+        {w.integer.sums, rows * k.blocks},
+        {w.scores, rows * kPageTokens},
+        {w.weights.bytes, rows * blocks * kPlanes * kPageTokens},
+        {w.weights.step, rows * blocks},
+        {w.weights.sums, rows * blocks},
+        {w.scales, blocks * kPageTokens},
+        {w.minima, blocks * kPageTokens},
+        {w.minimum, rows * blocks},
+        {w.out, rows * w.lanes},
+        {w.maximum, rows},
+        {w.sum, rows},
+        {w.row, static_cast<std::size_t>(std::max(w.k_stride, (v.dim + 15) / 16 * 16))},
+    });
     std::memset(w.q, 0, rows * w.k_stride * sizeof(float));
     for (int r = 0; r < w.rows; ++r) {
         float *q = w.q + std::size_t(r) * w.k_stride;
@@ -270,8 +298,8 @@ inline void finish(const Attention &a, const Work &w, const Partial &partial) {
 
 const char *run(const Attention &a, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, std::int64_t unit,
          const Partial *partial) {
-    thread_local Arena arena;
-    Work w = prepare(a, sequence, head, arena);
+    thread_local Scratch scratch;
+    Work w = prepare(a, sequence, head, scratch);
     const bool k_integer = integer_side(a, a.k), v_integer = integer_side(a, a.v);
     const std::int64_t *pages = a.pages + a.page_start[sequence];
     const std::int32_t *firsts = a.first + a.query_start[sequence], *lasts = a.last + a.query_start[sequence];
@@ -322,6 +350,7 @@ const char *run(const Attention &a, int sequence, int head, std::int64_t page_be
     }
     for (; unit_end < page_end; unit_end += unit) finish(a, w, *partial++), begin_softmax(a.v, w);
     finish(a, w, *partial);
+    scratch.check();
     return simd::kName;
 }
 
