@@ -13,8 +13,8 @@ Within a field the bytes are a permutation of the types' canonical bytes, in the
     floats     [token][byte]                                  f16, bf16, f32: rows, as dense attention reads them
     scales     [scale][token]                                 f16 norms, scales and minima: one vector load for many tokens
 
-Where 4 does not divide a field's bytes, the words of K are 2 or 1 bytes long. A layout's name says tokens and order; kernels check
-it. Saved slots hold canonical bytes.
+Where 4 does not divide a field's bytes, the words of K are 2 or 1 bytes long. A layout's name says tokens and order, and kernels
+check it. Saved slots hold canonical bytes.
 """
 
 from __future__ import annotations
