@@ -297,4 +297,10 @@ struct BF16 {
     }
 };
 
+// Every format that has a tile: a struct above and its name here.
+template <typename...>
+struct Formats {};
+using FloatFormats = Formats<F32, F16, BF16>;
+using CodeFormats = Formats<Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4>;
+
 }  // namespace

@@ -161,27 +161,15 @@ void pack(const float *x, std::int64_t columns, int token, int tokens, const Pac
     }
 }
 
-RunTiles find(int type) {
-    switch (type) {
-        case F32::kType: return run_floats<F32>;
-        case F16::kType: return run_floats<F16>;
-        case BF16::kType: return run_floats<BF16>;
-        case Q4_0::kType: return run_codes<Q4_0>;
-        case Q4_1::kType: return run_codes<Q4_1>;
-        case Q5_0::kType: return run_codes<Q5_0>;
-        case Q5_1::kType: return run_codes<Q5_1>;
-        case Q8_0::kType: return run_codes<Q8_0>;
-        case Q2_K::kType: return run_codes<Q2_K>;
-        case Q3_K::kType: return run_codes<Q3_K>;
-        case Q4_K::kType: return run_codes<Q4_K>;
-        case Q5_K::kType: return run_codes<Q5_K>;
-        case Q6_K::kType: return run_codes<Q6_K>;
-        case IQ4_NL::kType: return run_codes<IQ4_NL>;
-        case IQ4_XS::kType: return run_codes<IQ4_XS>;
-        case MXFP4::kType: return run_codes<MXFP4>;
-        default: return nullptr;
-    }
+template <typename... Float, typename... Code>
+RunTiles find_in(int type, Formats<Float...>, Formats<Code...>) {
+    RunTiles found = nullptr;
+    ((Float::kType == type ? void(found = run_floats<Float>) : void()), ...);
+    ((Code::kType == type ? void(found = run_codes<Code>) : void()), ...);
+    return found;
 }
+
+RunTiles find(int type) { return find_in(type, FloatFormats{}, CodeFormats{}); }
 
 }  // namespace
 }  // namespace stratakv
