@@ -16,11 +16,13 @@ from typing import Any
 from stratakv.evidence.judgement import SCHEMA as JUDGE
 from stratakv.evidence.tuning import SCHEMA as TUNE
 from stratakv.measure.intervals import change_interval
+from stratakv.measure.metrics import METRICS
 from stratakv.measure.table import labels, milli
 
+PUBLISHED = [metric for metric in METRICS if metric.published]
 HEAD = (
-    "| profile | bpv | bytes/token | PPL - f16 | KLD, 1e-3 nats | median | p99 | top-1 | against {reference} |\n"
-    "|---|---:|---:|---:|---:|---:|---:|---:|---|"
+    f"| profile | bpv | bytes/token | PPL - f16 | KLD, 1e-3 nats | {' | '.join(str(each.heading) for each in PUBLISHED)} | "
+    f"against {{reference}} |\n|---|---:|---:|---:|---:|{'---:|' * len(PUBLISHED)}---|"
 )
 JUDGED = (
     "| model, text | bytes/token | KLD, 1e-3 nats | against uniform of the budget | best other uniform | best rule | "
@@ -42,8 +44,7 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(
             f"| {label[row['name']]}{star} | {row['bpv']:.3f} | {row['bytes_per_token']:,} | "
             f"{_interval(row['ppl_diff'], row['ppl_diff_ci95'], 1.0, '+.2f')} | "
-            f"{_milli(row['kld_mean'], row['kld_mean_ci95'])} | {_short(row['kld_median'] * 1e3)} | "
-            f"{_short(row['kld_p99'] * 1e3)} | {row['top1']:.1%} | {row['verdict']} |"
+            f"{_milli(row['kld_mean'], row['kld_mean_ci95'])} | {' | '.join(_metrics(row))} | {row['verdict']} |"
         )
     named = [f"* {letter} = `{name}`" for name, letter in label.items() if letter != name]
     return "\n".join([*lines, *([""] if named else []), *named])
@@ -94,6 +95,11 @@ def _against(tuned: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     shown = "" if interval is None or not interval[0] <= 0 <= interval[1] else ", no difference shown"
     name = "" if other["family"] == "permutation" else f"{other['name']}, "
     return f"{100 * change:+.1f} %{ends}{shown}<br>{name}{milli(other['kld_mean'])}"
+
+
+def _metrics(row: Mapping[str, Any]) -> list[str]:
+    values = [(each.unit, row[each.field]) for each in PUBLISHED]
+    return [_short(value * 1e3) if unit == "nats" else f"{value:.1%}" for unit, value in values]
 
 
 def _interval(value: float, ci: Sequence[float] | None, factor: float, form: str) -> str:

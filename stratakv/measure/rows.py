@@ -6,16 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from stratakv.measure.divergence import Floats
 from stratakv.measure.intervals import MIN_BLOCKS, Interval, change_interval, mean_interval, standard_error
+from stratakv.measure.metrics import METRICS
 from stratakv.measure.run import BASELINE, Scores
 from stratakv.measure.verdicts import judge, pareto_front
 from stratakv.profile import Profile
 
 METRICS_VERSION = 1
-SHARE_ABOVE = 1e-3
 
 
 def quality_rows(
@@ -69,11 +67,7 @@ def _row(profile: Profile, scores: Scores, baseline: Scores, reference: Scores, 
         **_ppl_difference(scores.nll.mean(axis=1) - baseline.nll.mean(axis=1), math.exp(baseline.nll.mean())),
         "kld_mean": float(kld.mean()),
         "kld_mean_ci95": _json(mean_interval(per_chunk)),
-        "kld_median": float(np.median(kld)),
-        "kld_p99": float(np.quantile(kld, 0.99)),
-        "kld_max": float(kld.max()),
-        "kld_share_above_1e-3": float((kld > SHARE_ABOVE).mean()),
-        "top1": float(agree.mean()),
+        **{metric.field: metric.of(kld, agree) for metric in METRICS},
         "kld_diff": float((per_chunk - other).mean()),
         "kld_diff_ci95": _kld_difference(per_chunk, other),
         "kld_per_chunk": per_chunk.tolist(),

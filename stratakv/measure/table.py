@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from stratakv.measure.metrics import METRICS
+
 WIDTH = 120
 _NAME = 20
 _SHORTEST_NAME = 10
@@ -18,9 +20,9 @@ def format_comparison(data: Mapping[str, Any]) -> str:
     """The whole of a "stratakv/compare/1": conditions, numbers, verdicts with Pareto marks, warnings."""
     rows = data["rows"]
     label = labels([row["name"] for row in rows])
-    cells = [
-        ["profile", "bpv", "bytes/token", "PPL", "PPL - f16 [95 %]", "KLD [95 %]", "median", "p99", ">1e-3", "top-1"]
-    ]
+    shown = [metric for metric in METRICS if metric.heading]
+    cells = [["profile", "bpv", "bytes/token", "PPL", "PPL - f16 [95 %]", "KLD [95 %]"]]
+    cells[0] += [metric.heading or "" for metric in shown]
     for row in rows:
         cells.append(
             [
@@ -30,10 +32,7 @@ def format_comparison(data: Mapping[str, Any]) -> str:
                 significant(row["ppl"], 4),
                 _signed(row["ppl_diff"]) + _signed_interval(row["ppl_diff_ci95"]),
                 milli(row["kld_mean"]) + _milli_interval(row["kld_mean_ci95"]),
-                milli(row["kld_median"]),
-                milli(row["kld_p99"]),
-                f"{row['kld_share_above_1e-3']:.1%}",
-                f"{row['top1']:.1%}",
+                *(milli(row[each.field]) if each.unit == "nats" else f"{row[each.field]:.1%}" for each in shown),
             ]
         )
     lines = [*conditions(data), "KLD in 1e-3 nats against an f16 cache of the same weights; PPL is a side note", ""]

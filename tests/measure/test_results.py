@@ -13,6 +13,7 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.measure.corpus import Contexts
 from stratakv.measure.intervals import change_interval, mean_interval
+from stratakv.measure.metrics import METRICS
 from stratakv.measure.results import check_writable, compare, perplexity, write_json
 from stratakv.measure.run import measure
 from stratakv.profile import resolve
@@ -23,8 +24,8 @@ TOP = {
 }  # fmt: skip
 ROW = {
     "name", "profile", "bytes_per_token", "bpv", "context_bytes", "allocated_bytes", "ppl", "ppl_se", "ppl_se_over",
-    "nll_per_chunk", "seconds", "warnings", "ppl_diff", "ppl_diff_ci95", "kld_mean", "kld_mean_ci95", "kld_median",
-    "kld_p99", "kld_max", "kld_share_above_1e-3", "top1", "kld_diff", "kld_diff_ci95", "kld_per_chunk", "baseline",
+    "nll_per_chunk", "seconds", "warnings", "ppl_diff", "ppl_diff_ci95", "kld_mean", "kld_mean_ci95",
+    *(metric.field for metric in METRICS), "kld_diff", "kld_diff_ci95", "kld_per_chunk", "baseline",
     "pareto", "verdict", "verdict_kind",
 }  # fmt: skip
 
