@@ -12,7 +12,7 @@ import pytest
 import stratakv
 
 ROOT = Path(stratakv.__file__).parent
-NOUNS = ("answer", "arena", "blocktable", "plan", "sensitivity", "sequence", "setting")
+NOUNS = ("answer", "blocktable", "plan", "sensitivity", "sequence", "setting")
 # How a CPU takes a step has the name of a command
 KNOWN = {"plan": ["kernels/cpu/plan:Plan", "plan"]}
 ENDINGS = (".py", ".cpp", ".h")
