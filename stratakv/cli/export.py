@@ -32,7 +32,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("profile", metavar="PROFILE", help="a profile file (.json), or any text that --profile takes")
     parser.add_argument(
-        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+        "-m",
+        "--model",
+        required=True,
+        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
     )
     parser.add_argument(
         "--to",

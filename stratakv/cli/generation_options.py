@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
     """Model, profile, sampling: llama.cpp's names and defaults."""
     parser.add_argument(
-        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+        "-m",
+        "--model",
+        required=True,
+        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
     )
     add_profile_options(parser)
     parser.add_argument("--temp", type=float, default=0.8, help="temperature, 0: always the most likely token (0.8)")

@@ -31,7 +31,7 @@ COMMANDS = {
     "report": "a tuned profile's evidence as one HTML page",
     "generate": "continue a prompt",
     "chat": "talk with a model",
-    "serve": "a server for clients of OpenAI, llama-server and Ollama, with a page to watch the cache",
+    "serve": "a server for clients of OpenAI, Anthropic, llama-server and Ollama, with a page to watch the cache",
     "demo": "the embedded model through every mode: table, plot and an answer in words",
 }
 

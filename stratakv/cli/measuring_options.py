@@ -22,7 +22,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     """Model, text and how it is cut: llama.cpp's names."""
     parser.add_argument(
-        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+        "-m",
+        "--model",
+        required=True,
+        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
     )
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="a UTF-8 text file")
     parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens of a context (512)")

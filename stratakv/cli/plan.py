@@ -35,7 +35,10 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+        "-m",
+        "--model",
+        required=True,
+        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
     )
     parser.add_argument("--memory", metavar="SIZE", help="for the cache alone, such as 2GiB, 512MiB, 2GB")
     parser.add_argument(
@@ -53,7 +56,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--quality", type=float, metavar="KLD", help="at most this mean KLD in nats; needs --evidence")
     parser.add_argument("--evidence", metavar="FILE", help="NAME.evidence.json of this model, written by `tune`")
-    parser.add_argument("--dtype", choices=list(_BYTES), default="f32", help="of the weights in memory (f32)")
+    parser.add_argument("--dtype", choices=list(_BYTES), default="f32", help="of weights that are unpacked (f32)")
     parser.add_argument("--json", action="store_true", help="print JSON (schema stratakv/plan/1)")
     parser.set_defaults(func=run)
 

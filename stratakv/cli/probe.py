@@ -12,7 +12,10 @@ def add_parser(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser("probe", help="what is known to break under a quantized cache", description=__doc__)
     parser.add_argument(
-        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+        "-m",
+        "--model",
+        required=True,
+        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
     )
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to run (the embedded tuning text)")
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=f"tokens of a context ({CONTEXT})")

@@ -1,4 +1,4 @@
-"""`stratakv serve`: a server that clients of OpenAI, llama-server and Ollama know, and a page at / to watch the cache."""
+"""`stratakv serve`: a server for clients of OpenAI, Anthropic, llama-server and Ollama, and a page to watch the cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
     """Register the command."""
     from stratakv.cli.profile_options import add_profile_options
 
-    line = "a server for clients of OpenAI, llama-server and Ollama, with a page to watch the cache"
+    line = "a server for clients of OpenAI, Anthropic, llama-server and Ollama, with a page to watch the cache"
     parser = commands.add_parser("serve", help=line, description=__doc__)
     parser.add_argument(
         "-m",

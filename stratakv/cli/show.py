@@ -14,7 +14,10 @@ def add_parser(subparsers: Any) -> None:
         "show", help="what every layer gets with a profile: types, bytes a token, warnings", description=__doc__
     )
     parser.add_argument(
-        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+        "-m",
+        "--model",
+        required=True,
+        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
     )
     add_profile_options(parser)
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help="also the cache's size at N tokens")

@@ -21,7 +21,10 @@ def add_parser(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser("tune", help="find the best profile for a model and a budget", description=__doc__)
     parser.add_argument(
-        "-m", "--model", required=True, help="GGUF file, Hugging Face directory, hub name, or 'embedded'"
+        "-m",
+        "--model",
+        required=True,
+        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
     )
     budget = parser.add_argument_group("budget: one of these (uniform turbo4's bytes)")
     budget.add_argument("--budget", metavar="PROFILE", help="the bytes of a profile, such as turbo4 or q8_0/turbo4")
