@@ -12,8 +12,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from stratakv.measure.divergence import Floats
-
 SHARE_ABOVE = 1e-3
 
 
@@ -25,7 +23,7 @@ class Metric:
     """
 
     field: str
-    of: Callable[[Floats, npt.NDArray[np.bool_]], float]
+    of: Callable[[npt.NDArray[np.float64], npt.NDArray[np.bool_]], float]
     unit: Literal["nats", "share"]
     heading: str | None = None
     published: bool = False
