@@ -8,7 +8,7 @@ BIN := .venv/bin
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 TEST_ENV := $(MALLOC) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-all wheel gguf clients models lint lint-cpp format-cpp venv clean
+.PHONY: demo test test-all wheel gguf clients models lint format-cpp venv clean
 
 demo: venv
 	$(MALLOC) $(BIN)/stratakv demo
@@ -40,15 +40,12 @@ clients: .venv-clients/.ready
 	.venv-clients/bin/python -m pip install --disable-pip-version-check -q -r tests/clients/requirements.txt
 	touch $@
 
+CPP = $(shell git ls-files '*.cpp' '*.h')
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-CPP = $(shell git ls-files '*.cpp' '*.h')
-
-# by itself until all C++ is formatted; then `lint` asks for it too
-lint-cpp: venv
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
 format-cpp: venv

@@ -53,8 +53,8 @@ const Kernel &find_kernel(const std::string &name) {
 
 namespace {
 
-// Pages that one softmax goes over before it is merged with others. By the sequence alone, never by what else there is or how
-// many threads: so a token's sums are the same in any company. Longer ones for chunks, whose states are large.
+// Pages that one softmax goes over before it is merged with others. By the sequence alone, never by what else there is
+// or how many threads: so a token's sums are the same in any company. Longer ones for chunks, whose states are large.
 std::int64_t unit_pages(const Attention &a, int sequence) { return a.q_tokens(sequence) > 8 ? 16 : 4; }
 
 std::int64_t unit_count(const Attention &a, int sequence, std::int64_t pages) {
@@ -114,12 +114,14 @@ const char *attend(const Kernel &kernel, const Attention &a, int threads) {
     for (int s = 0; s < a.sequences; ++s) {
         const std::size_t size = a.partial_floats(s), rows = std::size_t(a.groups) * a.q_tokens(s);
         if (!size) continue;
-        const std::int64_t unit = unit_pages(a, s), own = unit_count(a, s, pages[s]), together = (per_part + unit - 1) / unit;
+        const std::int64_t unit = unit_pages(a, s), own = unit_count(a, s, pages[s]),
+                           together = (per_part + unit - 1) / unit;
         for (int h = 0; h < a.kv_heads; ++h, ++count) {
             Group &group = groups[count];
             group.begin = partials.size(), group.end = group.begin + own;
             for (std::int64_t u = 0; u < own; u += together, ++group.left) {
-                const std::int64_t begin = begins[s] + u * unit, end = begins[s] + std::min(pages[s], (u + together) * unit);
+                const std::int64_t begin = begins[s] + u * unit,
+                                   end = begins[s] + std::min(pages[s], (u + together) * unit);
                 parts.push_back({s, h, begin, end, group.begin + u, count});
             }
             for (std::int64_t u = 0; u < own; ++u, at += size) partials.push_back({at, at + rows, at + 2 * rows});
@@ -130,7 +132,8 @@ const char *attend(const Kernel &kernel, const Attention &a, int threads) {
     std::atomic<const char *> ran{""};
     parallel_for(threads, static_cast<int>(parts.size()), [&](int i) {
         const Part &part = all[i];
-        ran = kernel.run(a, part.sequence, part.head, part.begin, part.end, unit_pages(a, part.sequence), of + part.unit);
+        ran =
+            kernel.run(a, part.sequence, part.head, part.begin, part.end, unit_pages(a, part.sequence), of + part.unit);
         Group &group = groups[part.group];
         // who finishes last merges
         if (--group.left == 0)
@@ -144,11 +147,15 @@ void decode(const Kernel &kernel, const DecodeTask &task, int threads) {
     parallel_for(threads, task.sequences * task.heads * pages, [&](int i) {
         const int page = i % pages, head = i / pages % task.heads, sequence = i / pages / task.heads;
         const int origin = (first + page) * kPageTokens;
-        const int begin = std::max(task.start - origin, 0), end = std::min(task.start + task.tokens - origin, kPageTokens);
-        const std::uint8_t *tile = task.where.at(task.pages[std::size_t(sequence) * task.page_count + first + page]) + head * task.tile_bytes;
-        const std::size_t row = (std::size_t(sequence) * task.heads + head) * task.tokens + (origin + begin - task.start);
+        const int begin = std::max(task.start - origin, 0),
+                  end = std::min(task.start + task.tokens - origin, kPageTokens);
+        const std::uint8_t *tile =
+            task.where.at(task.pages[std::size_t(sequence) * task.page_count + first + page]) + head * task.tile_bytes;
+        const std::size_t row =
+            (std::size_t(sequence) * task.heads + head) * task.tokens + (origin + begin - task.start);
         const std::size_t at = row * task.side->dim;
-        kernel.decode(*task.side, tile, begin, end, task.floats ? task.floats + at : nullptr, task.bfloats ? task.bfloats + at : nullptr);
+        kernel.decode(*task.side, tile, begin, end, task.floats ? task.floats + at : nullptr,
+                      task.bfloats ? task.bfloats + at : nullptr);
     });
 }
 

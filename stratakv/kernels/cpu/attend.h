@@ -8,21 +8,21 @@
 
 namespace stratakv {
 
-// How a side's codes are packed: the one table of all ways. A type names its own (stratakv/kvtypes/code.py); each of the second list
-// has a Packing in unpack.h, and nothing else knows their number.
+// How a side's codes are packed: the one table of all ways. A type names its own (stratakv/kvtypes/code.py); each of
+// the second list has a Packing in unpack.h, and nothing else knows their number.
 #define STRATAKV_ROWS(X)                     \
     X(rows_f32) /* floats, token by token */ \
     X(rows_f16)                              \
     X(rows_bf16)
-#define STRATAKV_PACKINGS(X)                                                                                    \
-    X(byte)       /* q8_0: one signed byte a value */                                                           \
-    X(byte_index) /* turbo8: the same, 128 higher */                                                            \
-    X(nibble)     /* turbo4: value i in nibble i % 2 of byte i / 2 */                                           \
-    X(nibble_1)   /* turbo5: and a plane of bit 4 */                                                            \
-    X(nibble_2)   /* turbo6: and a plane of bits 4, 5 */                                                        \
-    X(pair)       /* turbo2: value i at bits 2 (i % 4) of byte i / 4 */                                         \
-    X(pair_1)     /* turbo3: and a plane of bit 2 */                                                            \
-    X(halves)     /* q4_0, q4_1: blocks of 32, low nibbles the first 16 values, high ones the other 16 */       \
+#define STRATAKV_PACKINGS(X)                                                                              \
+    X(byte)       /* q8_0: one signed byte a value */                                                     \
+    X(byte_index) /* turbo8: the same, 128 higher */                                                      \
+    X(nibble)     /* turbo4: value i in nibble i % 2 of byte i / 2 */                                     \
+    X(nibble_1)   /* turbo5: and a plane of bit 4 */                                                      \
+    X(nibble_2)   /* turbo6: and a plane of bits 4, 5 */                                                  \
+    X(pair)       /* turbo2: value i at bits 2 (i % 4) of byte i / 4 */                                   \
+    X(pair_1)     /* turbo3: and a plane of bit 2 */                                                      \
+    X(halves)     /* q4_0, q4_1: blocks of 32, low nibbles the first 16 values, high ones the other 16 */ \
     X(halves_1)   /* q5_0, q5_1: and a plane of bit 4 */
 
 #define STRATAKV_VALUE(name) name,
@@ -47,9 +47,9 @@ struct Side {
     alignas(64) std::int8_t table[64];
 };
 
-// One layer's attention for all sequences of a step, ragged: sequence s has query tokens [query_start[s], query_start[s + 1])
-// and a block table of pages [page_start[s], page_start[s + 1]). A query token sees tokens [first, last) of its sequence,
-// counted from the table's first page.
+// One layer's attention for all sequences of a step, ragged: sequence s has query tokens [query_start[s], query_start[s
+// + 1]) and a block table of pages [page_start[s], page_start[s + 1]). A query token sees tokens [first, last) of its
+// sequence, counted from the table's first page.
 struct Attention {
     Side k, v;
     int sequences, kv_heads, groups;  // groups: query heads a kv head
@@ -65,9 +65,9 @@ struct Attention {
     const std::int32_t *first;     // [query tokens]
     const std::int32_t *last;      // [query tokens]
     const float *sinks;            // [kv_heads * groups] or null
-    float *lse;                    // [query tokens, kv_heads * groups] or null: the log of the sum of exponentiated logits
-    float scale, softcap;          // softcap 0: none
-    bool precise;                  // float arithmetic on decoded rows instead of integers
+    float *lse;  // [query tokens, kv_heads * groups] or null: the log of the sum of exponentiated logits
+    float scale, softcap;  // softcap 0: none
+    bool precise;  // float arithmetic on decoded rows instead of integers
 
     int q_tokens(int sequence) const { return query_start[sequence + 1] - query_start[sequence]; }
     // of one partial softmax
@@ -76,16 +76,17 @@ struct Attention {
 
 // The state of a softmax over some of the tokens: for `rows` queries of one kv head, rows being groups * q_tokens.
 struct Partial {
-    float *maximum;   // [rows]
-    float *sum;       // [rows]
-    float *out;       // [rows, v.dim], not yet divided by sum
+    float *maximum;  // [rows]
+    float *sum;  // [rows]
+    float *out;  // [rows, v.dim], not yet divided by sum
 };
 
 struct Kernel {
     const char *name;
-    // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table: a softmax for each `unit` pages of them.
-    // Returns the name of the instruction set that it was compiled for.
-    const char *(*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, std::int64_t unit, const Partial *);
+    // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table: a softmax for each `unit`
+    // pages of them. Returns the name of the instruction set that it was compiled for.
+    const char *(*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end,
+                       std::int64_t unit, const Partial *);
     // Merges the softmaxes of all units of a sequence and kv head, sinks included, into the output.
     void (*merge)(const Attention &, int sequence, int head, const Partial *parts, int count);
     // Tokens [begin, end) of a head's tile as rows [tokens, dim], into whichever of the two outputs isn't null.

@@ -38,7 +38,8 @@ class Scratch {
 public:
     ~Scratch() { std::free(start_); }
 
-    // One list says all pieces: what points at each, and how many values it has. Behind each lie 64 bytes or more that may be read.
+    // One list says all pieces: what points at each, and how many values it has. Behind each lie 64 bytes or more that
+    // may be read.
     struct Piece {
         template <typename T>
         Piece(T *&pointer, std::size_t count) : to(&pointer), bytes(count * sizeof(T)) {}
@@ -100,9 +101,7 @@ struct Work {
     float *row;              // one decoded row
 };
 
-inline bool integer_side(const Attention &a, const Side &side) {
-    return side.vectors && !a.precise;
-}
+inline bool integer_side(const Attention &a, const Side &side) { return side.vectors && !a.precise; }
 
 inline int subs(Codes codes) {
     int found = 1;
@@ -116,7 +115,8 @@ inline int lane_dim(Codes codes, int byte, int sub) {
     return found;
 }
 
-// Whether scores are multiplied by the scale before anything else: a softcap wants it, and the maximum of negative multiples.
+// Whether scores are multiplied by the scale before anything else: a softcap wants it, and the maximum of negative
+// multiples.
 inline bool premultiplied(const Attention &a) { return a.softcap > 0 || !(a.scale > 0); }
 
 inline Work prepare(const Attention &a, int sequence, int head, Scratch &scratch) {
@@ -168,7 +168,8 @@ inline void begin_softmax(const Side &v, const Work &w) {
     std::fill(w.minimum, w.minimum + rows * v.blocks, 0.0f);
 }
 
-// From scores to weights of one row, [kPageTokens] in place; the running maximum and sum move on. False: nothing to see.
+// From scores to weights of one row, [kPageTokens] in place; the running maximum and sum move on. False: nothing to
+// see.
 inline bool soften(const Attention &a, Work &w, int r, int first, int last) {
     float *scores = w.scores + std::size_t(r) * kPageTokens;
     const int blocks = a.v.blocks;
@@ -217,7 +218,8 @@ inline bool soften(const Attention &a, Work &w, int r, int first, int last) {
     return true;
 }
 
-// V's scales (and minima) of a tile as floats. Pages hold anything outside of [first, last): that must not be read as a number.
+// V's scales (and minima) of a tile as floats. Pages hold anything outside of [first, last): that must not be read as a
+// number.
 inline void read_scales(const Side &v, const std::uint8_t *tile, int first, int last, const Work &w) {
     const auto read = [&](std::int64_t offset, float *out) {
         for (int b = 0; b < v.blocks; ++b, out += kPageTokens) {
@@ -231,8 +233,8 @@ inline void read_scales(const Side &v, const std::uint8_t *tile, int first, int 
     if (v.has_minimum) read(v.minimum, w.minima);
 }
 
-// Rounds the weights of all rows times V's scales; returns how. whole: all tokens of the tile are seen; where few are, nothing is
-// gained by rounding more.
+// Rounds the weights of all rows times V's scales; returns how. whole: all tokens of the tile are seen; where few are,
+// nothing is gained by rounding more.
 inline Rounding round_weights(const Attention &a, const Work &w, bool whole) {
     const int blocks = a.v.blocks, count = w.rows * blocks;
     const auto weights = [&](int i) { return w.scores + std::size_t(i / blocks) * kPageTokens; };
@@ -256,7 +258,8 @@ inline Rounding round_weights(const Attention &a, const Work &w, bool whole) {
     return rounding;
 }
 
-// What the loops over codes don't ask for: scales and high bits of V; for floats, which are read row by row, everything.
+// What the loops over codes don't ask for: scales and high bits of V; for floats, which are read row by row,
+// everything.
 inline void prefetch_rest(const Attention &a, const std::uint8_t *next) {
     auto region = [&](std::int64_t offset, std::int64_t bytes) {
         for (std::int64_t i = 0; i < bytes; i += 64) prefetch(next + offset + i);
@@ -296,14 +299,15 @@ inline void finish(const Attention &a, const Work &w, const Partial &partial) {
     }
 }
 
-const char *run(const Attention &a, int sequence, int head, std::int64_t page_begin, std::int64_t page_end, std::int64_t unit,
-         const Partial *partial) {
+const char *run(const Attention &a, int sequence, int head, std::int64_t page_begin, std::int64_t page_end,
+                std::int64_t unit, const Partial *partial) {
     thread_local Scratch scratch;
     Work w = prepare(a, sequence, head, scratch);
     const bool k_integer = integer_side(a, a.k), v_integer = integer_side(a, a.v);
     const std::int64_t *pages = a.pages + a.page_start[sequence];
     const std::int32_t *firsts = a.first + a.query_start[sequence], *lasts = a.last + a.query_start[sequence];
-    const int lowest = *std::min_element(firsts, firsts + w.q_tokens), highest = *std::max_element(lasts, lasts + w.q_tokens);
+    const int lowest = *std::min_element(firsts, firsts + w.q_tokens),
+              highest = *std::max_element(lasts, lasts + w.q_tokens);
     const std::int64_t begin = std::max<std::int64_t>(page_begin, lowest / kPageTokens);
     const std::int64_t end = std::min<std::int64_t>(page_end, (std::int64_t(highest) + kPageTokens - 1) / kPageTokens);
     begin_softmax(a.v, w);
@@ -320,7 +324,8 @@ const char *run(const Attention &a, int sequence, int head, std::int64_t page_be
         const int origin = static_cast<int>(page * kPageTokens);
         const int first = std::max(lowest - origin, 0), last = std::min(highest - origin, kPageTokens);
         if (k_integer)
-            with_codes(a.k.codes, [&](auto c) { all_scores<decltype(c)::value>(a.k, tile, w.integer, w.rows, w.scores, ahead); });
+            with_codes(a.k.codes,
+                       [&](auto c) { all_scores<decltype(c)::value>(a.k, tile, w.integer, w.rows, w.scores, ahead); });
         else
             row_scores(a.k, tile, w.q, w.k_stride, w.rows, first, last, w.scores, w.row);
         bool seen = false;
@@ -339,11 +344,14 @@ const char *run(const Attention &a, int sequence, int head, std::int64_t page_be
             constexpr Codes kCodes = decltype(c)::value;
             if constexpr (kCodes == Codes::halves || kCodes == Codes::halves_1) {
                 if (rounding == Rounding::negative_too)
-                    return all_weighed<kCodes, Rounding::negative_too>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
+                    return all_weighed<kCodes, Rounding::negative_too>(a.v, tile, w.weights, w.rows, w.out, w.lanes,
+                                                                       ahead);
             }
-            if constexpr (kWeightBits == 8 && (kCodes == Codes::nibble || kCodes == Codes::pair || kCodes == Codes::pair_1 || kCodes == Codes::halves)) {
+            if constexpr (kWeightBits == 8 && (kCodes == Codes::nibble || kCodes == Codes::pair ||
+                                               kCodes == Codes::pair_1 || kCodes == Codes::halves)) {
                 if (rounding == Rounding::one_plane)
-                    return all_weighed<kCodes, Rounding::one_plane>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
+                    return all_weighed<kCodes, Rounding::one_plane>(a.v, tile, w.weights, w.rows, w.out, w.lanes,
+                                                                    ahead);
             }
             all_weighed<kCodes, Rounding::two_planes>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
         });

@@ -11,8 +11,8 @@ const std::vector<const Kernel *> &kernels();
 // std::invalid_argument for a name that is none of this machine's.
 const Kernel &find_kernel(const std::string &name);
 
-// Fills a.out. threads: at most so many, the caller's among them. Returns the name of the body that ran, empty when there was nothing
-// to do.
+// Fills a.out. threads: at most so many, the caller's among them. Returns the name of the body that ran, empty when
+// there was nothing to do.
 const char *attend(const Kernel &kernel, const Attention &a, int threads);
 
 // Decodes tokens [start, start + tokens) of every sequence and head to rows: out is [sequences, heads, tokens, dim].

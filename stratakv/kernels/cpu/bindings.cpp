@@ -35,18 +35,21 @@ template <typename Out, typename Given>
 Out matrix(const Given &given, int heads, int dim) {
     const nb::dlpack::dtype type = given.dtype();
     Precision precision = Precision::f32;
-    if (type == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat), 16, 1}) precision = Precision::bf16;
-    else if (type == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1}) precision = Precision::f16;
-    else wants(type == nb::dtype<float>(), "states are float32, float16 or bfloat16");
+    if (type == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat), 16, 1})
+        precision = Precision::bf16;
+    else if (type == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1})
+        precision = Precision::f16;
+    else
+        wants(type == nb::dtype<float>(), "states are float32, float16 or bfloat16");
     wants(static_cast<int>(given.shape(1)) == heads, "wrong number of heads");
     wants(static_cast<int>(given.shape(2)) == dim, "wrong head_dim");
     wants(given.stride(2) == 1 || dim == 1, "values of a vector must lie side by side");
     return {given.data(), precision, given.stride(0), given.stride(1)};
 }
 
-Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes, int base_word, std::int64_t base, int high_bytes,
-          int high_word, std::int64_t high, std::int64_t scale, std::int64_t minimum, bool signed_scale, float unit,
-          const std::vector<int> &table) {
+Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes, int base_word, std::int64_t base,
+          int high_bytes, int high_word, std::int64_t high, std::int64_t scale, std::int64_t minimum, bool signed_scale,
+          float unit, const std::vector<int> &table) {
     if (table.size() > 64) throw std::invalid_argument("a code table has at most 64 entries");
     if (dim > 1024) throw std::invalid_argument("head_dim above 1024 has no kernel");
     Side s{};
@@ -58,7 +61,8 @@ Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes,
     s.has_minimum = minimum >= 0, s.signed_scale = signed_scale;
     s.unit = unit;
     // repeated, so that look-ups may ignore index bits above the table's
-    for (std::size_t i = 0; i < 64 && !table.empty(); ++i) s.table[i] = static_cast<std::int8_t>(table[i % table.size()]);
+    for (std::size_t i = 0; i < 64 && !table.empty(); ++i)
+        s.table[i] = static_cast<std::int8_t>(table[i % table.size()]);
     const bool codes_only = s.codes >= Codes::byte;
     const bool whole_words = base_bytes / blocks % 4 == 0 && (high_bytes == 0 || high_bytes % 4 == 0);
     const bool whole_units = blocks == 1 ? high_bytes == 0 || base_bytes % 16 == 0 : base_bytes / blocks % 16 == 0;
@@ -67,34 +71,45 @@ Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes,
     return s;
 }
 
-std::string attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride, const States &query,
-                  const Result &out, std::optional<Array<float, 2>> lse, Array<const std::int64_t, 1> pages, Array<const std::int64_t, 1> page_start,
-                  Array<const std::int32_t, 1> query_start, Array<const std::int32_t, 1> first, Array<const std::int32_t, 1> last,
-                  std::optional<Array<const float, 1>> sinks, float scale, float softcap, bool precise, int threads) {
+std::string attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride,
+                         const States &query, const Result &out, std::optional<Array<float, 2>> lse,
+                         Array<const std::int64_t, 1> pages, Array<const std::int64_t, 1> page_start,
+                         Array<const std::int32_t, 1> query_start, Array<const std::int32_t, 1> first,
+                         Array<const std::int32_t, 1> last, std::optional<Array<const float, 1>> sinks, float scale,
+                         float softcap, bool precise, int threads) {
     Attention a{};
     a.k = layout.k, a.v = layout.v, a.tile_bytes = layout.tile_bytes, a.kv_heads = layout.kv_heads;
     const int q_heads = static_cast<int>(query.shape(1));
     wants(q_heads % layout.kv_heads == 0, "query heads must be a multiple of kv heads");
-    wants(query_start.shape(0) > 0 && page_start.shape(0) == query_start.shape(0), "page_start and query_start: one entry a sequence, and an end");
+    wants(query_start.shape(0) > 0 && page_start.shape(0) == query_start.shape(0),
+          "page_start and query_start: one entry a sequence, and an end");
     a.sequences = static_cast<int>(query_start.shape(0)) - 1;
     a.query = matrix<Input>(query, q_heads, a.k.dim);
     a.out = matrix<Output>(out, q_heads, a.v.dim);
     const std::size_t tokens = query.shape(0);
-    wants(out.shape(0) == tokens && first.shape(0) == tokens && last.shape(0) == tokens, "query, out, first and last: one entry a query token");
-    wants(query_start.data()[0] == 0 && static_cast<std::size_t>(query_start.data()[a.sequences]) == tokens, "query_start ends where the queries do");
-    wants(page_start.data()[0] >= 0 && page_start.data()[a.sequences] <= static_cast<std::int64_t>(pages.shape(0)), "page_start ends beyond the pages");
+    wants(out.shape(0) == tokens && first.shape(0) == tokens && last.shape(0) == tokens,
+          "query, out, first and last: one entry a query token");
+    wants(query_start.data()[0] == 0 && static_cast<std::size_t>(query_start.data()[a.sequences]) == tokens,
+          "query_start ends where the queries do");
+    wants(page_start.data()[0] >= 0 && page_start.data()[a.sequences] <= static_cast<std::int64_t>(pages.shape(0)),
+          "page_start ends beyond the pages");
     wants(!sinks || static_cast<int>(sinks->shape(0)) == q_heads, "sinks: one a query head");
-    wants(!lse || (lse->shape(0) == tokens && static_cast<int>(lse->shape(1)) == q_heads), "lse: one a query token and head");
+    wants(!lse || (lse->shape(0) == tokens && static_cast<int>(lse->shape(1)) == q_heads),
+          "lse: one a query token and head");
     for (int s = 0; s < a.sequences; ++s) {
         const std::int64_t held = (page_start.data()[s + 1] - page_start.data()[s]) * kPageTokens;
-        wants(held >= 0 && query_start.data()[s] <= query_start.data()[s + 1], "page_start and query_start must ascend");
+        wants(held >= 0 && query_start.data()[s] <= query_start.data()[s + 1],
+              "page_start and query_start must ascend");
         for (int t = query_start.data()[s]; t < query_start.data()[s + 1]; ++t)
-            wants(first.data()[t] >= 0 && last.data()[t] <= held, "a query sees tokens that its block table doesn't hold");
+            wants(first.data()[t] >= 0 && last.data()[t] <= held,
+                  "a query sees tokens that its block table doesn't hold");
     }
     a.groups = q_heads / layout.kv_heads;
     a.query_rotation = &layout.k_encoder.rotation, a.out_rotation = &layout.from_v;
-    a.where = {base, stride}, a.pages = pages.data(), a.page_start = page_start.data(), a.query_start = query_start.data();
-    a.first = first.data(), a.last = last.data(), a.sinks = sinks ? sinks->data() : nullptr, a.lse = lse ? lse->data() : nullptr;
+    a.where = {base, stride}, a.pages = pages.data(), a.page_start = page_start.data(),
+    a.query_start = query_start.data();
+    a.first = first.data(), a.last = last.data(), a.sinks = sinks ? sinks->data() : nullptr,
+    a.lse = lse ? lse->data() : nullptr;
     a.scale = scale, a.softcap = softcap, a.precise = precise;
     const Kernel &chosen = find_kernel(kernel);
     nb::gil_scoped_release release;
@@ -113,7 +128,8 @@ void decode_pages(const std::string &kernel, const Layout &layout, bool of_k, st
     task.start = start, task.tile_bytes = layout.tile_bytes;
     task.floats = floats ? floats->data() : nullptr;
     task.bfloats = bfloats ? reinterpret_cast<std::uint16_t *>(bfloats->data()) : nullptr;
-    wants(shape(1) == layout.kv_heads && shape(3) == task.side->dim, "out must be [sequences, kv_heads, tokens, head_dim]");
+    wants(shape(1) == layout.kv_heads && shape(3) == task.side->dim,
+          "out must be [sequences, kv_heads, tokens, head_dim]");
     wants(static_cast<int>(pages.shape(0)) == task.sequences && start >= 0 && task.tokens > 0 &&
               start + task.tokens <= task.page_count * kPageTokens,
           "the pages don't hold all tokens");
@@ -122,8 +138,9 @@ void decode_pages(const std::string &kernel, const Layout &layout, bool of_k, st
     decode(chosen, task, threads);
 }
 
-std::pair<int, int> append_states(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride, const States &k,
-                                  const States &v, Array<const std::int64_t, 1> slots, int threads) {
+std::pair<int, int> append_states(const std::string &kernel, const Layout &layout, std::uint64_t base,
+                                  std::uint64_t stride, const States &k, const States &v,
+                                  Array<const std::int64_t, 1> slots, int threads) {
     EncodeTask tasks[2] = {};
     tasks[0].encoder = &layout.k_encoder, tasks[0].states = matrix<Input>(k, layout.kv_heads, layout.k.dim);
     tasks[1].encoder = &layout.v_encoder, tasks[1].states = matrix<Input>(v, layout.kv_heads, layout.v.dim);
@@ -143,50 +160,74 @@ std::pair<int, int> append_states(const std::string &kernel, const Layout &layou
 
 void bind_attention(nb::module_ &m) {
     nb::class_<Side>(m, "Side", "How one side's vectors lie in a head's tile.")
-        .def("__init__", [](Side *self, int codes, int dim, int nbytes, int blocks, int group, int base_bytes, int base_word,
-                            std::int64_t base, int high_bytes, int high_word, std::int64_t high, std::int64_t scale,
-                            std::int64_t minimum, bool signed_scale, float unit, const std::vector<int> &table) {
-            new (self) Side(side(codes, dim, nbytes, blocks, group, base_bytes, base_word, base, high_bytes, high_word, high, scale,
-                                 minimum, signed_scale, unit, table));
-        }, "codes"_a, "dim"_a, "nbytes"_a, "blocks"_a, "group"_a, "base_bytes"_a, "base_word"_a, "base"_a, "high_bytes"_a,
-           "high_word"_a, "high"_a, "scale"_a, "minimum"_a, "signed_scale"_a, "unit"_a, "table"_a);
+        .def(
+            "__init__",
+            [](Side *self, int codes, int dim, int nbytes, int blocks, int group, int base_bytes, int base_word,
+               std::int64_t base, int high_bytes, int high_word, std::int64_t high, std::int64_t scale,
+               std::int64_t minimum, bool signed_scale, float unit, const std::vector<int> &table) {
+                new (self) Side(side(codes, dim, nbytes, blocks, group, base_bytes, base_word, base, high_bytes,
+                                     high_word, high, scale, minimum, signed_scale, unit, table));
+            },
+            "codes"_a, "dim"_a, "nbytes"_a, "blocks"_a, "group"_a, "base_bytes"_a, "base_word"_a, "base"_a,
+            "high_bytes"_a, "high_word"_a, "high"_a, "scale"_a, "minimum"_a, "signed_scale"_a, "unit"_a, "table"_a);
     nb::class_<Rotation>(m, "Rotation", "y = second * (H (first * x)) * norm on runs of `block` values.")
-        .def("__init__", [](Rotation *self, int block, int order, std::vector<float> first, std::vector<float> second,
-                            std::vector<float> paley, float norm) {
-            for (float &sign : second) sign *= norm;
-            new (self) Rotation{block, order, std::move(first), std::move(second), std::move(paley)};
-        }, "block"_a, "order"_a, "first"_a, "second"_a, "paley"_a, "norm"_a);
+        .def(
+            "__init__",
+            [](Rotation *self, int block, int order, std::vector<float> first, std::vector<float> second,
+               std::vector<float> paley, float norm) {
+                for (float &sign : second) sign *= norm;
+                new (self) Rotation{block, order, std::move(first), std::move(second), std::move(paley)};
+            },
+            "block"_a, "order"_a, "first"_a, "second"_a, "paley"_a, "norm"_a);
     nb::class_<Encoder>(m, "Encoder", "How one side's vectors become bytes in a head's tile.")
-        .def("__init__", [](Encoder *self, int form, int dim, int nbytes, int blocks, int bits, const Rotation &rotation,
-                            std::vector<float> thresholds, std::vector<int> integers, float unit, std::vector<std::int32_t> positions) {
-            new (self) Encoder(make_encoder(form, dim, nbytes, blocks, bits, rotation, std::move(thresholds), std::move(integers), unit,
-                                       positions));
-        }, "form"_a, "dim"_a, "nbytes"_a, "blocks"_a, "bits"_a, "rotation"_a, "thresholds"_a, "integers"_a, "unit"_a, "positions"_a);
+        .def(
+            "__init__",
+            [](Encoder *self, int form, int dim, int nbytes, int blocks, int bits, const Rotation &rotation,
+               std::vector<float> thresholds, std::vector<int> integers, float unit,
+               std::vector<std::int32_t> positions) {
+                new (self) Encoder(make_encoder(form, dim, nbytes, blocks, bits, rotation, std::move(thresholds),
+                                                std::move(integers), unit, positions));
+            },
+            "form"_a, "dim"_a, "nbytes"_a, "blocks"_a, "bits"_a, "rotation"_a, "thresholds"_a, "integers"_a, "unit"_a,
+            "positions"_a);
     nb::class_<Layout>(m, "Layout", "A layer's page layout: both sides, and a head's tile.")
-        .def("__init__", [](Layout *self, const Side &k, const Side &v, const Encoder &k_encoder, const Encoder &v_encoder, int kv_heads,
-                            std::int64_t tile_bytes) {
-            wants(kv_heads > 0, "a layer has one kv head or more");
-            new (self) Layout{k, v, k_encoder, v_encoder, v_encoder.rotation.inverse(), kv_heads, tile_bytes};
-        }, "k"_a, "v"_a, "k_encoder"_a, "v_encoder"_a, "kv_heads"_a, "tile_bytes"_a)
-        .def_prop_ro("vectors", [](const Layout &l) { return std::make_pair(l.k.vectors, l.v.vectors); },
-                     "Whether integer vector code reads K, V; otherwise rows are decoded one by one.");
-    m.def("decode", &decode_pages, "kernel"_a, "layout"_a, "of_k"_a, "base"_a, "stride"_a, "pages"_a, "start"_a, "floats"_a.none(),
-          "bfloats"_a.none(), "threads"_a,
-          "Decode tokens of pages to rows in the stored basis, float32 or bfloat16 (as int16), [sequences, kv_heads, tokens, dim].");
+        .def(
+            "__init__",
+            [](Layout *self, const Side &k, const Side &v, const Encoder &k_encoder, const Encoder &v_encoder,
+               int kv_heads, std::int64_t tile_bytes) {
+                wants(kv_heads > 0, "a layer has one kv head or more");
+                new (self) Layout{k, v, k_encoder, v_encoder, v_encoder.rotation.inverse(), kv_heads, tile_bytes};
+            },
+            "k"_a, "v"_a, "k_encoder"_a, "v_encoder"_a, "kv_heads"_a, "tile_bytes"_a)
+        .def_prop_ro(
+            "vectors", [](const Layout &l) { return std::make_pair(l.k.vectors, l.v.vectors); },
+            "Whether integer vector code reads K, V; otherwise rows are decoded one by one.");
+    m.def("decode", &decode_pages, "kernel"_a, "layout"_a, "of_k"_a, "base"_a, "stride"_a, "pages"_a, "start"_a,
+          "floats"_a.none(), "bfloats"_a.none(), "threads"_a,
+          "Decode tokens of pages to rows in the stored basis, float32 or bfloat16 (as int16), [sequences, kv_heads, "
+          "tokens, dim].");
     m.def("append", &append_states, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "k"_a, "v"_a, "slots"_a, "threads"_a,
-          "Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf or nan, 2 too large.");
-    m.def("packings", [] { return std::vector<std::string>(std::begin(kCodeNames), std::end(kCodeNames)); },
-          "Ways to pack codes that the kernels read, in the order of Side's `codes`.");
-    m.def("encodings", [] { return std::vector<std::string>(std::begin(Encoder::kForms), std::end(Encoder::kForms)); },
-          "Ways to encode that the kernels know, in the order of Encoder's `form`; one more: none.");
-    m.def("kernels", [] {
-        std::vector<std::string> names;
-        for (const Kernel *kernel : kernels()) names.emplace_back(kernel->name);
-        return names;
-    }, "Names of the attention kernels that run on this machine, best first.");
-    m.def("attend", &attend_pages, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "query"_a, "out"_a, "lse"_a.none(), "pages"_a, "page_start"_a,
-          "query_start"_a, "first"_a, "last"_a, "sinks"_a.none(), "scale"_a, "softcap"_a, "precise"_a, "threads"_a,
-          "Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis. Returns the name "
+          "Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf "
+          "or nan, 2 too large.");
+    m.def(
+        "packings", [] { return std::vector<std::string>(std::begin(kCodeNames), std::end(kCodeNames)); },
+        "Ways to pack codes that the kernels read, in the order of Side's `codes`.");
+    m.def(
+        "encodings", [] { return std::vector<std::string>(std::begin(Encoder::kForms), std::end(Encoder::kForms)); },
+        "Ways to encode that the kernels know, in the order of Encoder's `form`; one more: none.");
+    m.def(
+        "kernels",
+        [] {
+            std::vector<std::string> names;
+            for (const Kernel *kernel : kernels()) names.emplace_back(kernel->name);
+            return names;
+        },
+        "Names of the attention kernels that run on this machine, best first.");
+    m.def("attend", &attend_pages, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "query"_a, "out"_a, "lse"_a.none(),
+          "pages"_a, "page_start"_a, "query_start"_a, "first"_a, "last"_a, "sinks"_a.none(), "scale"_a, "softcap"_a,
+          "precise"_a, "threads"_a,
+          "Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's "
+          "basis. Returns the name "
           "of the kernel that ran, empty when there was nothing to do.");
 }
 

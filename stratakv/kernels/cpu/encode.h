@@ -15,13 +15,13 @@ struct Encoder {
     Form form = Form::f32;
     int dim = 0, nbytes = 0, blocks = 1, bits = 0;
     Rotation rotation;
-    // turbo. thresholds: filled up with infinity to 128 or more. squares: of the codebook's integers. magnitudes: the integers' own, below
-    // 8 bits, repeated as in Side::table
+    // turbo. thresholds: filled up with infinity to 128 or more. squares: of the codebook's integers. magnitudes: the
+    // integers' own, below 8 bits, repeated as in Side::table
     std::vector<float> thresholds, squares;
     alignas(64) std::int8_t magnitudes[64] = {};
     float unit = 1;
-    // where in a head's tile a token's canonical bytes lie, in their order: `count` runs of `length` bytes, `stride` apart, the first
-    // at offsets[token of the page]
+    // where in a head's tile a token's canonical bytes lie, in their order: `count` runs of `length` bytes, `stride`
+    // apart, the first at offsets[token of the page]
     struct Runs {
         int length, count, stride;
         std::vector<std::int32_t> offsets;
@@ -29,10 +29,11 @@ struct Encoder {
     std::vector<Runs> runs;
 };
 
-// positions: [kPageTokens, nbytes], where in a head's tile each canonical byte of a token lies. thresholds and integers: a codebook's,
-// empty for other types. std::invalid_argument where sizes don't fit.
-Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotation rotation, std::vector<float> thresholds,
-                     std::vector<int> integers, float unit, const std::vector<std::int32_t> &positions);
+// positions: [kPageTokens, nbytes], where in a head's tile each canonical byte of a token lies. thresholds and
+// integers: a codebook's, empty for other types. std::invalid_argument where sizes don't fit.
+Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotation rotation,
+                     std::vector<float> thresholds, std::vector<int> integers, float unit,
+                     const std::vector<std::int32_t> &positions);
 
 enum class Encoded : int { good = 0, not_finite = 1, too_large = 2 };
 

@@ -1,5 +1,5 @@
-// Encoding, compiled once for each instruction set; floats are added in the order of the torch bodies, so that the bytes are
-// the same to the bit. No fused multiply-add may be made of them (-ffp-contract=off).
+// Encoding, compiled once for each instruction set; floats are added in the order of the torch bodies, so that the
+// bytes are the same to the bit. No fused multiply-add may be made of them (-ffp-contract=off).
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -20,8 +20,8 @@ inline Encoded put_half(float value, std::uint8_t *out) {
     return (half & 0x7c00) == 0x7c00 ? Encoded::too_large : Encoded::good;
 }
 
-// Bits [shift, shift + width) of indices, the first in the low bits, eight at a time. count: a multiple of 8. Returns the end of
-// the plane.
+// Bits [shift, shift + width) of indices, the first in the low bits, eight at a time. count: a multiple of 8. Returns
+// the end of the plane.
 template <int WIDTH>
 inline std::uint8_t *put_plane(const std::uint8_t *indices, int count, int shift, std::uint8_t *out) {
     static_assert(WIDTH == 1 || WIDTH == 2 || WIDTH == 4);
@@ -113,7 +113,8 @@ inline float turbo_indices(const Encoder &e, const float *x, int block, std::uin
     } else {  // uniform levels: a guess, then the thresholds' own word
         const float step = thresholds[1] - thresholds[0];
         for (int i = 0; i < block; ++i) {
-            int guess = static_cast<int>(std::fmin(std::fmax((y[i] - thresholds[0]) / step + 1.0f, 0.0f), float(count)));
+            int guess =
+                static_cast<int>(std::fmin(std::fmax((y[i] - thresholds[0]) / step + 1.0f, 0.0f), float(count)));
             while (guess > 0 && y[i] < thresholds[guess - 1]) --guess;
             while (guess < count && y[i] >= thresholds[guess]) ++guess;
             indices[i] = static_cast<std::uint8_t>(guess);
@@ -235,7 +236,7 @@ inline Encoded encode_vector(const Encoder &e, float *x, std::uint8_t *out) {
     if (e.form != Encoder::Form::turbo) rotate(&e.rotation, x, e.dim);
     for (int block = 0; block < e.blocks; ++block, x += size, out += bytes) {
         const Encoded one = e.form == Encoder::Form::turbo ? encode_turbo(e, x, out)
-                          : e.form == Encoder::Form::q8    ? encode_q8(x, size, out)
+                            : e.form == Encoder::Form::q8  ? encode_q8(x, size, out)
                                                            : encode_nibbles(e, x, size, out);
         if (one == Encoded::not_finite) return one;
         if (one != Encoded::good) state = one;
@@ -260,7 +261,8 @@ inline void put_tokens(const Encoder &e, const std::uint8_t (*bytes)[4 * kMaxDim
     for (const Encoder::Runs &runs : e.runs) {
         if (runs.length == 1 && runs.stride == 4) {
             std::uint8_t *to = tile + runs.offsets[slot];
-            const std::uint8_t *b0 = bytes[0] + from, *b1 = bytes[1] + from, *b2 = bytes[2] + from, *b3 = bytes[3] + from;
+            const std::uint8_t *b0 = bytes[0] + from, *b1 = bytes[1] + from, *b2 = bytes[2] + from,
+                               *b3 = bytes[3] + from;
             for (int i = 0; i < runs.count; ++i) {
                 const std::uint32_t word = b0[i] | b1[i] << 8 | b2[i] << 16 | std::uint32_t(b3[i]) << 24;
                 std::memcpy(to + 4 * i, &word, 4);
@@ -270,8 +272,10 @@ inline void put_tokens(const Encoder &e, const std::uint8_t (*bytes)[4 * kMaxDim
                 std::uint8_t *to = tile + runs.offsets[slot + t];
                 const std::uint8_t *b = bytes[t] + from;
                 for (int i = 0; i < runs.count; ++i, b += runs.length, to += runs.stride) {
-                    if (runs.length == 4) std::memcpy(to, b, 4);
-                    else *to = *b;
+                    if (runs.length == 4)
+                        std::memcpy(to, b, 4);
+                    else
+                        *to = *b;
                 }
             }
         }
@@ -297,8 +301,10 @@ Encoded encode(const EncodeTask &task, int head, int begin, int end) {
         }
         std::uint8_t *tile = task.where.at(slot / kPageTokens) + head * task.tile_bytes;
         const int place = static_cast<int>(slot % kPageTokens);
-        if (four) put_tokens(e, bytes, tile, place);
-        else put_token(e, bytes[0], tile, place);
+        if (four)
+            put_tokens(e, bytes, tile, place);
+        else
+            put_token(e, bytes[0], tile, place);
     }
     return Encoded::good;
 }

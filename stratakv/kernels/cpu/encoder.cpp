@@ -9,10 +9,12 @@
 
 namespace stratakv {
 
-Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotation rotation, std::vector<float> thresholds,
-                     std::vector<int> integers, float unit, const std::vector<std::int32_t> &positions) {
+Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotation rotation,
+                     std::vector<float> thresholds, std::vector<int> integers, float unit,
+                     const std::vector<std::int32_t> &positions) {
     if (dim > 1024) throw std::invalid_argument("head_dim above 1024 has no kernel");
-    if (static_cast<int>(positions.size()) != kPageTokens * nbytes) throw std::invalid_argument("positions: one a byte and token");
+    if (static_cast<int>(positions.size()) != kPageTokens * nbytes)
+        throw std::invalid_argument("positions: one a byte and token");
     Encoder e;
     e.form = static_cast<Encoder::Form>(form);
     e.dim = dim, e.nbytes = nbytes, e.blocks = blocks, e.bits = bits, e.rotation = std::move(rotation);
@@ -21,7 +23,8 @@ Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotati
     for (int integer : integers) e.squares.push_back(static_cast<float>(integer * integer));
     for (std::size_t i = 0; i < 64 && bits < 8 && !integers.empty(); ++i)
         e.magnitudes[i] = static_cast<std::int8_t>(std::abs(integers[i % integers.size()]));
-    // runs of 4 bytes are copied at once, others byte by byte. Runs belong together while they are equally far apart in all tokens.
+    // runs of 4 bytes are copied at once, others byte by byte. Runs belong together while they are equally far apart in
+    // all tokens.
     const auto run = [&](int i) {
         int length = 1;
         while (length < 4 && i + length < nbytes && positions[i + length] == positions[i] + length) ++length;
@@ -29,7 +32,8 @@ Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotati
     };
     const auto apart = [&](int i, int j, int distance) {
         for (int t = 0; t < kPageTokens; ++t)
-            if (positions[std::size_t(t) * nbytes + j] != positions[std::size_t(t) * nbytes + i] + distance) return false;
+            if (positions[std::size_t(t) * nbytes + j] != positions[std::size_t(t) * nbytes + i] + distance)
+                return false;
         return true;
     };
     for (int i = 0; i < nbytes;) {
@@ -37,7 +41,8 @@ Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotati
         for (int t = 0; t < kPageTokens; ++t) runs.offsets.push_back(positions[std::size_t(t) * nbytes + i]);
         int end = i + runs.length;
         if (end < nbytes) runs.stride = positions[end] - positions[i];
-        for (; end < nbytes && run(end) == runs.length && apart(i, end, runs.count * runs.stride); end += runs.length) ++runs.count;
+        for (; end < nbytes && run(end) == runs.length && apart(i, end, runs.count * runs.stride); end += runs.length)
+            ++runs.count;
         i = end;
         e.runs.push_back(std::move(runs));
     }

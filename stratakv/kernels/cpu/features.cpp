@@ -88,8 +88,10 @@ std::vector<std::string> cpu_features() {
         const char *name, *key;
     };
     const Feature table[] = {
-        {"fp16", "hw.optional.arm.FEAT_FP16"},   {"dotprod", "hw.optional.arm.FEAT_DotProd"},
-        {"i8mm", "hw.optional.arm.FEAT_I8MM"},   {"bf16", "hw.optional.arm.FEAT_BF16"},
+        {"fp16", "hw.optional.arm.FEAT_FP16"},
+        {"dotprod", "hw.optional.arm.FEAT_DotProd"},
+        {"i8mm", "hw.optional.arm.FEAT_I8MM"},
+        {"bf16", "hw.optional.arm.FEAT_BF16"},
     };
     for (const Feature &feature : table) {
         int value = 0;

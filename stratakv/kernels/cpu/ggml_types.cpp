@@ -13,7 +13,8 @@
 namespace stratakv {
 namespace {
 
-// The tables as ggml.h and ggml-cpu.h of ggml 0.9 to 0.25 declare them; `check` finds others out before anything is called.
+// The tables as ggml.h and ggml-cpu.h of ggml 0.9 to 0.25 declare them; `check` finds others out before anything is
+// called.
 struct Traits {
     const char *name;
     std::int64_t block, interleave;
@@ -62,15 +63,19 @@ void check(const RowType &row) {
     std::vector<std::uint8_t> packed(row.row_bytes(kColumns)), activations(row.dot_bytes(kColumns));
     const std::vector<float> importance(kColumns, 1.0f);
     library->quantize(row.type, values.data(), packed.data(), 0, 1, kColumns, importance.data());
-    if (row.to_float) row.to_float(packed.data(), unpacked.data(), kColumns);
-    else unpacked = values;
+    if (row.to_float)
+        row.to_float(packed.data(), unpacked.data(), kColumns);
+    else
+        unpacked = values;
     if (row.pack) row.pack(x.data(), activations.data(), kColumns);
     float result = NAN;
-    row.dot(kColumns, &result, 0, packed.data(), 0, row.pack ? static_cast<void *>(activations.data()) : x.data(), 0, 1);
+    row.dot(kColumns, &result, 0, packed.data(), 0, row.pack ? static_cast<void *>(activations.data()) : x.data(), 0,
+            1);
     double expected = 0, size = 0, difference = 0, norm = 0;
     for (int i = 0; i < kColumns; ++i) {
         expected += double(unpacked[i]) * x[i], size += double(unpacked[i]) * unpacked[i] * x[i] * x[i];
-        difference += (double(unpacked[i]) - values[i]) * (double(unpacked[i]) - values[i]), norm += double(values[i]) * values[i];
+        difference += (double(unpacked[i]) - values[i]) * (double(unpacked[i]) - values[i]),
+            norm += double(values[i]) * values[i];
     }
     // 8-bit activations: some hundredths of the product's own spread; unpacked rows: 1 bit a value is the coarsest
     if (!(std::fabs(result - expected) <= 0.1 * std::sqrt(size)) || !(difference <= 0.9 * norm))
@@ -86,15 +91,19 @@ RowType find(int type) {
     row.type = type, row.block = library->block(type), row.block_bytes = library->bytes(type);
     if (row.block < 1 || !cpu->dot || !inside(reinterpret_cast<const void *>(cpu->dot), "ggml"))
         throw refused(type, "ggml has no product for it on a CPU");
-    if (cpu->dot_type < 0 || cpu->dot_type >= kMostTypes || traits->block != row.block || traits->bytes != row.block_bytes)
+    if (cpu->dot_type < 0 || cpu->dot_type >= kMostTypes || traits->block != row.block ||
+        traits->bytes != row.block_bytes)
         throw refused(type, "this version of ggml lays out its tables in another way");
     row.dot = cpu->dot, row.dot_type = cpu->dot_type;
     row.dot_block = library->block(row.dot_type), row.dot_block_bytes = library->bytes(row.dot_type);
     row.to_float = type == kF32 ? nullptr : traits->to_float;
     row.pack = row.dot_type == kF32 ? nullptr : library->cpu_traits(row.dot_type)->from_float;
-    for (const void *function : {reinterpret_cast<const void *>(row.to_float), reinterpret_cast<const void *>(row.pack)})
-        if (function && !inside(function, "ggml")) throw refused(type, "this version of ggml lays out its tables in another way");
-    if ((!row.to_float && type != kF32) || (!row.pack && row.dot_type != kF32)) throw refused(type, "ggml can't unpack it");
+    for (const void *function :
+         {reinterpret_cast<const void *>(row.to_float), reinterpret_cast<const void *>(row.pack)})
+        if (function && !inside(function, "ggml"))
+            throw refused(type, "this version of ggml lays out its tables in another way");
+    if ((!row.to_float && type != kF32) || (!row.pack && row.dot_type != kF32))
+        throw refused(type, "ggml can't unpack it");
     check(row);
     return row;
 }
@@ -118,10 +127,10 @@ std::string open_ggml(const char *base, const char *cpu) {
         return function != nullptr;
     };
     void (*initialize)() = nullptr;
-    if (!symbol(found.traits, base_handle, "ggml_get_type_traits") || !symbol(found.cpu_traits, cpu_handle, "ggml_get_type_traits_cpu") ||
+    if (!symbol(found.traits, base_handle, "ggml_get_type_traits") ||
+        !symbol(found.cpu_traits, cpu_handle, "ggml_get_type_traits_cpu") ||
         !symbol(found.block, base_handle, "ggml_blck_size") || !symbol(found.bytes, base_handle, "ggml_type_size") ||
-        !symbol(found.quantize, base_handle, "ggml_quantize_chunk") ||
-        !symbol(initialize, cpu_handle, "ggml_cpu_init"))
+        !symbol(found.quantize, base_handle, "ggml_quantize_chunk") || !symbol(initialize, cpu_handle, "ggml_cpu_init"))
         return "functions are missing: another version of ggml";
     initialize();  // tables for half precision
     library = new Library(found);

@@ -1,4 +1,5 @@
-// ggml's own kernels for packed rows, from the libraries that llama-cpp-python brings: found by name at run time, nothing is linked.
+// ggml's own kernels for packed rows, from the libraries that llama-cpp-python brings: found by name at run time,
+// nothing is linked.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,7 +11,8 @@ namespace stratakv {
 struct RowType {
     using FromFloat = void (*)(const float *x, void *y, std::int64_t count);
     using ToFloat = void (*)(const void *x, float *y, std::int64_t count);
-    using Dot = void (*)(int count, float *result, std::size_t, const void *row, std::size_t, const void *activations, std::size_t, int);
+    using Dot = void (*)(int count, float *result, std::size_t, const void *row, std::size_t, const void *activations,
+                         std::size_t, int);
 
     int type, dot_type;             // dot_type: what the activations must be packed as
     std::int64_t block, dot_block;  // values in a block of each
@@ -26,8 +28,8 @@ struct RowType {
 // Opens libggml-base and libggml-cpu. Returns what is wrong with them, nothing when they can be used.
 std::string open_ggml(const char *base, const char *cpu);
 
-// The type's row; each type is tried once, against rows that ggml packed itself. Throws std::invalid_argument for a type that ggml
-// can't multiply, or whose result is not what the rows say (another layout of ggml's tables).
+// The type's row; each type is tried once, against rows that ggml packed itself. Throws std::invalid_argument for a
+// type that ggml can't multiply, or whose result is not what the rows say (another layout of ggml's tables).
 const RowType &row_type(int type);
 
 }  // namespace stratakv

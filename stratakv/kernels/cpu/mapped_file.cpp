@@ -37,18 +37,18 @@ void on_bus_error(int number, siginfo_t *info, void *context) {
     } else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
         before.sa_handler(number);
     } else {  // not ours: as without us, at the next try
-        struct sigaction standard {};
+        struct sigaction standard{};
         standard.sa_handler = SIG_DFL;
         sigaction(SIGBUS, &standard, nullptr);
     }
 }
 
 void install() {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_bus_error;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigemptyset(&action.sa_mask);
-    struct sigaction current {};
+    struct sigaction current{};
     sigaction(SIGBUS, nullptr, &current);
     if ((current.sa_flags & SA_SIGINFO) && current.sa_sigaction == on_bus_error) return;
     sigaction(SIGBUS, &action, &before);

@@ -1,4 +1,5 @@
-// Mappings whose file may shrink under them: the system then kills the process at the next touch, unless someone answers.
+// Mappings whose file may shrink under them: the system then kills the process at the next touch, unless someone
+// answers.
 #pragma once
 #include <cstddef>
 

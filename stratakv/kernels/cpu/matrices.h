@@ -1,4 +1,5 @@
-// Vectors as the model has them: where they are, their precision, and the rotation between its basis and the stored one.
+// Vectors as the model has them: where they are, their precision, and the rotation between its basis and the stored
+// one.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -19,8 +20,8 @@ struct Vectors {
 using Input = Vectors<const void>;
 using Output = Vectors<void>;
 
-// y = second * (H (first * x)) on each run of `block` values; block 0: none. paley: H's factor [order, order], order 1: none.
-// first: signs; second: signs times 1 / sqrt(block), which is the same to the bit as one after the other.
+// y = second * (H (first * x)) on each run of `block` values; block 0: none. paley: H's factor [order, order], order 1:
+// none. first: signs; second: signs times 1 / sqrt(block), which is the same to the bit as one after the other.
 struct Rotation {
     int block = 0, order = 1;
     std::vector<float> first, second, paley;

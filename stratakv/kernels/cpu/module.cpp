@@ -26,7 +26,8 @@ std::string compiler() {
 
 NB_MODULE(_native, m) {
     m.doc() = "stratakv's compiled part.";
-    // A program may end while a thread or a frozen heap still holds a model: nothing its user could mend. Tests ask for reports.
+    // A program may end while a thread or a frozen heap still holds a model: nothing its user could mend. Tests ask for
+    // reports.
     nb::set_leak_warnings(std::getenv("STRATAKV_REPORT_LEAKS") != nullptr);
     m.def("cpu_features", &stratakv::cpu_features,
           "Instruction sets that this CPU has and the system allows, found at run time.");

@@ -23,7 +23,8 @@ void norm_row(const float *x, const float *weight, float epsilon, std::int64_t d
 
 }  // namespace
 
-void unpack(const Matrix &matrix, const std::int64_t *index, std::int64_t first, std::int64_t count, float *out, int threads) {
+void unpack(const Matrix &matrix, const std::int64_t *index, std::int64_t first, std::int64_t count, float *out,
+            int threads) {
     const std::int64_t per_part = std::max<std::int64_t>(1, std::min<std::int64_t>(64, 65536 / matrix.columns));
     if (count * matrix.columns < 16384) threads = 1;
     parallel_for(threads, static_cast<int>((count + per_part - 1) / per_part), [&](int part) {
@@ -31,13 +32,16 @@ void unpack(const Matrix &matrix, const std::int64_t *index, std::int64_t first,
             const std::int64_t place = index ? index[i] : first + i;
             const std::uint8_t *row = matrix.row(matrix.source.empty() ? place : matrix.source[place]);
             float *into = out + i * matrix.columns;
-            if (matrix.type->to_float) matrix.type->to_float(row, into, matrix.columns);
-            else std::memcpy(into, row, matrix.columns * sizeof(float));
+            if (matrix.type->to_float)
+                matrix.type->to_float(row, into, matrix.columns);
+            else
+                std::memcpy(into, row, matrix.columns * sizeof(float));
         }
     });
 }
 
-void rms_norm(const float *x, const float *weight, float epsilon, std::int64_t rows, std::int64_t dim, float *out, int threads) {
+void rms_norm(const float *x, const float *weight, float epsilon, std::int64_t rows, std::int64_t dim, float *out,
+              int threads) {
     const std::int64_t per_part = std::max<std::int64_t>(1, 16384 / dim);
     parallel_for(threads, static_cast<int>((rows + per_part - 1) / per_part), [&](int part) {
         for (std::int64_t row = part * per_part; row < std::min(rows, (part + 1) * per_part); ++row)

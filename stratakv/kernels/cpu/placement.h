@@ -1,5 +1,6 @@
-// Where threads run: what the pool tells Linux's scheduler, which leaves a helper on its caller's core beside a core that another
-// program has, and lets a caller wait while the thread with the last piece stands in a queue. Elsewhere nothing of it.
+// Where threads run: what the pool tells Linux's scheduler, which leaves a helper on its caller's core beside a core
+// that another program has, and lets a caller wait while the thread with the last piece stands in a queue. Elsewhere
+// nothing of it.
 #pragma once
 #include <ctime>
 #include <thread>
@@ -30,7 +31,9 @@ inline int current_core() { return sched_getcpu(); }
 // A running thread, as others see it.
 class Placed {
 public:
-    explicit Placed(std::thread &thread) : handle_(thread.native_handle()) { known_ = pthread_getcpuclockid(handle_, &clock_) == 0; }
+    explicit Placed(std::thread &thread) : handle_(thread.native_handle()) {
+        known_ = pthread_getcpuclockid(handle_, &clock_) == 0;
+    }
 
     // Nanoseconds that it ran; -1: not known.
     long long ran() const {

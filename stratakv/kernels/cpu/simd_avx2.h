@@ -22,9 +22,13 @@ constexpr int kCodeOffset = 0;
 constexpr int kWeightBits = 7;
 
 template <typename Function>
-inline I each(Function f) { return {{f(0), f(1)}}; }
+inline I each(Function f) {
+    return {{f(0), f(1)}};
+}
 template <typename Function>
-inline F feach(Function f) { return {{f(0), f(1)}}; }
+inline F feach(Function f) {
+    return {{f(0), f(1)}};
+}
 
 inline __m256i load256(const void *p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }
 inline __m128i load128(const void *p) { return _mm_loadu_si128(static_cast<const __m128i *>(p)); }
@@ -32,7 +36,9 @@ inline __m128i load128(const void *p) { return _mm_loadu_si128(static_cast<const
 inline I load(const void *p) {
     return each([&](int i) { return load256(static_cast<const std::uint8_t *>(p) + 32 * i); });
 }
-inline I set1(std::int32_t x) { return each([&](int) { return _mm256_set1_epi32(x); }); }
+inline I set1(std::int32_t x) {
+    return each([&](int) { return _mm256_set1_epi32(x); });
+}
 inline I zero() { return set1(0); }
 inline I set4(std::uint32_t bytes) { return set1(static_cast<std::int32_t>(bytes)); }
 inline I broadcast(const void *p) {
@@ -40,20 +46,38 @@ inline I broadcast(const void *p) {
     std::memcpy(&x, p, 4);
     return set1(x);
 }
-inline I add(I a, I b) { return each([&](int i) { return _mm256_add_epi32(a.v[i], b.v[i]); }); }
-inline I sub(I a, I b) { return each([&](int i) { return _mm256_sub_epi32(a.v[i], b.v[i]); }); }
+inline I add(I a, I b) {
+    return each([&](int i) { return _mm256_add_epi32(a.v[i], b.v[i]); });
+}
+inline I sub(I a, I b) {
+    return each([&](int i) { return _mm256_sub_epi32(a.v[i], b.v[i]); });
+}
 template <int N>
-inline I shl32(I a) { return each([&](int i) { return _mm256_slli_epi32(a.v[i], N); }); }
+inline I shl32(I a) {
+    return each([&](int i) { return _mm256_slli_epi32(a.v[i], N); });
+}
 template <int N>
-inline I shr32(I a) { return each([&](int i) { return _mm256_srli_epi32(a.v[i], N); }); }
+inline I shr32(I a) {
+    return each([&](int i) { return _mm256_srli_epi32(a.v[i], N); });
+}
 // Shifts of 16-bit halves: bits of the neighbouring byte come in, callers mask.
 template <int N>
-inline I shr16(I a) { return each([&](int i) { return _mm256_srli_epi16(a.v[i], N); }); }
+inline I shr16(I a) {
+    return each([&](int i) { return _mm256_srli_epi16(a.v[i], N); });
+}
 template <int N>
-inline I shl16(I a) { return each([&](int i) { return _mm256_slli_epi16(a.v[i], N); }); }
-inline I and_(I a, I b) { return each([&](int i) { return _mm256_and_si256(a.v[i], b.v[i]); }); }
-inline I or_(I a, I b) { return each([&](int i) { return _mm256_or_si256(a.v[i], b.v[i]); }); }
-inline I xor_(I a, I b) { return each([&](int i) { return _mm256_xor_si256(a.v[i], b.v[i]); }); }
+inline I shl16(I a) {
+    return each([&](int i) { return _mm256_slli_epi16(a.v[i], N); });
+}
+inline I and_(I a, I b) {
+    return each([&](int i) { return _mm256_and_si256(a.v[i], b.v[i]); });
+}
+inline I or_(I a, I b) {
+    return each([&](int i) { return _mm256_or_si256(a.v[i], b.v[i]); });
+}
+inline I xor_(I a, I b) {
+    return each([&](int i) { return _mm256_xor_si256(a.v[i], b.v[i]); });
+}
 // Per byte: value where (a & bit) has a bit, else 0.
 inline I where_bit(I a, I bit, I value) {
     return each([&](int i) {
@@ -64,8 +88,9 @@ inline I where_bit(I a, I bit, I value) {
 // Byte j of each 32-bit lane becomes byte P_j of that lane.
 template <int P0, int P1, int P2, int P3>
 inline I pick(I a) {
-    const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(P0, P1, P2, P3, 4 + P0, 4 + P1, 4 + P2, 4 + P3, 8 + P0, 8 + P1,
-                                                                    8 + P2, 8 + P3, 12 + P0, 12 + P1, 12 + P2, 12 + P3));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(P0, P1, P2, P3, 4 + P0, 4 + P1, 4 + P2, 4 + P3, 8 + P0, 8 + P1,
+                                                  8 + P2, 8 + P3, 12 + P0, 12 + P1, 12 + P2, 12 + P3));
     return each([&](int i) { return _mm256_shuffle_epi8(a.v[i], order); });
 }
 // Lane i becomes the 32-bit word i / DIV at p.
@@ -75,10 +100,12 @@ inline I spread(const std::uint8_t *p) {
     return each([&](int i) {
         const std::uint8_t *half = p + i * (32 / DIV);
         if constexpr (DIV == 2)
-            return _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(load128(half)), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+            return _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(load128(half)),
+                                               _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
         if constexpr (DIV == 4)
-            return _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(half))),
-                                               _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+            return _mm256_permutevar8x32_epi32(
+                _mm256_castsi128_si256(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(half))),
+                _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
         return broadcast(half).v[0];
     });
 }
@@ -89,7 +116,9 @@ struct Table {
 };
 inline Table table(const std::int8_t *entries, int offset) {
     const __m256i shift = _mm256_set1_epi8(static_cast<char>(offset));
-    const auto quarter = [&](int i) { return _mm256_add_epi8(_mm256_broadcastsi128_si256(load128(entries + 16 * i)), shift); };
+    const auto quarter = [&](int i) {
+        return _mm256_add_epi8(_mm256_broadcastsi128_si256(load128(entries + 16 * i)), shift);
+    };
     return {{quarter(0), quarter(1), quarter(2), quarter(3)}};
 }
 // BITS: bits of the index that count, whatever lies above.
@@ -116,16 +145,21 @@ inline __m256i add_dot(__m256i acc, __m256i unsigned_bytes, __m256i signed_bytes
 // acc + dot of 4 bytes a lane: signed codes times signed bytes of -127 ... 127. The magnitude of a code of -128 is 128,
 // unsigned, and 2 * 128 * 127 fits in 16 bits.
 inline I dot_codes(I acc, I codes, I q) {
-    return each([&](int i) { return add_dot(acc.v[i], _mm256_abs_epi8(codes.v[i]), _mm256_sign_epi8(q.v[i], codes.v[i])); });
+    return each(
+        [&](int i) { return add_dot(acc.v[i], _mm256_abs_epi8(codes.v[i]), _mm256_sign_epi8(q.v[i], codes.v[i])); });
 }
 // acc + dot of 4 bytes a lane: weights of kWeightBits times signed codes.
 inline I dot_weights(I acc, I weights, I codes) {
     return each([&](int i) { return add_dot(acc.v[i], weights.v[i], codes.v[i]); });
 }
 
-inline F fset1(float x) { return feach([&](int) { return _mm256_set1_ps(x); }); }
+inline F fset1(float x) {
+    return feach([&](int) { return _mm256_set1_ps(x); });
+}
 inline F fzero() { return fset1(0.0f); }
-inline F fload(const float *p) { return feach([&](int i) { return _mm256_loadu_ps(p + 8 * i); }); }
+inline F fload(const float *p) {
+    return feach([&](int i) { return _mm256_loadu_ps(p + 8 * i); });
+}
 inline void fstore(float *p, F a) {
     _mm256_storeu_ps(p, a.v[0]);
     _mm256_storeu_ps(p + 8, a.v[1]);
@@ -139,14 +173,28 @@ inline F fload_bf16(const void *p) {
         return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
     });
 }
-inline F fadd(F a, F b) { return feach([&](int i) { return _mm256_add_ps(a.v[i], b.v[i]); }); }
-inline F fsub(F a, F b) { return feach([&](int i) { return _mm256_sub_ps(a.v[i], b.v[i]); }); }
-inline F fmul(F a, F b) { return feach([&](int i) { return _mm256_mul_ps(a.v[i], b.v[i]); }); }
-inline F fdiv(F a, F b) { return feach([&](int i) { return _mm256_div_ps(a.v[i], b.v[i]); }); }
-inline F fma(F a, F b, F c) { return feach([&](int i) { return _mm256_fmadd_ps(a.v[i], b.v[i], c.v[i]); }); }
+inline F fadd(F a, F b) {
+    return feach([&](int i) { return _mm256_add_ps(a.v[i], b.v[i]); });
+}
+inline F fsub(F a, F b) {
+    return feach([&](int i) { return _mm256_sub_ps(a.v[i], b.v[i]); });
+}
+inline F fmul(F a, F b) {
+    return feach([&](int i) { return _mm256_mul_ps(a.v[i], b.v[i]); });
+}
+inline F fdiv(F a, F b) {
+    return feach([&](int i) { return _mm256_div_ps(a.v[i], b.v[i]); });
+}
+inline F fma(F a, F b, F c) {
+    return feach([&](int i) { return _mm256_fmadd_ps(a.v[i], b.v[i], c.v[i]); });
+}
 // The second where one is nan, as in vmaxps and vminps.
-inline F fmax(F a, F b) { return feach([&](int i) { return _mm256_max_ps(a.v[i], b.v[i]); }); }
-inline F fmin(F a, F b) { return feach([&](int i) { return _mm256_min_ps(a.v[i], b.v[i]); }); }
+inline F fmax(F a, F b) {
+    return feach([&](int i) { return _mm256_max_ps(a.v[i], b.v[i]); });
+}
+inline F fmin(F a, F b) {
+    return feach([&](int i) { return _mm256_min_ps(a.v[i], b.v[i]); });
+}
 inline float hmax(F a) {
     const __m256 eight = _mm256_max_ps(a.v[0], a.v[1]);
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -159,8 +207,12 @@ inline float hsum(F a) {
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
-inline F to_float(I a) { return feach([&](int i) { return _mm256_cvtepi32_ps(a.v[i]); }); }
-inline I to_int(F a) { return each([&](int i) { return _mm256_cvtps_epi32(a.v[i]); }); }  // rounds to nearest
+inline F to_float(I a) {
+    return feach([&](int i) { return _mm256_cvtepi32_ps(a.v[i]); });
+}
+inline I to_int(F a) {
+    return each([&](int i) { return _mm256_cvtps_epi32(a.v[i]); });
+}  // rounds to nearest
 // a * 2^n for whole n of -126 ... 127
 inline F scale_by_power(F a, F n) {
     return feach([&](int i) {
@@ -206,7 +258,9 @@ inline I rank(F a, const float *thresholds) {
     for (int t = 0; t < (1 << BITS) - 1; ++t) {
         const __m256 threshold = _mm256_set1_ps(thresholds[t]);
         // a comparison's lanes are -1
-        for (int i = 0; i < 2; ++i) count.v[i] = _mm256_sub_epi32(count.v[i], _mm256_castps_si256(_mm256_cmp_ps(a.v[i], threshold, _CMP_GE_OQ)));
+        for (int i = 0; i < 2; ++i)
+            count.v[i] =
+                _mm256_sub_epi32(count.v[i], _mm256_castps_si256(_mm256_cmp_ps(a.v[i], threshold, _CMP_GE_OQ)));
     }
     return count;
 }

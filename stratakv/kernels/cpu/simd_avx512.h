@@ -33,9 +33,13 @@ inline I broadcast(const void *p) {
 inline I add(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline I sub(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 template <int N>
-inline I shl32(I a) { return {_mm512_slli_epi32(a.v, N)}; }
+inline I shl32(I a) {
+    return {_mm512_slli_epi32(a.v, N)};
+}
 template <int N>
-inline I shr32(I a) { return {_mm512_srli_epi32(a.v, N)}; }
+inline I shr32(I a) {
+    return {_mm512_srli_epi32(a.v, N)};
+}
 // Shifts of 16-bit halves: bits of the neighbouring byte come in, callers mask.
 template <int N>
 inline I shr16(I a) {
@@ -51,9 +55,7 @@ inline I and_(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline I or_(I a, I b) { return {_mm512_or_si512(a.v, b.v)}; }
 inline I xor_(I a, I b) { return {_mm512_xor_si512(a.v, b.v)}; }
 // Per byte: value where (a & bit) has a bit, else 0.
-inline I where_bit(I a, I bit, I value) {
-    return {_mm512_maskz_mov_epi8(_mm512_test_epi8_mask(a.v, bit.v), value.v)};
-}
+inline I where_bit(I a, I bit, I value) { return {_mm512_maskz_mov_epi8(_mm512_test_epi8_mask(a.v, bit.v), value.v)}; }
 // Byte j of each 32-bit lane becomes byte P_j of that lane.
 template <int P0, int P1, int P2, int P3>
 inline I pick(I a) {
@@ -65,9 +67,12 @@ inline I pick(I a) {
 template <int DIV>
 inline I spread(const std::uint8_t *p) {
     static_assert(DIV == 2 || DIV == 4 || DIV == 8);
-    const __m512i index = _mm512_srli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                            DIV == 2 ? 1 : DIV == 4 ? 2 : 3);
-    return {_mm512_permutexvar_epi32(index, _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))))};
+    const __m512i index =
+        _mm512_srli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), DIV == 2   ? 1
+                                                                                                   : DIV == 4 ? 2
+                                                                                                              : 3);
+    return {_mm512_permutexvar_epi32(index,
+                                     _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))))};
 }
 
 // A table of 64 signed bytes; vpermb looks at the low 6 bits, so that shorter tables are repeated and need no masks.
@@ -111,7 +116,9 @@ inline I to_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }  // rounds to nearest
 inline F scale_by_power(F a, F n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 inline F round(F a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // b where a > 0, else 0 (nan in b included)
-inline F where_positive(F a, F b) { return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v)}; }
+inline F where_positive(F a, F b) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v)};
+}
 // The low byte of each lane, 16 bytes.
 inline void store_low_bytes(std::uint8_t *p, I a) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v));
@@ -142,17 +149,22 @@ inline float hsum_of_halves(F a) {
 template <int BITS>
 inline I rank(F a, const float *thresholds) {
     static_assert(BITS >= 1 && BITS <= 6);
-    // binary search: after some steps `found` thresholds are known to be reached, the next one to look at is found + step - 1
+    // binary search: after some steps `found` thresholds are known to be reached, the next one to look at is found +
+    // step - 1
     __m512i found = _mm512_setzero_si512();
     const auto halve = [&](int step) {
         const float *from = thresholds + step - 1;
         __m512 threshold;
-        if constexpr (BITS <= 4) threshold = _mm512_permutexvar_ps(found, _mm512_loadu_ps(from));
-        else threshold = _mm512_permutex2var_ps(_mm512_loadu_ps(from), found, _mm512_loadu_ps(from + 16));
+        if constexpr (BITS <= 4)
+            threshold = _mm512_permutexvar_ps(found, _mm512_loadu_ps(from));
+        else
+            threshold = _mm512_permutex2var_ps(_mm512_loadu_ps(from), found, _mm512_loadu_ps(from + 16));
         if constexpr (BITS == 6)
-            threshold = _mm512_mask_mov_ps(threshold, _mm512_test_epi32_mask(found, _mm512_set1_epi32(32)),
-                                           _mm512_permutex2var_ps(_mm512_loadu_ps(from + 32), found, _mm512_loadu_ps(from + 48)));
-        found = _mm512_mask_add_epi32(found, _mm512_cmp_ps_mask(a.v, threshold, _CMP_GE_OQ), found, _mm512_set1_epi32(step));
+            threshold = _mm512_mask_mov_ps(
+                threshold, _mm512_test_epi32_mask(found, _mm512_set1_epi32(32)),
+                _mm512_permutex2var_ps(_mm512_loadu_ps(from + 32), found, _mm512_loadu_ps(from + 48)));
+        found = _mm512_mask_add_epi32(found, _mm512_cmp_ps_mask(a.v, threshold, _CMP_GE_OQ), found,
+                                      _mm512_set1_epi32(step));
     };
     if constexpr (BITS >= 6) halve(32);
     if constexpr (BITS >= 5) halve(16);

@@ -1,4 +1,5 @@
-// Primitives for AArch64 with dot products. One I is 64 bytes, 16 lanes of 32 bits, in four registers; one F is 16 floats.
+// Primitives for AArch64 with dot products. One I is 64 bytes, 16 lanes of 32 bits, in four registers; one F is 16
+// floats.
 #pragma once
 #include <arm_neon.h>
 
@@ -21,9 +22,13 @@ constexpr int kCodeOffset = 0;
 constexpr int kWeightBits = 7;
 
 template <typename Function>
-inline I each(Function f) { return {{f(0), f(1), f(2), f(3)}}; }
+inline I each(Function f) {
+    return {{f(0), f(1), f(2), f(3)}};
+}
 template <typename Function>
-inline F feach(Function f) { return {{f(0), f(1), f(2), f(3)}}; }
+inline F feach(Function f) {
+    return {{f(0), f(1), f(2), f(3)}};
+}
 
 inline int8x16_t s8(int32x4_t a) { return vreinterpretq_s8_s32(a); }
 inline int8x16_t s8(uint8x16_t a) { return vreinterpretq_s8_u8(a); }
@@ -37,7 +42,9 @@ inline uint32x4_t u32(int8x16_t a) { return vreinterpretq_u32_s8(a); }
 inline I load(const void *p) {
     return each([&](int i) { return s8(vld1q_u8(static_cast<const std::uint8_t *>(p) + 16 * i)); });
 }
-inline I set1(std::int32_t x) { return each([&](int) { return s8(vdupq_n_s32(x)); }); }
+inline I set1(std::int32_t x) {
+    return each([&](int) { return s8(vdupq_n_s32(x)); });
+}
 inline I zero() { return set1(0); }
 inline I set4(std::uint32_t bytes) { return set1(static_cast<std::int32_t>(bytes)); }
 inline I broadcast(const void *p) {
@@ -45,23 +52,41 @@ inline I broadcast(const void *p) {
     std::memcpy(&x, p, 4);
     return set1(x);
 }
-inline I add(I a, I b) { return each([&](int i) { return s8(vaddq_s32(s32(a.v[i]), s32(b.v[i]))); }); }
-inline I sub(I a, I b) { return each([&](int i) { return s8(vsubq_s32(s32(a.v[i]), s32(b.v[i]))); }); }
+inline I add(I a, I b) {
+    return each([&](int i) { return s8(vaddq_s32(s32(a.v[i]), s32(b.v[i]))); });
+}
+inline I sub(I a, I b) {
+    return each([&](int i) { return s8(vsubq_s32(s32(a.v[i]), s32(b.v[i]))); });
+}
 template <int N>
-inline I shl32(I a) { return each([&](int i) { return s8(vshlq_n_u32(u32(a.v[i]), N)); }); }
+inline I shl32(I a) {
+    return each([&](int i) { return s8(vshlq_n_u32(u32(a.v[i]), N)); });
+}
 template <int N>
-inline I shr32(I a) { return each([&](int i) { return s8(vshrq_n_u32(u32(a.v[i]), N)); }); }
+inline I shr32(I a) {
+    return each([&](int i) { return s8(vshrq_n_u32(u32(a.v[i]), N)); });
+}
 // Shifts of 16-bit halves: bits of the neighbouring byte come in, callers mask.
 template <int N>
 inline I shr16(I a) {
-    if constexpr (N == 0) return a;
-    else return each([&](int i) { return s8(vshrq_n_u16(u16(a.v[i]), N)); });
+    if constexpr (N == 0)
+        return a;
+    else
+        return each([&](int i) { return s8(vshrq_n_u16(u16(a.v[i]), N)); });
 }
 template <int N>
-inline I shl16(I a) { return each([&](int i) { return s8(vshlq_n_u16(u16(a.v[i]), N)); }); }
-inline I and_(I a, I b) { return each([&](int i) { return vandq_s8(a.v[i], b.v[i]); }); }
-inline I or_(I a, I b) { return each([&](int i) { return vorrq_s8(a.v[i], b.v[i]); }); }
-inline I xor_(I a, I b) { return each([&](int i) { return veorq_s8(a.v[i], b.v[i]); }); }
+inline I shl16(I a) {
+    return each([&](int i) { return s8(vshlq_n_u16(u16(a.v[i]), N)); });
+}
+inline I and_(I a, I b) {
+    return each([&](int i) { return vandq_s8(a.v[i], b.v[i]); });
+}
+inline I or_(I a, I b) {
+    return each([&](int i) { return vorrq_s8(a.v[i], b.v[i]); });
+}
+inline I xor_(I a, I b) {
+    return each([&](int i) { return veorq_s8(a.v[i], b.v[i]); });
+}
 // Per byte: value where (a & bit) has a bit, else 0.
 inline I where_bit(I a, I bit, I value) {
     return each([&](int i) { return vandq_s8(s8(vtstq_s8(a.v[i], bit.v[i])), value.v[i]); });
@@ -102,9 +127,12 @@ inline I lookup(I index, const Table &t) {
     return each([&](int i) {
         // tbl gives 0 for an index beyond its registers
         const uint8x16_t at = vandq_u8(u8(index.v[i]), vdupq_n_u8((1 << BITS) - 1));
-        if constexpr (BITS <= 4) return vqtbl1q_s8(t.v[0], at);
-        else if constexpr (BITS == 5) return vqtbl2q_s8({{t.v[0], t.v[1]}}, at);
-        else return vqtbl4q_s8({{t.v[0], t.v[1], t.v[2], t.v[3]}}, at);
+        if constexpr (BITS <= 4)
+            return vqtbl1q_s8(t.v[0], at);
+        else if constexpr (BITS == 5)
+            return vqtbl2q_s8({{t.v[0], t.v[1]}}, at);
+        else
+            return vqtbl4q_s8({{t.v[0], t.v[1], t.v[2], t.v[3]}}, at);
     });
 }
 
@@ -115,9 +143,13 @@ inline I dot_codes(I acc, I codes, I q) {
 // acc + dot of 4 bytes a lane: weights of kWeightBits times signed codes.
 inline I dot_weights(I acc, I weights, I codes) { return dot_codes(acc, codes, weights); }
 
-inline F fset1(float x) { return feach([&](int) { return vdupq_n_f32(x); }); }
+inline F fset1(float x) {
+    return feach([&](int) { return vdupq_n_f32(x); });
+}
 inline F fzero() { return fset1(0.0f); }
-inline F fload(const float *p) { return feach([&](int i) { return vld1q_f32(p + 4 * i); }); }
+inline F fload(const float *p) {
+    return feach([&](int i) { return vld1q_f32(p + 4 * i); });
+}
 inline void fstore(float *p, F a) {
     for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
 }
@@ -133,18 +165,36 @@ inline F fload_bf16(const void *p) {
         return vreinterpretq_f32_u32(vshll_n_u16(half, 16));
     });
 }
-inline F fadd(F a, F b) { return feach([&](int i) { return vaddq_f32(a.v[i], b.v[i]); }); }
-inline F fsub(F a, F b) { return feach([&](int i) { return vsubq_f32(a.v[i], b.v[i]); }); }
-inline F fmul(F a, F b) { return feach([&](int i) { return vmulq_f32(a.v[i], b.v[i]); }); }
-inline F fdiv(F a, F b) { return feach([&](int i) { return vdivq_f32(a.v[i], b.v[i]); }); }
-inline F fma(F a, F b, F c) { return feach([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); }); }
+inline F fadd(F a, F b) {
+    return feach([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
+}
+inline F fsub(F a, F b) {
+    return feach([&](int i) { return vsubq_f32(a.v[i], b.v[i]); });
+}
+inline F fmul(F a, F b) {
+    return feach([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
+}
+inline F fdiv(F a, F b) {
+    return feach([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
+}
+inline F fma(F a, F b, F c) {
+    return feach([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
+}
 // The second where one is nan, as x86 has it.
-inline F fmax(F a, F b) { return feach([&](int i) { return vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); }); }
-inline F fmin(F a, F b) { return feach([&](int i) { return vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); }); }
+inline F fmax(F a, F b) {
+    return feach([&](int i) { return vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
+}
+inline F fmin(F a, F b) {
+    return feach([&](int i) { return vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
+}
 inline float hmax(F a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3]))); }
 inline float hsum(F a) { return vaddvq_f32(vaddq_f32(vaddq_f32(a.v[0], a.v[1]), vaddq_f32(a.v[2], a.v[3]))); }
-inline F to_float(I a) { return feach([&](int i) { return vcvtq_f32_s32(s32(a.v[i])); }); }
-inline I to_int(F a) { return each([&](int i) { return s8(vcvtnq_s32_f32(a.v[i])); }); }  // rounds to nearest
+inline F to_float(I a) {
+    return feach([&](int i) { return vcvtq_f32_s32(s32(a.v[i])); });
+}
+inline I to_int(F a) {
+    return each([&](int i) { return s8(vcvtnq_s32_f32(a.v[i])); });
+}  // rounds to nearest
 // a * 2^n for whole n of -126 ... 127
 inline F scale_by_power(F a, F n) {
     return feach([&](int i) {
@@ -152,12 +202,13 @@ inline F scale_by_power(F a, F n) {
         return vmulq_f32(a.v[i], vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
     });
 }
-inline F round(F a) { return feach([&](int i) { return vrndnq_f32(a.v[i]); }); }
+inline F round(F a) {
+    return feach([&](int i) { return vrndnq_f32(a.v[i]); });
+}
 // b where a > 0, else 0 (nan in b included)
 inline F where_positive(F a, F b) {
-    return feach([&](int i) {
-        return vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(a.v[i]), vreinterpretq_u32_f32(b.v[i])));
-    });
+    return feach(
+        [&](int i) { return vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(a.v[i]), vreinterpretq_u32_f32(b.v[i]))); });
 }
 // The low byte of each lane, 16 bytes.
 inline void store_low_bytes(std::uint8_t *p, I a) {
@@ -195,7 +246,8 @@ inline I rank(F a, const float *thresholds) {
     for (int t = 0; t < (1 << BITS) - 1; ++t) {
         const float32x4_t threshold = vdupq_n_f32(thresholds[t]);
         // a comparison's lanes are -1
-        for (int i = 0; i < 4; ++i) count.v[i] = s8(vsubq_s32(s32(count.v[i]), vreinterpretq_s32_u32(vcgeq_f32(a.v[i], threshold))));
+        for (int i = 0; i < 4; ++i)
+            count.v[i] = s8(vsubq_s32(s32(count.v[i]), vreinterpretq_s32_u32(vcgeq_f32(a.v[i], threshold))));
     }
     return count;
 }

@@ -1,5 +1,5 @@
-// Primitives for any machine: the vector types of GCC and Clang, which become whatever instructions the target has. One I is
-// 64 bytes, 16 lanes of 32 bits, in four parts; one F is 16 floats.
+// Primitives for any machine: the vector types of GCC and Clang, which become whatever instructions the target has. One
+// I is 64 bytes, 16 lanes of 32 bits, in four parts; one F is 16 floats.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -28,20 +28,28 @@ constexpr int kCodeOffset = 0;
 constexpr int kWeightBits = 8;
 
 template <typename Function>
-inline I each(Function f) { return {{f(0), f(1), f(2), f(3)}}; }
+inline I each(Function f) {
+    return {{f(0), f(1), f(2), f(3)}};
+}
 template <typename Function>
-inline F feach(Function f) { return {{f(0), f(1), f(2), f(3)}}; }
+inline F feach(Function f) {
+    return {{f(0), f(1), f(2), f(3)}};
+}
 
 // The same 16 bytes as another type.
 template <typename To, typename From>
-inline To as(From a) { return reinterpret_cast<To>(a); }
+inline To as(From a) {
+    return reinterpret_cast<To>(a);
+}
 
 inline I load(const void *p) {
     I out;
     std::memcpy(out.v, p, 64);
     return out;
 }
-inline I set4(std::uint32_t x) { return each([&](int) { return UnsignedWords{x, x, x, x}; }); }
+inline I set4(std::uint32_t x) {
+    return each([&](int) { return UnsignedWords{x, x, x, x}; });
+}
 inline I set1(std::int32_t x) { return set4(static_cast<std::uint32_t>(x)); }
 inline I zero() { return set4(0); }
 inline I broadcast(const void *p) {
@@ -49,25 +57,41 @@ inline I broadcast(const void *p) {
     std::memcpy(&x, p, 4);
     return set4(x);
 }
-inline I add(I a, I b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
-inline I sub(I a, I b) { return each([&](int i) { return a.v[i] - b.v[i]; }); }
+inline I add(I a, I b) {
+    return each([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline I sub(I a, I b) {
+    return each([&](int i) { return a.v[i] - b.v[i]; });
+}
 template <int N>
-inline I shl32(I a) { return each([&](int i) { return a.v[i] << N; }); }
+inline I shl32(I a) {
+    return each([&](int i) { return a.v[i] << N; });
+}
 template <int N>
-inline I shr32(I a) { return each([&](int i) { return a.v[i] >> N; }); }
+inline I shr32(I a) {
+    return each([&](int i) { return a.v[i] >> N; });
+}
 // Shifts of 16-bit halves: bits of the neighbouring byte come in, callers mask.
 template <int N>
-inline I shr16(I a) { return each([&](int i) { return as<UnsignedWords>(as<UnsignedShorts>(a.v[i]) >> N); }); }
+inline I shr16(I a) {
+    return each([&](int i) { return as<UnsignedWords>(as<UnsignedShorts>(a.v[i]) >> N); });
+}
 template <int N>
-inline I shl16(I a) { return each([&](int i) { return as<UnsignedWords>(as<UnsignedShorts>(a.v[i]) << N); }); }
-inline I and_(I a, I b) { return each([&](int i) { return a.v[i] & b.v[i]; }); }
-inline I or_(I a, I b) { return each([&](int i) { return a.v[i] | b.v[i]; }); }
-inline I xor_(I a, I b) { return each([&](int i) { return a.v[i] ^ b.v[i]; }); }
+inline I shl16(I a) {
+    return each([&](int i) { return as<UnsignedWords>(as<UnsignedShorts>(a.v[i]) << N); });
+}
+inline I and_(I a, I b) {
+    return each([&](int i) { return a.v[i] & b.v[i]; });
+}
+inline I or_(I a, I b) {
+    return each([&](int i) { return a.v[i] | b.v[i]; });
+}
+inline I xor_(I a, I b) {
+    return each([&](int i) { return a.v[i] ^ b.v[i]; });
+}
 // Per byte: value where (a & bit) has a bit, else 0.
 inline I where_bit(I a, I bit, I value) {
-    return each([&](int i) {
-        return as<UnsignedWords>(as<Bytes>(a.v[i] & bit.v[i]) != 0) & value.v[i];
-    });
+    return each([&](int i) { return as<UnsignedWords>(as<Bytes>(a.v[i] & bit.v[i]) != 0) & value.v[i]; });
 }
 // Byte j of each 32-bit lane becomes byte P_j of that lane.
 template <int P0, int P1, int P2, int P3>
@@ -103,7 +127,8 @@ inline I lookup(I index, const Table &t) {
         UnsignedWords out;
         for (int lane = 0; lane < 4; ++lane) {
             const std::uint32_t at = index.v[i][lane] & 0x01010101u * ((1 << BITS) - 1);
-            out[lane] = t.v[at & 255] | t.v[at >> 8 & 255] << 8 | t.v[at >> 16 & 255] << 16 | std::uint32_t(t.v[at >> 24]) << 24;
+            out[lane] = t.v[at & 255] | t.v[at >> 8 & 255] << 8 | t.v[at >> 16 & 255] << 16 |
+                        std::uint32_t(t.v[at >> 24]) << 24;
         }
         return out;
     });
@@ -131,7 +156,9 @@ inline I dot_weights(I acc, I weights, I codes) {
     });
 }
 
-inline F fset1(float x) { return feach([&](int) { return Floats{x, x, x, x}; }); }
+inline F fset1(float x) {
+    return feach([&](int) { return Floats{x, x, x, x}; });
+}
 inline F fzero() { return fset1(0.0f); }
 inline F fload(const float *p) {
     F out;
@@ -161,14 +188,28 @@ inline F fload_f16(const void *p) {
 inline F fload_bf16(const void *p) {
     return feach([&](int i) { return as<Floats>(load_halves(p, i) << 16); });
 }
-inline F fadd(F a, F b) { return feach([&](int i) { return a.v[i] + b.v[i]; }); }
-inline F fsub(F a, F b) { return feach([&](int i) { return a.v[i] - b.v[i]; }); }
-inline F fmul(F a, F b) { return feach([&](int i) { return a.v[i] * b.v[i]; }); }
-inline F fdiv(F a, F b) { return feach([&](int i) { return a.v[i] / b.v[i]; }); }
-inline F fma(F a, F b, F c) { return feach([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
+inline F fadd(F a, F b) {
+    return feach([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline F fsub(F a, F b) {
+    return feach([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline F fmul(F a, F b) {
+    return feach([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline F fdiv(F a, F b) {
+    return feach([&](int i) { return a.v[i] / b.v[i]; });
+}
+inline F fma(F a, F b, F c) {
+    return feach([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
 // The second where one is nan, as x86 has it.
-inline F fmax(F a, F b) { return feach([&](int i) { return select(a.v[i] > b.v[i], a.v[i], b.v[i]); }); }
-inline F fmin(F a, F b) { return feach([&](int i) { return select(a.v[i] < b.v[i], a.v[i], b.v[i]); }); }
+inline F fmax(F a, F b) {
+    return feach([&](int i) { return select(a.v[i] > b.v[i], a.v[i], b.v[i]); });
+}
+inline F fmin(F a, F b) {
+    return feach([&](int i) { return select(a.v[i] < b.v[i], a.v[i], b.v[i]); });
+}
 inline float hmax(F a) {
     const Floats x = select(a.v[0] > a.v[1], a.v[0], a.v[1]), y = select(a.v[2] > a.v[3], a.v[2], a.v[3]);
     const Floats four = select(x > y, x, y);
@@ -180,11 +221,15 @@ inline float hsum(F a) {
     const Floats four = (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]);
     return (four[0] + four[1]) + (four[2] + four[3]);
 }
-inline F to_float(I a) { return feach([&](int i) { return __builtin_convertvector(as<Words>(a.v[i]), Floats); }); }
-// To the nearest whole number, for magnitudes below 2^22: what is added pushes the fraction out of the float. The compiler
-// must not reorder this (no -ffast-math).
+inline F to_float(I a) {
+    return feach([&](int i) { return __builtin_convertvector(as<Words>(a.v[i]), Floats); });
+}
+// To the nearest whole number, for magnitudes below 2^22: what is added pushes the fraction out of the float. The
+// compiler must not reorder this (no -ffast-math).
 constexpr float kPush = 12582912.0f;  // 1.5 * 2^23
-inline F round(F a) { return feach([&](int i) { return (a.v[i] + kPush) - kPush; }); }
+inline F round(F a) {
+    return feach([&](int i) { return (a.v[i] + kPush) - kPush; });
+}
 // Rounds to nearest; 0 where the magnitude is 2^22 or more, or nan.
 inline I to_int(F a) {
     return each([&](int i) {

@@ -25,7 +25,8 @@ using std::chrono::microseconds;
 
 constexpr int kJobs = 16, kHelpers = 255;
 constexpr microseconds kIdle{25};     // a helper waits so long awake; torch's OpenMP threads may want its core next
-constexpr microseconds kGlance{15};   // a caller waits so long for the last pieces before it looks whether their threads run
+constexpr microseconds kGlance{
+    15};   // a caller waits so long for the last pieces before it looks whether their threads run
 constexpr microseconds kAwake{200};   // and so long before it sleeps beside threads that do run
 constexpr microseconds kNap{1000};
 
@@ -43,11 +44,13 @@ bool spin(microseconds limit, Condition condition) {
     return false;
 }
 
-// One call of parallel_for. `state` has the pieces that nobody has taken, how many helpers may still join, and the number of the round:
-// a helper that read another round's task fails to take a piece. Jobs are used again and never freed, so late helpers may look.
+// One call of parallel_for. `state` has the pieces that nobody has taken, how many helpers may still join, and the
+// number of the round: a helper that read another round's task fails to take a piece. Jobs are used again and never
+// freed, so late helpers may look.
 struct alignas(64) Job {
     static constexpr int kRoomShift = 31, kRoundShift = 39;
-    static constexpr std::uint64_t kLeft = (1ULL << kRoomShift) - 1, kOneHelper = 1ULL << kRoomShift, kRoom = 0xff * kOneHelper;
+    static constexpr std::uint64_t kLeft = (1ULL << kRoomShift) - 1, kOneHelper = 1ULL << kRoomShift,
+                                   kRoom = 0xff * kOneHelper;
 
     std::atomic<bool> owned{false};
     std::atomic<std::uint64_t> state{0};
@@ -112,7 +115,8 @@ private:
         }
         while (state >> Job::kRoundShift == round && state & Job::kLeft && (joined || state & Job::kRoom)) {
             const auto *task = job.task.load(std::memory_order_relaxed);
-            const int count = job.count.load(std::memory_order_relaxed), piece = count - static_cast<int>(state & Job::kLeft);
+            const int count = job.count.load(std::memory_order_relaxed),
+                      piece = count - static_cast<int>(state & Job::kLeft);
             if (helper) helper->holds.store(&job, std::memory_order_relaxed);
             if (!job.state.compare_exchange_weak(state, state - 1 - (joined ? 0 : Job::kOneHelper))) continue;
             joined = any = true;
@@ -125,7 +129,9 @@ private:
             }
             // after the last piece the job may be another caller's: a word too many wakes nobody wrongly
             if (job.done.fetch_add(1) + 1 == count && job.sleeper.load()) {
-                { std::lock_guard<std::mutex> lock(mutex_); }
+                {
+                    std::lock_guard<std::mutex> lock(mutex_);
+                }
                 done_.notify_all();
             }
             state = job.state.load();
@@ -151,7 +157,8 @@ private:
         }
     }
 
-    // Threads that hold pieces and don't run are moved to the caller's core, which the caller then leaves to them. True: there were any.
+    // Threads that hold pieces and don't run are moved to the caller's core, which the caller then leaves to them.
+    // True: there were any.
     bool fetch_stopped(Job &job) {
         const int made = made_.load(), core = current_core();
         long long ran[kHelpers];
@@ -187,7 +194,9 @@ private:
         ++posted_;
         const int asleep = asleep_.load();
         if (!asleep) return;
-        { std::lock_guard<std::mutex> lock(mutex_); }  // who has looked at posted_ for the last time is asleep now
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+        }  // who has looked at posted_ for the last time is asleep now
         for (int i = 0; i < std::min(asleep, helpers); ++i) wake_.notify_one();
     }
 

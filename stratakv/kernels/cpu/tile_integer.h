@@ -1,5 +1,6 @@
-// Integer arithmetic on one tile: scores of K's codes, weighted sums of V's codes. Exact in the codes; the query is rounded
-// to 15 bits, softmax weights to 16 (14 where the instructions only take 7 at a time), or to 8 where that is enough.
+// Integer arithmetic on one tile: scores of K's codes, weighted sums of V's codes. Exact in the codes; the query is
+// rounded to 15 bits, softmax weights to 16 (14 where the instructions only take 7 at a time), or to 8 where that is
+// enough.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -14,7 +15,8 @@ using stratakv::Side;
 // Rows (queries of one kv head) that share an unpacked vector; more would spill registers.
 constexpr int kRows = 8;
 
-// A query in the order of the unit's bytes: for row r, [plane][unit word][sub] as 4 bytes; and what it takes to scale back.
+// A query in the order of the unit's bytes: for row r, [plane][unit word][sub] as 4 bytes; and what it takes to scale
+// back.
 struct IntegerQuery {
     std::int32_t *words;   // [rows][2][base_bytes / 4 * kSub]
     float *scale;          // [rows]
@@ -48,13 +50,14 @@ void prepare_query(const Side &side, const float *q, int row, const IntegerQuery
         }
 }
 
-// Each vector that is read asks for the one at the same place in the next tile, `ahead` bytes on: memory works while we do,
-// and never gets more requests at once than it can queue (all of a tile's at its start took 1.5 times as long).
+// Each vector that is read asks for the one at the same place in the next tile, `ahead` bytes on: memory works while we
+// do, and never gets more requests at once than it can queue (all of a tile's at its start took 1.5 times as long).
 inline void prefetch(const std::uint8_t *p) { __builtin_prefetch(p, 0, 2); }
 
 // Scores of R rows for the tile's 128 tokens, out[r * kPageTokens + token] = q . k.
 template <Codes C, int R>
-void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int row, float *out, std::ptrdiff_t ahead) {
+void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int row, float *out,
+               std::ptrdiff_t ahead) {
     constexpr int kSub = Packing<C>::kSub;
     // A single row has too few sums to keep the multipliers busy: its products go to several.
     constexpr int kSplit = R == 1 ? 4 : R == 2 ? 2 : 1;
@@ -124,8 +127,9 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
     }
 }
 
-// Weights are rounded to two planes of bytes, low and high; to one where the tile's weights bear it (see round_to_one_plane),
-// which halves V's products. Where scales may be negative (q4_0, q5_0) the planes are signed, as the query's are.
+// Weights are rounded to two planes of bytes, low and high; to one where the tile's weights bear it (see
+// round_to_one_plane), which halves V's products. Where scales may be negative (q4_0, q5_0) the planes are signed, as
+// the query's are.
 enum class Rounding { one_plane, two_planes, negative_too };
 constexpr int kPlanes = 2;  // at most
 constexpr int planes_of(Rounding w) { return w == Rounding::one_plane ? 1 : 2; }
@@ -133,13 +137,16 @@ constexpr int planes_of(Rounding w) { return w == Rounding::one_plane ? 1 : 2; }
 // What one plane may cost: the share of the output's length (V's directions being random), and of the sum of weights.
 constexpr float kOnePlaneError = 0.0075f;
 
-// Whether a type's own error is ten times that of one plane of weights: 4 bits and less. 7 bits would err twice as much.
+// Whether a type's own error is ten times that of one plane of weights: 4 bits and less. 7 bits would err twice as
+// much.
 inline bool bears_one_plane(const Side &v) {
-    const bool coarse = v.codes == Codes::nibble || v.codes == Codes::pair || v.codes == Codes::pair_1 || v.codes == Codes::halves;
+    const bool coarse =
+        v.codes == Codes::nibble || v.codes == Codes::pair || v.codes == Codes::pair_1 || v.codes == Codes::halves;
     return coarse && !v.signed_scale && kWeightBits == 8;
 }
 
-// Softmax weights of one row times V's scales, rounded for one block: bytes[plane][token] and the step of the lowest bit.
+// Softmax weights of one row times V's scales, rounded for one block: bytes[plane][token] and the step of the lowest
+// bit.
 struct IntegerWeights {
     std::uint8_t *bytes;  // [rows][blocks][kPlanes][kPageTokens]
     float *step;          // [rows][blocks]
@@ -148,12 +155,13 @@ struct IntegerWeights {
 
 constexpr int kVectors = kPageTokens / 16;
 
-// weights, scales: [kPageTokens], neither negative. False: one plane is too coarse for these weights, a few of which outweigh
-// the many; bytes and step are of no use then.
+// weights, scales: [kPageTokens], neither negative. False: one plane is too coarse for these weights, a few of which
+// outweigh the many; bytes and step are of no use then.
 inline bool round_to_one_plane(const float *weights, const float *scales, std::uint8_t *bytes, float *step) {
     F x[kVectors], largest = fzero();
 #pragma GCC unroll 8
-    for (int i = 0; i < kVectors; ++i) x[i] = fmul(fload(weights + 16 * i), fload(scales + 16 * i)), largest = fmax(largest, x[i]);
+    for (int i = 0; i < kVectors; ++i)
+        x[i] = fmul(fload(weights + 16 * i), fload(scales + 16 * i)), largest = fmax(largest, x[i]);
     const float top = hmax(largest);
     *step = top / 255.0f;
     // so far below the maximum that 255 / top overflows: nothing
@@ -176,8 +184,8 @@ inline bool round_to_one_plane(const float *weights, const float *scales, std::u
     return hsum(fsub(wrong, fmul(right, fset1(kSquare)))) <= 0 && std::fabs(hsum(lost)) <= kOnePlaneError * hsum(all);
 }
 
-inline void round_to_two_planes(const float *weights, const float *scales, Rounding rounding, std::uint8_t *bytes, float *step,
-                                std::int32_t *sum) {
+inline void round_to_two_planes(const float *weights, const float *scales, Rounding rounding, std::uint8_t *bytes,
+                                float *step, std::int32_t *sum) {
     F x[kVectors], largest = fzero();
     const bool positive = rounding == Rounding::two_planes;
 #pragma GCC unroll 8
@@ -215,8 +223,8 @@ inline void round_to_two_planes(const float *weights, const float *scales, Round
 
 // Adds weights . V of R rows for U units from `unit` on: out[r][(unit * kSub + sub) * 16 + lane], lanes in unit order.
 template <Codes C, int R, int U, Rounding W>
-void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, int unit, int block,
-                 float *out, std::size_t out_stride, std::ptrdiff_t ahead) {
+void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, int unit,
+                 int block, float *out, std::size_t out_stride, std::ptrdiff_t ahead) {
     constexpr int kSub = Packing<C>::kSub;
     constexpr bool kSigned = W == Rounding::negative_too;
     constexpr int kPlanes = planes_of(W);
@@ -303,13 +311,15 @@ void weigh(const Side &side, const std::uint8_t *tile, const IntegerWeights &wei
         const int end = unit + per_block;
         for (; unit + U <= end; unit += U)
             weigh_units<C, R, U, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
-        for (; unit < end; ++unit) weigh_units<C, R, 1, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
+        for (; unit < end; ++unit)
+            weigh_units<C, R, 1, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
     }
 }
 
 // All rows, in runs of 8, 4, 2 and 1.
 template <Codes C>
-void all_scores(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int rows, float *out, std::ptrdiff_t ahead) {
+void all_scores(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int rows, float *out,
+                std::ptrdiff_t ahead) {
     int row = 0;
     for (; row + 8 <= rows; row += 8) scores_of<C, 8>(side, tile, query, row, out + row * kPageTokens, ahead);
     if (row + 4 <= rows) scores_of<C, 4>(side, tile, query, row, out + row * kPageTokens, ahead), row += 4;
@@ -322,11 +332,14 @@ void all_weighed(const Side &side, const std::uint8_t *tile, const IntegerWeight
                  std::size_t out_stride, std::ptrdiff_t ahead) {
     int row = 0;
     if constexpr (kWeighRows<C, W> >= 8)
-        for (; row + 8 <= rows; row += 8) weigh<C, 8, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
+        for (; row + 8 <= rows; row += 8)
+            weigh<C, 8, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
     if constexpr (kWeighRows<C, W> >= 4)
-        for (; row + 4 <= rows; row += 4) weigh<C, 4, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
+        for (; row + 4 <= rows; row += 4)
+            weigh<C, 4, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
     if constexpr (kWeighRows<C, W> >= 2)
-        for (; row + 2 <= rows; row += 2) weigh<C, 2, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
+        for (; row + 2 <= rows; row += 2)
+            weigh<C, 2, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
     for (; row < rows; ++row) weigh<C, 1, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
 }
 

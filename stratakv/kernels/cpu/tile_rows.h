@@ -1,5 +1,5 @@
-// Float arithmetic on one tile, row by row: for floats, for the precise mode, and for head dims whose code bytes don't fill
-// whole words and vectors.
+// Float arithmetic on one tile, row by row: for floats, for the precise mode, and for head dims whose code bytes don't
+// fill whole words and vectors.
 #pragma once
 #include <cstring>
 
@@ -59,7 +59,8 @@ void decode_codes(const Side &side, const std::uint8_t *tile, int token, float *
     alignas(64) std::int8_t values[1024 + 64];
     token_codes<C>(side, tile, token, codes);
     if constexpr (Packing<C>::kBase == 8) {
-        for (int d = 0; d < side.dim; ++d) values[d] = static_cast<std::int8_t>(C == Codes::byte_index ? codes[d] ^ 128 : codes[d]);
+        for (int d = 0; d < side.dim; ++d)
+            values[d] = static_cast<std::int8_t>(C == Codes::byte_index ? codes[d] ^ 128 : codes[d]);
     } else {
         const Table entries = table(side.table, 0);
         for (int d = 0; d < side.dim; d += 64) {
@@ -87,7 +88,8 @@ inline void decode_row(const Side &side, const std::uint8_t *tile, int token, fl
         case Codes::rows_bf16: {
             int d = 0;
             const bool half = side.codes == Codes::rows_f16;
-            for (; d + 16 <= side.dim; d += 16) fstore(row + d, half ? fload_f16(bytes + d * 2) : fload_bf16(bytes + d * 2));
+            for (; d + 16 <= side.dim; d += 16)
+                fstore(row + d, half ? fload_f16(bytes + d * 2) : fload_bf16(bytes + d * 2));
             for (; d < side.dim; ++d) {
                 std::uint32_t bits = std::uint32_t(bytes[d * 2]) << 16 | std::uint32_t(bytes[d * 2 + 1]) << 24;
                 float value;
@@ -100,9 +102,10 @@ inline void decode_row(const Side &side, const std::uint8_t *tile, int token, fl
     }
 }
 
-// out[r * kPageTokens + token] = q[r] . row, for tokens [first, last). q: [rows][stride], zero beyond dim; stride a multiple of 16.
-inline void row_scores(const Side &side, const std::uint8_t *tile, const float *q, int stride, int rows, int first, int last, float *out,
-                       float *row) {
+// out[r * kPageTokens + token] = q[r] . row, for tokens [first, last). q: [rows][stride], zero beyond dim; stride a
+// multiple of 16.
+inline void row_scores(const Side &side, const std::uint8_t *tile, const float *q, int stride, int rows, int first,
+                       int last, float *out, float *row) {
     std::memset(row, 0, std::size_t(stride) * 4);
     for (int token = first; token < last; ++token) {
         decode_row(side, tile, token, row);
@@ -125,8 +128,8 @@ inline void row_scores(const Side &side, const std::uint8_t *tile, const float *
 }
 
 // out[r][d] += weights[r][token] * row[d], out: [rows][stride].
-inline void row_weigh(const Side &side, const std::uint8_t *tile, const float *weights, int rows, int first, int last, float *out,
-                      std::size_t stride, float *row) {
+inline void row_weigh(const Side &side, const std::uint8_t *tile, const float *weights, int rows, int first, int last,
+                      float *out, std::size_t stride, float *row) {
     std::memset(row, 0, stride * 4);
     for (int token = first; token < last; ++token) {
         decode_row(side, tile, token, row);

@@ -45,7 +45,8 @@ inline void with_codes(Codes codes, Function f) {
 template <Codes C>
 constexpr bool kHasHigh = Packing<C>::kIndexBits > Packing<C>::kBase;
 
-// Which value of the vector byte `byte` (of all blocks) of the base plane holds in part `sub`. half: half a block of halves.
+// Which value of the vector byte `byte` (of all blocks) of the base plane holds in part `sub`. half: half a block of
+// halves.
 template <Codes C>
 inline int dim_of(int byte, int sub, int half = 16) {
     if constexpr (C == Codes::byte || C == Codes::byte_index) return byte;
@@ -79,8 +80,10 @@ inline I high_k(const std::uint8_t *high, int w, int sub) {
     } else if constexpr (C == Codes::nibble_1) {  // word w: 8 values, high byte w
         const I word = load(high + (w / 4) * 64);
         const int b = w % 4;
-        const I bytes = b == 0 ? pick<0, 0, 0, 0>(word) : b == 1 ? pick<1, 1, 1, 1>(word)
-                      : b == 2 ? pick<2, 2, 2, 2>(word) : pick<3, 3, 3, 3>(word);
+        const I bytes = b == 0   ? pick<0, 0, 0, 0>(word)
+                        : b == 1 ? pick<1, 1, 1, 1>(word)
+                        : b == 2 ? pick<2, 2, 2, 2>(word)
+                                 : pick<3, 3, 3, 3>(word);
         return where_bit(bytes, set4(bytes4(1 << sub, 4 << sub, 16 << sub, 64 << sub)), set4(0x10101010u));
     } else if constexpr (C == Codes::nibble_2) {  // word w: 8 values, high bytes 2w and 2w + 1
         const I word = load(high + (w / 2) * 64);
@@ -93,8 +96,10 @@ inline I high_k(const std::uint8_t *high, int w, int sub) {
         static_assert(C == Codes::halves_1);
         const I word = load(high + (w / 4) * 64);
         const int b = (w % 4) / 2 + 2 * sub;
-        const I bytes = b == 0 ? pick<0, 0, 0, 0>(word) : b == 1 ? pick<1, 1, 1, 1>(word)
-                      : b == 2 ? pick<2, 2, 2, 2>(word) : pick<3, 3, 3, 3>(word);
+        const I bytes = b == 0   ? pick<0, 0, 0, 0>(word)
+                        : b == 1 ? pick<1, 1, 1, 1>(word)
+                        : b == 2 ? pick<2, 2, 2, 2>(word)
+                                 : pick<3, 3, 3, 3>(word);
         const int shift = 4 * (w % 2);
         return where_bit(bytes, set4(bytes4(1 << shift, 2 << shift, 4 << shift, 8 << shift)), set4(0x10101010u));
     }
@@ -123,14 +128,16 @@ inline I high_v(const std::uint8_t *high, int u, int sub) {
         const I odd_lanes = and_(lane_bits<4, 2>(0), set4(0x10101010u));  // 0x10 in odd lanes
         const I low = and_(sub == 0 ? shl16<4>(bytes) : shl16<2>(bytes), set4(0x30303030u));
         const I up = and_(sub == 0 ? bytes : shr16<2>(bytes), set4(0x30303030u));
-        return or_(where_bit(odd_lanes, set4(0x10101010u), up), where_bit(xor_(odd_lanes, set4(0x10101010u)), set4(0x10101010u), low));
+        return or_(where_bit(odd_lanes, set4(0x10101010u), up),
+                   where_bit(xor_(odd_lanes, set4(0x10101010u)), set4(0x10101010u), low));
     } else {  // halves_1: unit u is block u: lane i: value i + 16 sub: high byte i / 8 + 2 sub, bit i % 8
         static_assert(C == Codes::halves_1);
         return where_bit(spread<8>(high + u * 16 + sub * 8), lane_bits<1, 8>(0), set4(0x10101010u));
     }
 }
 
-// Indices (or, for whole bytes, signed values) of part `sub`; what lies above kIndexBits is undefined unless masked here.
+// Indices (or, for whole bytes, signed values) of part `sub`; what lies above kIndexBits is undefined unless masked
+// here.
 template <Codes C>
 inline I join(I base, I high) {
     using P = Packing<C>;

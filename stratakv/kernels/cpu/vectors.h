@@ -1,6 +1,6 @@
 // One vector between a model's memory and floats, and its rotation. Included by one file per instruction set, after its
-// primitives. Floats are added in the order of Rotation.exact (kvtypes/hadamard.py), so that encoded bytes are the same to
-// the bit: no fused multiply-add may be made of them (-ffp-contract=off).
+// primitives. Floats are added in the order of Rotation.exact (kvtypes/hadamard.py), so that encoded bytes are the same
+// to the bit: no fused multiply-add may be made of them (-ffp-contract=off).
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -25,7 +25,8 @@ inline float half_to_float(const std::uint8_t *p) {
     if (exponent == 0) {
         magnitude = static_cast<float>(fraction) * 0x1p-24f;
     } else {
-        const std::uint32_t bits = exponent == 31 ? 0x7f800000u | fraction << 13 : (exponent + 112) << 23 | fraction << 13;
+        const std::uint32_t bits =
+            exponent == 31 ? 0x7f800000u | fraction << 13 : (exponent + 112) << 23 | fraction << 13;
         std::memcpy(&magnitude, &bits, 4);
     }
     return sign ? -magnitude : magnitude;

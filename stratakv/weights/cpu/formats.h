@@ -1,8 +1,9 @@
-// ggml's block formats as tiles: `unpack` reads one unit of each of a tile's rows and gives codes in lanes and their scales.
-// Included after the primitives of an instruction set. Facts of the formats: ggml-common.h and ggml-quants.c of ggml 0.9 to 0.25.
+// ggml's block formats as tiles: `unpack` reads one unit of each of a tile's rows and gives codes in lanes and their
+// scales. Included after the primitives of an instruction set. Facts of the formats: ggml-common.h and ggml-quants.c of
+// ggml 0.9 to 0.25.
 //
-// A unit has kBlocks blocks of 32 columns. Value of a column: scale * (code - kOffset) + minimum; scales by kHalves of a block.
-// kSigned: codes are signed bytes (`from_signed`), else unsigned and at most 63.
+// A unit has kBlocks blocks of 32 columns. Value of a column: scale * (code - kOffset) + minimum; scales by kHalves of
+// a block. kSigned: codes are signed bytes (`from_signed`), else unsigned and at most 63.
 #pragma once
 
 namespace {
@@ -81,7 +82,8 @@ struct Q8_0 {  // f16 d, 32 signed bytes
     static constexpr bool kMinimum = false, kSigned = true;
     static void unpack(const Rows &rows, Tile<1, 1, false> &tile) {
         const Words low = rows.words(2), high = rows.words(18);
-        for (int j = 0; j < 4; ++j) tile.codes[0][j] = from_signed(low.v[j]), tile.codes[0][4 + j] = from_signed(high.v[j]);
+        for (int j = 0; j < 4; ++j)
+            tile.codes[0][j] = from_signed(low.v[j]), tile.codes[0][4 + j] = from_signed(high.v[j]);
         tile.scale[0][0] = low_half(rows.word(0));
     }
 };
@@ -156,7 +158,8 @@ struct Q6_K {  // 128 bytes of nibbles, 64 of two bits, 16 signed scales, f16 d;
         for (int part = 0; part < 4; ++part) {  // 16 of the bytes of two bits each
             const Words high = rows.words(128 + 16 * part);
             const int first = part / 2 * 4, half = part % 2 * 4;
-            const Words a = rows.words(part / 2 * 64 + part % 2 * 16), b = rows.words(part / 2 * 64 + 32 + part % 2 * 16);
+            const Words a = rows.words(part / 2 * 64 + part % 2 * 16),
+                        b = rows.words(part / 2 * 64 + 32 + part % 2 * 16);
             for (int j = 0; j < 4; ++j) {
                 tile.codes[first][half + j] = or_(low_nibble(a.v[j]), and_(shl<4>(high.v[j]), two));
                 tile.codes[first + 1][half + j] = or_(low_nibble(b.v[j]), and_(shl<2>(high.v[j]), two));
@@ -191,7 +194,8 @@ struct Q2_K {  // 16 bytes of a scale and a minimum each, 64 of two bits, f16 d,
             const Words w = rows.words(16 + 16 * part);
             for (int j = 0; j < 4; ++j)
                 for (int shift = 0; shift < 4; ++shift)
-                    tile.codes[part / 2 * 4 + shift][part % 2 * 4 + j] = and_(shr_by(w.v[j], 2 * shift), set1(0x03030303));
+                    tile.codes[part / 2 * 4 + shift][part % 2 * 4 + j] =
+                        and_(shr_by(w.v[j], 2 * shift), set1(0x03030303));
         }
     }
 };
@@ -215,7 +219,8 @@ struct Q3_K {  // 32 bytes of third bits (bit i of each for block i), 64 of two 
                 for (int shift = 0; shift < 4; ++shift) {
                     const int block = part / 2 * 4 + shift;
                     const V third = and_(shr_by(thirds[part % 2].v[j], block), set1(0x01010101));
-                    tile.codes[block][part % 2 * 4 + j] = or_(and_(shr_by(w.v[j], 2 * shift), set1(0x03030303)), shl<2>(third));
+                    tile.codes[block][part % 2 * 4 + j] =
+                        or_(and_(shr_by(w.v[j], 2 * shift), set1(0x03030303)), shl<2>(third));
                 }
         }
     }
@@ -245,7 +250,8 @@ struct IQ4_XS {  // f16 d, 8 x 2 high bits and 8 x 4 low bits of scales, 8 x 16 
         const V head = rows.word(0), low = rows.word(4);
         const F d = low_half(head);
         for (int i = 0; i < 8; ++i) {
-            const V number = or_(and_(shr_by(low, 4 * i), set1(15)), and_(shl<4>(shr_by(head, 16 + 2 * i)), set1(0x30)));
+            const V number =
+                or_(and_(shr_by(low, 4 * i), set1(15)), and_(shl<4>(shr_by(head, 16 + 2 * i)), set1(0x30)));
             tile.scale[i][0] = mul(d, to_float(sub(number, set1(32))));
             looked_up(rows.words(8 + 16 * i), kIq4, tile.codes[i]);
         }
@@ -259,7 +265,8 @@ struct MXFP4 {  // an exponent, nibbles that index a table
         looked_up(rows.words(1), kMxfp4, tile.codes[0]);
         // 2^(e - 128), since the table is twice the value: two factors of half the exponent, none of them denormal
         const V exponent = and_(rows.word(0), set1(0xff)), half = shr<1>(exponent);
-        const F first = as_float(shl<23>(add(half, set1(63)))), second = as_float(shl<23>(add(sub(exponent, half), set1(63))));
+        const F first = as_float(shl<23>(add(half, set1(63)))),
+                second = as_float(shl<23>(add(sub(exponent, half), set1(63))));
         tile.scale[0][0] = mul(first, second);
     }
 };

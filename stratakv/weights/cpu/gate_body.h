@@ -37,7 +37,8 @@ void gate(Activation activation, const float *x, const float *up, std::int64_t c
             for (std::int64_t i = 0; i < count; ++i) out[i] = x[i] / (1.0f + exponential(-x[i])) * up[i];
             break;
         case Activation::gelu:
-            for (std::int64_t i = 0; i < count; ++i) out[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f)) * up[i];
+            for (std::int64_t i = 0; i < count; ++i)
+                out[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f)) * up[i];
             break;
         case Activation::gelu_tanh:  // 0.5 (1 + tanh u) = 1 / (1 + e^(-2 u))
             for (std::int64_t i = 0; i < count; ++i) {

@@ -26,18 +26,25 @@ inline V xor_(V a, V b) { return _mm256_xor_si256(a, b); }
 inline V sub(V a, V b) { return _mm256_sub_epi32(a, b); }
 inline V add(V a, V b) { return _mm256_add_epi32(a, b); }
 template <int N>
-inline V shl(V a) { return _mm256_slli_epi32(a, N); }
+inline V shl(V a) {
+    return _mm256_slli_epi32(a, N);
+}
 template <int N>
-inline V shr(V a) { return _mm256_srli_epi32(a, N); }
+inline V shr(V a) {
+    return _mm256_srli_epi32(a, N);
+}
 template <int N>
-inline V sar(V a) { return _mm256_srai_epi32(a, N); }
+inline V sar(V a) {
+    return _mm256_srai_epi32(a, N);
+}
 inline V shr_by(V a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 inline V spread_bits(V a, int at) {
     a = and_(shr_by(a, at), set1(0xf));
     return and_(or_(or_(a, shl<7>(a)), or_(shl<14>(a), shl<21>(a))), set1(0x01010101));
 }
 inline V lookup(const std::int8_t *table, V codes) {
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(table))), codes);
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(table))),
+                               codes);
 }
 inline F to_float(V a) { return _mm256_cvtepi32_ps(a); }
 inline F as_float(V a) { return _mm256_castsi256_ps(a); }
@@ -55,9 +62,14 @@ inline V broadcast(const void *p) {
     std::memcpy(&x, p, 4);
     return _mm256_set1_epi32(x);
 }
-inline V pairs_to_words(V acc, V pairs) { return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
-// vpmaddubsw saturates at 16 bits: unsigned codes are at most 63, signed ones go by magnitude, 2 * 128 * 127 still fits.
-inline V dot(V acc, V codes, const std::int8_t *x) { return pairs_to_words(acc, _mm256_maddubs_epi16(codes, broadcast(x))); }
+inline V pairs_to_words(V acc, V pairs) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+// vpmaddubsw saturates at 16 bits: unsigned codes are at most 63, signed ones go by magnitude, 2 * 128 * 127 still
+// fits.
+inline V dot(V acc, V codes, const std::int8_t *x) {
+    return pairs_to_words(acc, _mm256_maddubs_epi16(codes, broadcast(x)));
+}
 inline V dot_signed(V acc, V codes, const std::int8_t *x) {
     return pairs_to_words(acc, _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(broadcast(x), codes)));
 }
@@ -70,10 +82,12 @@ inline __m128i load128(const std::uint8_t *p) { return _mm_loadu_si128(reinterpr
 inline Words words(const std::uint8_t *p, std::size_t stride) {
     V z[4];
     for (int i = 0; i < 4; ++i)
-        z[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load128(p + i * stride)), load128(p + (i + 4) * stride), 1);
+        z[i] =
+            _mm256_inserti128_si256(_mm256_castsi128_si256(load128(p + i * stride)), load128(p + (i + 4) * stride), 1);
     const V a = _mm256_unpacklo_epi32(z[0], z[1]), b = _mm256_unpacklo_epi32(z[2], z[3]);
     const V c = _mm256_unpackhi_epi32(z[0], z[1]), d = _mm256_unpackhi_epi32(z[2], z[3]);
-    return {{_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b), _mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d)}};
+    return {{_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b), _mm256_unpacklo_epi64(c, d),
+             _mm256_unpackhi_epi64(c, d)}};
 }
 inline V word(const std::uint8_t *p, std::size_t stride) {
     int x[8];

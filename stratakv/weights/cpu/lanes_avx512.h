@@ -27,11 +27,17 @@ inline V xor_(V a, V b) { return _mm512_xor_si512(a, b); }
 inline V sub(V a, V b) { return _mm512_sub_epi32(a, b); }
 inline V add(V a, V b) { return _mm512_add_epi32(a, b); }
 template <int N>
-inline V shl(V a) { return _mm512_slli_epi32(a, N); }
+inline V shl(V a) {
+    return _mm512_slli_epi32(a, N);
+}
 template <int N>
-inline V shr(V a) { return _mm512_srli_epi32(a, N); }
+inline V shr(V a) {
+    return _mm512_srli_epi32(a, N);
+}
 template <int N>
-inline V sar(V a) { return _mm512_srai_epi32(a, N); }
+inline V sar(V a) {
+    return _mm512_srai_epi32(a, N);
+}
 inline V shr_by(V a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 // Four lanes of bits at bit `at` of each lane's low end to the low bits of its four bytes.
 inline V spread_bits(V a, int at) {
@@ -40,7 +46,8 @@ inline V spread_bits(V a, int at) {
 }
 // Per byte: table[code], codes 0 to 15.
 inline V lookup(const std::int8_t *table, V codes) {
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(table))), codes);
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(table))),
+                               codes);
 }
 inline F to_float(V a) { return _mm512_cvtepi32_ps(a); }
 inline F as_float(V a) { return _mm512_castsi512_ps(a); }
@@ -76,7 +83,8 @@ inline Words words(const std::uint8_t *p, std::size_t stride) {
     }
     const V a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpacklo_epi32(z[2], z[3]);
     const V c = _mm512_unpackhi_epi32(z[0], z[1]), d = _mm512_unpackhi_epi32(z[2], z[3]);
-    return {{_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d)}};
+    return {{_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(c, d),
+             _mm512_unpackhi_epi64(c, d)}};
 }
 // One 4-byte word of each row.
 inline V word(const std::uint8_t *p, std::size_t stride) {
@@ -85,7 +93,8 @@ inline V word(const std::uint8_t *p, std::size_t stride) {
         const std::uint8_t *q = p + 4 * i * stride;
         int x[4];
         for (int j = 0; j < 4; ++j) std::memcpy(&x[j], q + j * stride, 4);
-        part[i] = _mm_insert_epi32(_mm_insert_epi32(_mm_insert_epi32(_mm_cvtsi32_si128(x[0]), x[1], 1), x[2], 2), x[3], 3);
+        part[i] =
+            _mm_insert_epi32(_mm_insert_epi32(_mm_insert_epi32(_mm_cvtsi32_si128(x[0]), x[1], 1), x[2], 2), x[3], 3);
     }
     V v = _mm512_castsi128_si512(part[0]);
     v = _mm512_inserti32x4(v, part[1], 1);
@@ -93,7 +102,8 @@ inline V word(const std::uint8_t *p, std::size_t stride) {
     return _mm512_inserti32x4(v, part[3], 3);
 }
 
-// The bits of the largest of 16 magnitudes: as integers they have the order of the floats, with what is not finite above all.
+// The bits of the largest of 16 magnitudes: as integers they have the order of the floats, with what is not finite
+// above all.
 inline std::uint32_t largest_bits(const float *x) { return _mm512_reduce_max_epu32(and_(load(x), set1(0x7fffffffu))); }
 // 16 values times `by`, to the nearest integer, as bytes; returns their sum.
 inline std::int32_t rounded(const float *x, float by, std::int8_t *codes) {

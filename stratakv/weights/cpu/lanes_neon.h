@@ -26,11 +26,17 @@ inline V xor_(V a, V b) { return veorq_u32(a, b); }
 inline V sub(V a, V b) { return vsubq_u32(a, b); }
 inline V add(V a, V b) { return vaddq_u32(a, b); }
 template <int N>
-inline V shl(V a) { return vshlq_n_u32(a, N); }
+inline V shl(V a) {
+    return vshlq_n_u32(a, N);
+}
 template <int N>
-inline V shr(V a) { return vshrq_n_u32(a, N); }
+inline V shr(V a) {
+    return vshrq_n_u32(a, N);
+}
 template <int N>
-inline V sar(V a) { return vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_u32(a), N)); }
+inline V sar(V a) {
+    return vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_u32(a), N));
+}
 inline V shr_by(V a, int n) { return vshlq_u32(a, vdupq_n_s32(-n)); }
 inline V spread_bits(V a, int at) {
     a = and_(shr_by(a, at), set1(0xf));

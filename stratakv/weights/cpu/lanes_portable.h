@@ -41,20 +41,42 @@ inline F loadf(const float *p) {
     return v;
 }
 inline void storef(float *p, F v) { std::memcpy(p, &v, sizeof v); }
-inline V set1(std::uint32_t x) { return each([&](int) { return x; }); }
-inline F set1f(float x) { return feach([&](int) { return x; }); }
-inline V and_(V a, V b) { return each([&](int i) { return a.x[i] & b.x[i]; }); }
-inline V or_(V a, V b) { return each([&](int i) { return a.x[i] | b.x[i]; }); }
-inline V xor_(V a, V b) { return each([&](int i) { return a.x[i] ^ b.x[i]; }); }
-inline V sub(V a, V b) { return each([&](int i) { return a.x[i] - b.x[i]; }); }
-inline V add(V a, V b) { return each([&](int i) { return a.x[i] + b.x[i]; }); }
+inline V set1(std::uint32_t x) {
+    return each([&](int) { return x; });
+}
+inline F set1f(float x) {
+    return feach([&](int) { return x; });
+}
+inline V and_(V a, V b) {
+    return each([&](int i) { return a.x[i] & b.x[i]; });
+}
+inline V or_(V a, V b) {
+    return each([&](int i) { return a.x[i] | b.x[i]; });
+}
+inline V xor_(V a, V b) {
+    return each([&](int i) { return a.x[i] ^ b.x[i]; });
+}
+inline V sub(V a, V b) {
+    return each([&](int i) { return a.x[i] - b.x[i]; });
+}
+inline V add(V a, V b) {
+    return each([&](int i) { return a.x[i] + b.x[i]; });
+}
 template <int N>
-inline V shl(V a) { return each([&](int i) { return a.x[i] << N; }); }
+inline V shl(V a) {
+    return each([&](int i) { return a.x[i] << N; });
+}
 template <int N>
-inline V shr(V a) { return each([&](int i) { return a.x[i] >> N; }); }
+inline V shr(V a) {
+    return each([&](int i) { return a.x[i] >> N; });
+}
 template <int N>
-inline V sar(V a) { return each([&](int i) { return static_cast<std::int32_t>(a.x[i]) >> N; }); }
-inline V shr_by(V a, int n) { return each([&](int i) { return a.x[i] >> n; }); }
+inline V sar(V a) {
+    return each([&](int i) { return static_cast<std::int32_t>(a.x[i]) >> N; });
+}
+inline V shr_by(V a, int n) {
+    return each([&](int i) { return a.x[i] >> n; });
+}
 inline V spread_bits(V a, int at) {
     a = and_(shr_by(a, at), set1(0xf));
     return and_(or_(or_(a, shl<7>(a)), or_(shl<14>(a), shl<21>(a))), set1(0x01010101));
@@ -70,7 +92,9 @@ inline V bytes(V a, Function f) {
 inline V lookup(const std::int8_t *table, V codes) {
     return bytes(codes, [&](std::uint8_t code) { return table[code & 15]; });
 }
-inline F to_float(V a) { return feach([&](int i) { return static_cast<float>(static_cast<std::int32_t>(a.x[i])); }); }
+inline F to_float(V a) {
+    return feach([&](int i) { return static_cast<float>(static_cast<std::int32_t>(a.x[i])); });
+}
 inline F as_float(V a) {
     F f;
     std::memcpy(&f, &a, sizeof f);
@@ -85,10 +109,18 @@ inline float half(std::uint32_t bits) {
     if (exponent == 0) value = (sign ? -1.0f : 1.0f) * static_cast<float>(fraction) * 5.9604644775390625e-8f;
     return value;
 }
-inline F low_half(V a) { return feach([&](int i) { return half(a.x[i] & 0xffffu); }); }
-inline F mul(F a, F b) { return feach([&](int i) { return a.x[i] * b.x[i]; }); }
-inline F addf(F a, F b) { return feach([&](int i) { return a.x[i] + b.x[i]; }); }
-inline F fma(F a, F b, F c) { return feach([&](int i) { return a.x[i] * b.x[i] + c.x[i]; }); }
+inline F low_half(V a) {
+    return feach([&](int i) { return half(a.x[i] & 0xffffu); });
+}
+inline F mul(F a, F b) {
+    return feach([&](int i) { return a.x[i] * b.x[i]; });
+}
+inline F addf(F a, F b) {
+    return feach([&](int i) { return a.x[i] + b.x[i]; });
+}
+inline F fma(F a, F b, F c) {
+    return feach([&](int i) { return a.x[i] * b.x[i] + c.x[i]; });
+}
 
 inline V broadcast(const void *p) {
     std::uint32_t x;

@@ -64,7 +64,8 @@ void add(const Norm &after, float residual, float *y, std::int64_t rows, std::in
 
 }  // namespace
 
-void project(const AttentionPart &part, const float *x, std::int64_t rows, const Angles &angles, float *projected, int threads) {
+void project(const AttentionPart &part, const float *x, std::int64_t rows, const Angles &angles, float *projected,
+             int threads) {
     const std::int64_t width = part.qkv.columns(), dim = part.dim, all = part.width();
     const float *from = normed(part.before, x, rows, width, scratch(0, rows * width), threads);
     multiply(part.qkv.matrices, from, rows, projected, threads);
@@ -79,8 +80,8 @@ void project(const AttentionPart &part, const float *x, std::int64_t rows, const
     });
 }
 
-void split(const AttentionPart &part, const float *projected, std::int64_t batch, std::int64_t tokens, float *q, float *k, float *v,
-           int threads) {
+void split(const AttentionPart &part, const float *projected, std::int64_t batch, std::int64_t tokens, float *q,
+           float *k, float *v, int threads) {
     const std::int64_t dim = part.dim, all = part.width();
     by_rows(batch * tokens, threads, [&](std::int64_t row) {
         const std::int64_t sequence = row / tokens, token = row % tokens;
@@ -112,13 +113,14 @@ void feed(const MlpPart &part, float *x, std::int64_t rows, int threads) {
 
 namespace {
 
-Failure store(const AttentionPart &part, const LayerPages &pages, const float *projected, std::int64_t rows, const Kernel &kernel,
-              int threads) {
+Failure store(const AttentionPart &part, const LayerPages &pages, const float *projected, std::int64_t rows,
+              const Kernel &kernel, int threads) {
     const Layout &layout = *pages.layout;
     const float *k = projected + part.q_heads * part.dim;
     EncodeTask tasks[2] = {};
     tasks[0].encoder = &layout.k_encoder, tasks[0].states = {k, Precision::f32, part.width(), part.dim};
-    tasks[1].encoder = &layout.v_encoder, tasks[1].states = {k + part.kv_heads * part.dim, Precision::f32, part.width(), part.dim};
+    tasks[1].encoder = &layout.v_encoder,
+    tasks[1].states = {k + part.kv_heads * part.dim, Precision::f32, part.width(), part.dim};
     for (EncodeTask &task : tasks) {
         task.heads = layout.kv_heads, task.tokens = static_cast<int>(rows), task.where = pages.where;
         task.slots = pages.slots, task.tile_bytes = layout.tile_bytes;
@@ -127,8 +129,8 @@ Failure store(const AttentionPart &part, const LayerPages &pages, const float *p
 }
 
 // Sequences [begin, end).
-const char *see(const AttentionPart &part, const LayerPages &pages, float *projected, int begin, int end, float *attended, const Kernel &kernel,
-         bool precise, int threads) {
+const char *see(const AttentionPart &part, const LayerPages &pages, float *projected, int begin, int end,
+                float *attended, const Kernel &kernel, bool precise, int threads) {
     if (begin == end) return "";
     const Layout &layout = *pages.layout;
     Attention a{};
@@ -146,8 +148,9 @@ const char *see(const AttentionPart &part, const LayerPages &pages, float *proje
 
 }  // namespace
 
-StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages, const std::vector<Angles> &angles,
-                       const Kernel &kernel, bool precise, int sequences, int decoding, float *x, std::int64_t rows, int threads) {
+StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages,
+                       const std::vector<Angles> &angles, const Kernel &kernel, bool precise, int sequences,
+                       int decoding, float *x, std::int64_t rows, int threads) {
     const char *ran = "";
     for (std::size_t i = 0; i < layers.size(); ++i) {
         const AttentionPart &part = layers[i]->attention;

@@ -1,4 +1,5 @@
-// A decoder layer put together from few parts, over matrices in a file's blocks; and a step of many layers over packed pages.
+// A decoder layer put together from few parts, over matrices in a file's blocks; and a step of many layers over packed
+// pages.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -18,8 +19,8 @@ struct Norm {
     explicit operator bool() const { return !weight.empty(); }
 };
 
-// Angles of a step's positions, one row each, or of `tokens` positions that all sequences share. Value i of a row lies at
-// i * step.
+// Angles of a step's positions, one row each, or of `tokens` positions that all sequences share. Value i of a row lies
+// at i * step.
 struct Angles {
     const float *cos, *sin;
     std::int64_t rows, stride, step;
@@ -57,10 +58,11 @@ struct Layer {
 };
 
 // projected [rows][part.width()]: q, k, v of x [rows][width], normed and turned.
-void project(const AttentionPart &part, const float *x, std::int64_t rows, const Angles &angles, float *projected, int threads);
+void project(const AttentionPart &part, const float *x, std::int64_t rows, const Angles &angles, float *projected,
+             int threads);
 // q [batch][q_heads][tokens][dim], k and v [batch][kv_heads][tokens][dim] of projected.
-void split(const AttentionPart &part, const float *projected, std::int64_t batch, std::int64_t tokens, float *q, float *k, float *v,
-           int threads);
+void split(const AttentionPart &part, const float *projected, std::int64_t batch, std::int64_t tokens, float *q,
+           float *k, float *v, int threads);
 // x += residual * after(output(attended)); attended [rows][q_heads * dim].
 void leave(const AttentionPart &part, const float *attended, std::int64_t rows, float *x, int threads);
 // x += residual * after(down(activation(gate) * up)).
@@ -80,9 +82,10 @@ struct StepOutcome {
     const char *ran = "";
 };
 
-// Layers in order, each storing its K and V and attending: x [rows][width] becomes their result. The sequences from `decoding` on are
-// attended in float32 (`precise`) in any case.
-StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages, const std::vector<Angles> &angles,
-                       const Kernel &kernel, bool precise, int sequences, int decoding, float *x, std::int64_t rows, int threads);
+// Layers in order, each storing its K and V and attending: x [rows][width] becomes their result. The sequences from
+// `decoding` on are attended in float32 (`precise`) in any case.
+StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages,
+                       const std::vector<Angles> &angles, const Kernel &kernel, bool precise, int sequences,
+                       int decoding, float *x, std::int64_t rows, int threads);
 
 }  // namespace stratakv

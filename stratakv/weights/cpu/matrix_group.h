@@ -15,7 +15,8 @@ struct Group {
     explicit Group(std::vector<Matrix> given) : owned(std::move(given)) {
         if (owned.empty()) throw std::invalid_argument("a group has at least one matrix");
         for (const Matrix &matrix : owned) {
-            if (matrix.columns != owned[0].columns) throw std::invalid_argument("matrices of a group take inputs of one size");
+            if (matrix.columns != owned[0].columns)
+                throw std::invalid_argument("matrices of a group take inputs of one size");
             matrices.push_back(&matrix);
         }
     }

@@ -15,7 +15,8 @@ constexpr std::int64_t kGroupTokens = 512;
 // Weights of a piece of work: some tens of microseconds, so that nobody waits long for a thread that was interrupted
 constexpr std::int64_t kPieceWeights = 1 << 20;
 
-// Tokens that meet the same matrix: slots [first, first + count) in the order of a call. expert: which of equal matrices, -1: none.
+// Tokens that meet the same matrix: slots [first, first + count) in the order of a call. expert: which of equal
+// matrices, -1: none.
 struct Chunk {
     std::int64_t first;
     int count;
@@ -54,7 +55,8 @@ bool is_float(const RowType &type) { return type.type == 0 || type.type == 1 || 
 // The slots of a call, packed as the matrices' types want them.
 class Activations {
 public:
-    Activations(const float *x, std::int64_t columns, int threads) : x_(x), columns_(columns), threads_(threads), kept_(scratch()) {
+    Activations(const float *x, std::int64_t columns, int threads)
+        : x_(x), columns_(columns), threads_(threads), kept_(scratch()) {
         kept_.rows.resize(std::max<std::size_t>(kept_.rows.size(), 8));
     }
 
@@ -63,7 +65,8 @@ public:
         bool &done = is_float(type) ? floats_ : codes_;
         if (done) return;
         done = true;
-        const std::int64_t slots = static_cast<std::int64_t>(kept_.from.size()), blocks = (columns_ + kBlock - 1) / kBlock;
+        const std::int64_t slots = static_cast<std::int64_t>(kept_.from.size()),
+                           blocks = (columns_ + kBlock - 1) / kBlock;
         if (&done == &codes_) {
             at_least(kept_.codes, slots * blocks * kBlock), at_least(kept_.scale, slots * blocks);
             at_least(kept_.sum, 2 * slots * blocks), at_least(kept_.minus_codes, 2 * slots * blocks);
@@ -88,25 +91,30 @@ public:
     const void *row(const RowType &type, std::int64_t slot) const {
         if (!type.pack) return x_ + kept_.from[slot] * columns_;
         for (int i = 0; i < count_; ++i)
-            if (kept_.rows[i].dot_type == type.dot_type) return kept_.rows[i].bytes.data() + slot * kept_.rows[i].stride;
+            if (kept_.rows[i].dot_type == type.dot_type)
+                return kept_.rows[i].bytes.data() + slot * kept_.rows[i].stride;
         return nullptr;
     }
 
 private:
     PackInto place_of(const Chunk &chunk, std::int64_t blocks) const {
         const std::int64_t at = chunk.first * blocks;
-        return {kept_.codes.data() + at * kBlock, kept_.scale.data() + at, kept_.sum.data() + 2 * at, kept_.minus_codes.data() + 2 * at};
+        return {kept_.codes.data() + at * kBlock, kept_.scale.data() + at, kept_.sum.data() + 2 * at,
+                kept_.minus_codes.data() + 2 * at};
     }
 
     template <typename Function>
     void for_slots(Function pack) {
-        const int threads = static_cast<std::int64_t>(kept_.from.size()) * columns_ < 65536 ? 1 : threads_;  // 32 columns take some 4 ns
+        const int threads = static_cast<std::int64_t>(kept_.from.size()) * columns_ < 65536
+                                ? 1
+                                : threads_;  // 32 columns take some 4 ns
         constexpr int kTokens = 16;  // of a piece
         const int pieces = kChunkTokens / kTokens;
         parallel_for(threads, static_cast<int>(kept_.chunks.size()) * pieces, [&](int i) {
             const Chunk &chunk = kept_.chunks[i / pieces];
             const int begin = i % pieces * kTokens, end = std::min(chunk.count, begin + kTokens);
-            for (int token = begin; token < end; ++token) pack(chunk, token, x_ + kept_.from[chunk.first + token] * columns_);
+            for (int token = begin; token < end; ++token)
+                pack(chunk, token, x_ + kept_.from[chunk.first + token] * columns_);
         });
     }
 
@@ -153,20 +161,22 @@ void run(const TileKernel &kernel, const Part &part, const Chunk &chunk, const A
     const std::int32_t *place = matrix.place.empty() ? nullptr : matrix.place.data();
     const float *bias = matrix.bias.empty() ? nullptr : matrix.bias.data();
     out += part.offset;
-    const std::uint8_t *data = matrix.data + chunk.expert * static_cast<std::int64_t>(type.row_bytes(matrix.columns)) * matrix.rows;
+    const std::uint8_t *data =
+        matrix.data + chunk.expert * static_cast<std::int64_t>(type.row_bytes(matrix.columns)) * matrix.rows;
     if (chunk.expert < 0) {
         for (int token = 0; token < chunk.count; ++token)
             std::fill(out + to[token] * out_stride + part.begin, out + to[token] * out_stride + part.end, 0.0f);
     } else if (const RunTiles tiles = kernel.find(type.type)) {
-        tiles({data, type.row_bytes(matrix.columns), part.begin, part.end, matrix.columns, activations.chunk(chunk), out, out_stride,
-               to, place, bias});
+        tiles({data, type.row_bytes(matrix.columns), part.begin, part.end, matrix.columns, activations.chunk(chunk),
+               out, out_stride, to, place, bias});
     } else {  // ggml's product of one row and one token
         const std::uint8_t *row = data + part.begin * type.row_bytes(matrix.columns);
         for (std::int64_t r = part.begin; r < part.end; ++r, row += type.row_bytes(matrix.columns)) {
             const std::int64_t at = place ? place[r] : r;
             for (int token = 0; token < chunk.count; ++token) {
                 float &result = out[to[token] * out_stride + at];
-                type.dot(static_cast<int>(matrix.columns), &result, 0, row, 0, activations.row(type, chunk.first + token), 0, 1);
+                type.dot(static_cast<int>(matrix.columns), &result, 0, row, 0,
+                         activations.row(type, chunk.first + token), 0, 1);
                 if (bias) result += bias[at];
             }
         }
@@ -225,8 +235,8 @@ void multiply(const Matrices &matrices, const float *x, std::int64_t tokens, flo
     }
 }
 
-void multiply_chosen(const Matrix &first, std::int64_t experts, const std::int64_t *index, std::int64_t slots, std::int64_t share,
-                     const float *x, float *out, std::int64_t out_stride, int threads) {
+void multiply_chosen(const Matrix &first, std::int64_t experts, const std::int64_t *index, std::int64_t slots,
+                     std::int64_t share, const float *x, float *out, std::int64_t out_stride, int threads) {
     Scratch &kept = scratch();
     const std::int64_t group = std::max(share, kGroupTokens / share * share);
     for (std::int64_t begin = 0; begin < slots; begin += group) {
@@ -237,13 +247,16 @@ void multiply_chosen(const Matrix &first, std::int64_t experts, const std::int64
             return number < 0 || number >= experts ? std::int64_t(-1) : number;
         };
         for (std::int64_t slot = 0; slot < count; ++slot) kept.to.push_back(slot);
-        std::stable_sort(kept.to.begin(), kept.to.end(), [&](std::int64_t a, std::int64_t b) { return expert(a) < expert(b); });
+        std::stable_sort(kept.to.begin(), kept.to.end(),
+                         [&](std::int64_t a, std::int64_t b) { return expert(a) < expert(b); });
         for (const std::int64_t slot : kept.to) kept.from.push_back(slot / share);
         for (std::int64_t at = 0; at < count; ++at) {
             const std::int64_t number = expert(kept.to[at]);
             const bool goes_on = at > 0 && expert(kept.to[at - 1]) == number && kept.chunks.back().count < kChunkTokens;
-            if (goes_on) ++kept.chunks.back().count;
-            else kept.chunks.push_back({at, 1, number});
+            if (goes_on)
+                ++kept.chunks.back().count;
+            else
+                kept.chunks.push_back({at, 1, number});
         }
         run_all({&first}, x + begin / share * first.columns, out + begin * out_stride, out_stride, threads);
     }
@@ -253,7 +266,8 @@ const std::vector<const TileKernel *> &tile_kernels() {
     static const std::vector<const TileKernel *> found = [] {
         const std::vector<std::string> features = cpu_features();
         std::vector<const TileKernel *> all;
-        if (avx512_tiles() && has(features, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vbmi", "avx512_vnni"}))
+        if (avx512_tiles() &&
+            has(features, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vbmi", "avx512_vnni"}))
             all.push_back(avx512_tiles());
         if (avx2_tiles() && has(features, {"avx2", "fma", "f16c"})) all.push_back(avx2_tiles());
         if (neon_tiles() && has(features, {"neon", "dotprod"})) all.push_back(neon_tiles());

@@ -1,7 +1,9 @@
-// Products of packed rows, a tile at a time: some rows that lie side by side in vector lanes, times the activations of some tokens.
+// Products of packed rows, a tile at a time: some rows that lie side by side in vector lanes, times the activations of
+// some tokens.
 //
-// One arithmetic for any number of tokens: activations are packed by token, integer products are exact, and floats are added in the
-// order of the columns. So a token's result depends on its own activations alone, to the bit, whatever is computed beside it.
+// One arithmetic for any number of tokens: activations are packed by token, integer products are exact, and floats are
+// added in the order of the columns. So a token's result depends on its own activations alone, to the bit, whatever is
+// computed beside it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +23,8 @@ struct PackedChunk {
     int tokens;
 };
 
-// Rows [first, last) of a matrix times a chunk: out[to[token] * out_stride + (place ? place[row] : row)] = product + bias.
+// Rows [first, last) of a matrix times a chunk: out[to[token] * out_stride + (place ? place[row] : row)] = product +
+// bias.
 struct TileJob {
     const std::uint8_t *data;
     std::size_t row_bytes;
@@ -36,7 +39,8 @@ struct TileJob {
 
 using RunTiles = void (*)(const TileJob &);
 
-// Packs one token: `columns` floats into its place in a chunk of `tokens` tokens. A token that is not finite gets scales that are not.
+// Packs one token: `columns` floats into its place in a chunk of `tokens` tokens. A token that is not finite gets
+// scales that are not.
 struct PackInto {
     std::int8_t *codes;
     float *scale, *sum;
@@ -51,7 +55,8 @@ struct TileKernel {
     int lanes;                              // rows of a tile
     RunTiles (*find)(int type);             // null for a ggml type without a body
     void (*pack)(const float *x, std::int64_t columns, int token, int tokens, const PackInto &into);
-    void (*gate)(Activation activation, const float *x, const float *up, std::int64_t count, float *out);  // activation(x) * up
+    void (*gate)(Activation activation, const float *x, const float *up, std::int64_t count,
+                 float *out);  // activation(x) * up
 };
 
 const TileKernel *avx512_tiles(), *avx2_tiles(), *neon_tiles(), *portable_tiles();  // null where they weren't compiled

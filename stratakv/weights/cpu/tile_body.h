@@ -75,8 +75,8 @@ inline void write(const TileJob &job, std::int64_t row, std::int64_t count, cons
     }
 }
 
-// Asks for the bytes of a later tile, [begin, end) of it, while this one is computed: 16 rows side by side are more streams than
-// a CPU follows by itself.
+// Asks for the bytes of a later tile, [begin, end) of it, while this one is computed: 16 rows side by side are more
+// streams than a CPU follows by itself.
 inline void prefetch(const std::uint8_t *tile, std::size_t begin, std::size_t end) {
     for (std::size_t at = begin; at < end; at += 64) __builtin_prefetch(tile + at, 0, 2);
 }
@@ -119,10 +119,13 @@ void run_floats(const TileJob &job) {
             if (block == whole) {  // the row's end, and zeros
                 constexpr std::size_t kBytes = kBlock * Format::kBytes;
                 kept.assign(kBytes * kLanes, 0);
-                for (int i = 0; i < kLanes; ++i) std::memcpy(&kept[i * kBytes], from.at + i * from.stride, rest * Format::kBytes);
+                for (int i = 0; i < kLanes; ++i)
+                    std::memcpy(&kept[i * kBytes], from.at + i * from.stride, rest * Format::kBytes);
                 from = {kept.data(), kBytes};
             }
-            if (next && block < whole) prefetch(next, block * kLanes * kBlock * Format::kBytes, (block + 1) * kLanes * kBlock * Format::kBytes);
+            if (next && block < whole)
+                prefetch(next, block * kLanes * kBlock * Format::kBytes,
+                         (block + 1) * kLanes * kBlock * Format::kBytes);
             Format::unpack(from, columns);
             const float *values = job.x.values + block * job.x.tokens * kBlock;
             for (int token = 0; token < job.x.tokens; ++token, values += kBlock) {
@@ -153,8 +156,10 @@ void pack(const float *x, std::int64_t columns, int token, int tokens, const Pac
         for (int half = 0; half < 2; ++half) {
             std::int8_t *codes = into.codes + at * kBlock + half * kHalf;
             std::int32_t sum = 0;
-            if (finite) sum = rounded(x + half * kHalf, inverse, codes);
-            else std::memset(codes, 0, kHalf);
+            if (finite)
+                sum = rounded(x + half * kHalf, inverse, codes);
+            else
+                std::memset(codes, 0, kHalf);
             into.sum[2 * at + half] = scale * static_cast<float>(sum);
             into.minus_codes[2 * at + half] = -sum;
         }

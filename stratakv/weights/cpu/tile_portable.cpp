@@ -1,5 +1,5 @@
-#include "tile.h"
 #include "lanes_portable.h"
+#include "tile.h"
 //
 #include "tile_body.h"
 

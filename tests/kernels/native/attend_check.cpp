@@ -17,13 +17,25 @@ using stratakv::Attention;
 using stratakv::Kernel;
 using stratakv::Partial;
 
-// What the project promises is 1e-2 and 1e-3. Two bytes for queries and weights leave 5e-4, one byte for the weights of a coarse V
-// 8e-3, floats 1e-6: a wrong -128 is to be seen too.
+// What the project promises is 1e-2 and 1e-3. Two bytes for queries and weights leave 5e-4, one byte for the weights of
+// a coarse V 8e-3, floats 1e-6: a wrong -128 is to be seen too.
 constexpr double kDefaultLimit = 2e-3, kCoarseLimit = 8e-3, kPreciseLimit = 1e-5, kHugeLogitsLimit = 1e-2;
 
-bool coarse(const Type &v) { return v.codes != Codes::byte && v.low_bits + v.high_bits <= 4 && !is_rows(v.codes) && !v.signed_scale; }
+bool coarse(const Type &v) {
+    return v.codes != Codes::byte && v.low_bits + v.high_bits <= 4 && !is_rows(v.codes) && !v.signed_scale;
+}
 
-enum class Input { random, dominant_key, equal_keys, huge_logits, zero_query, tiny_query, tiny_scales, huge_values, extreme_codes };
+enum class Input {
+    random,
+    dominant_key,
+    equal_keys,
+    huge_logits,
+    zero_query,
+    tiny_query,
+    tiny_scales,
+    huge_values,
+    extreme_codes
+};
 
 struct Case {
     const Type *k, *v;
@@ -36,8 +48,10 @@ struct Case {
 
     std::string name() const {
         char text[256];
-        std::snprintf(text, sizeof text, "%s/%s dim %d/%d groups %d q_tokens %d tokens %d window %d spread %g softcap %g input %d seed %u",
-                      k->name, v->name, k_dim, v_dim, groups, q_tokens, tokens, window, spread, softcap, int(input), seed);
+        std::snprintf(text, sizeof text,
+                      "%s/%s dim %d/%d groups %d q_tokens %d tokens %d window %d spread %g softcap %g input %d seed %u",
+                      k->name, v->name, k_dim, v_dim, groups, q_tokens, tokens, window, spread, softcap, int(input),
+                      seed);
         return text;
     }
 };
@@ -57,12 +71,11 @@ constexpr int kHeads = 2;
 // The sequence under test is the second one; the first has no query tokens and no pages.
 constexpr int kSequence = 1;
 
-double size_of(Input input) {
-    return input == Input::tiny_scales ? 1e-6 : input == Input::huge_values ? 3e3 : 1.0;
-}
+double size_of(Input input) { return input == Input::tiny_scales ? 1e-6 : input == Input::huge_values ? 3e3 : 1.0; }
 
 float *query_row(const Case &c, Problem &p, int head, int r) {
-    return p.query.data() + (std::size_t(r % c.q_tokens) * kHeads * c.groups + head * c.groups + r / c.q_tokens) * c.k_dim;
+    return p.query.data() +
+           (std::size_t(r % c.q_tokens) * kHeads * c.groups + head * c.groups + r / c.q_tokens) * c.k_dim;
 }
 
 void fill_query(const Case &c, Problem &p, const std::vector<Vector> &keys, int head, std::mt19937 &random) {
@@ -140,8 +153,9 @@ Problem build(const Case &c) {
         std::vector<Vector> keys, values;
         for (int t = 0; t < c.tokens; ++t) {
             const bool extreme = c.input == Input::extreme_codes;
-            keys.push_back(t && c.input == Input::equal_keys ? keys[0]
-                                                             : random_vector(*c.k, a.k, random, size_of(c.input), extreme));
+            keys.push_back(t && c.input == Input::equal_keys
+                               ? keys[0]
+                               : random_vector(*c.k, a.k, random, size_of(c.input), extreme));
             values.push_back(random_vector(*c.v, a.v, random, size_of(c.input), extreme));
             std::uint8_t *tile = p.pages[t / kTokens].get() + head * a.tile_bytes;
             // tokens that no query sees stay garbage
@@ -178,15 +192,18 @@ Outcome run(const Kernel &kernel, const Case &c, Problem &p, bool precise, int p
     double wrong = 0, right = 0;
     Outcome outcome;
     for (int head = 0; head < kHeads; ++head) {
-        std::vector<float> top(parts * rows), sum(parts * rows), out(std::size_t(parts) * rows * c.v_dim, std::nanf(""));
+        std::vector<float> top(parts * rows), sum(parts * rows),
+            out(std::size_t(parts) * rows * c.v_dim, std::nanf(""));
         for (int i = 0; i < parts; ++i) {  // a softmax each, of a unit that holds all of its pages
             const Partial partial{&top[i * rows], &sum[i * rows], &out[std::size_t(i) * rows * c.v_dim]};
-            kernel.run(a, kSequence, head, pages * i / parts, pages * (i + 1) / parts, std::max<std::int64_t>(pages, 1), &partial);
+            kernel.run(a, kSequence, head, pages * i / parts, pages * (i + 1) / parts, std::max<std::int64_t>(pages, 1),
+                       &partial);
         }
         for (int r = 0; r < rows; ++r) {
             double whole_top = -HUGE_VAL, whole_sum = 0;
             for (int i = 0; i < parts; ++i) whole_top = std::max(whole_top, double(top[i * rows + r]));
-            if (p.empty[r] != (whole_top == -HUGE_VAL)) outcome.fault = "the maximum of an empty row must be -inf, of others not";
+            if (p.empty[r] != (whole_top == -HUGE_VAL))
+                outcome.fault = "the maximum of an empty row must be -inf, of others not";
             std::vector<double> merged(c.v_dim, 0);
             for (int i = 0; i < parts; ++i) {
                 const double weight = top[i * rows + r] == -HUGE_VAL ? 0 : std::exp(top[i * rows + r] - whole_top);
@@ -235,8 +252,8 @@ std::vector<Case> cases(int round) {
         out.push_back(draw(all[i], all[i], 512, 64));
         out.push_back(draw(all[i], all[(i + 3) % all.size()], 8, 16));
         if (!all[i].turbo) out.push_back(draw(all[i], all[(i + 2) % all.size()], 576, 512));
-        for (Input input : {Input::dominant_key, Input::equal_keys, Input::huge_logits, Input::zero_query, Input::tiny_query,
-                            Input::tiny_scales, Input::huge_values, Input::extreme_codes}) {
+        for (Input input : {Input::dominant_key, Input::equal_keys, Input::huge_logits, Input::zero_query,
+                            Input::tiny_query, Input::tiny_scales, Input::huge_values, Input::extreme_codes}) {
             Case c = draw(all[i], all[(i + std::size_t(input)) % all.size()], 128, 128);
             c.input = input;
             c.softcap = 0;
@@ -275,20 +292,23 @@ int main(int argc, char **argv) {
                 for (bool precise : {false, true}) {
                     const Outcome outcome = run(*kernel, c, p, precise, 1 + c.seed % 3);
                     // scores of 1e4 differ by 1e-3 in floats already
-                    const double limit = c.input == Input::huge_logits ? kHugeLogitsLimit : precise ? kPreciseLimit : coarse(*c.v) ? kCoarseLimit : kDefaultLimit;
+                    const double limit = c.input == Input::huge_logits ? kHugeLogitsLimit
+                                         : precise                     ? kPreciseLimit
+                                         : coarse(*c.v)                ? kCoarseLimit
+                                                                       : kDefaultLimit;
                     Worst &w = worst[kernel->name];
                     ++w.runs;
                     if (outcome.error > w.error[precise]) w.error[precise] = outcome.error, w.name[precise] = c.name();
                     if (!outcome.fault.empty() || !(outcome.error <= limit)) {
                         ++failures;
-                        std::printf("FAILED %s%s: error %.2e %s: %s\n", kernel->name, precise ? " precise" : "", outcome.error,
-                                    outcome.fault.c_str(), c.name().c_str());
+                        std::printf("FAILED %s%s: error %.2e %s: %s\n", kernel->name, precise ? " precise" : "",
+                                    outcome.error, outcome.fault.c_str(), c.name().c_str());
                     }
                 }
         }
     for (const auto &[name, w] : worst)
-        std::printf("%s: %d runs, worst default %.2e (%s), precise %.2e (%s)\n", name.c_str(), w.runs, w.error[0], w.name[0].c_str(),
-                    w.error[1], w.name[1].c_str());
+        std::printf("%s: %d runs, worst default %.2e (%s), precise %.2e (%s)\n", name.c_str(), w.runs, w.error[0],
+                    w.name[0].c_str(), w.error[1], w.name[1].c_str());
     std::printf("%d failures\n", failures);
     return failures || worst.empty();
 }

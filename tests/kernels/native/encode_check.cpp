@@ -1,4 +1,5 @@
-// Every encoder that this machine runs, against bytes that the types' torch bodies wrote into a file (tests/support/encode_cases.py).
+// Every encoder that this machine runs, against bytes that the types' torch bodies wrote into a file
+// (tests/support/encode_cases.py).
 //
 //     encode_check FILE    exits with 1 when a byte differs, or when states that can't be stored are not refused
 #include <cstdio>
@@ -65,7 +66,8 @@ struct Case {
 };
 
 void read_encoder(File &file, Side &side) {
-    const int form = file.number<std::int32_t>(), dim = file.number<std::int32_t>(), nbytes = file.number<std::int32_t>();
+    const int form = file.number<std::int32_t>(), dim = file.number<std::int32_t>(),
+              nbytes = file.number<std::int32_t>();
     const int blocks = file.number<std::int32_t>(), bits = file.number<std::int32_t>();
     const float unit = file.number<float>();
     const std::vector<float> thresholds = file.vector<float>();
@@ -74,9 +76,11 @@ void read_encoder(File &file, Side &side) {
     stratakv::Rotation rotation;
     rotation.block = file.number<std::int32_t>(), rotation.order = file.number<std::int32_t>();
     const float norm = file.number<float>();
-    rotation.first = file.vector<float>(), rotation.second = file.vector<float>(), rotation.paley = file.vector<float>();
+    rotation.first = file.vector<float>(), rotation.second = file.vector<float>(),
+    rotation.paley = file.vector<float>();
     for (float &sign : rotation.second) sign *= norm;
-    side.encoder = stratakv::make_encoder(form, dim, nbytes, blocks, bits, rotation, thresholds, integers, unit, side.positions);
+    side.encoder =
+        stratakv::make_encoder(form, dim, nbytes, blocks, bits, rotation, thresholds, integers, unit, side.positions);
 }
 
 Case read_case(File &file) {
@@ -107,13 +111,15 @@ std::vector<std::vector<std::uint8_t>> expected_pages(const Case &c) {
         for (std::size_t token = 0; token < c.slots.size(); ++token)
             for (int head = 0; head < c.heads && c.slots[token] >= 0; ++head)
                 for (int i = 0; i < nbytes; ++i)
-                    pages[c.slots[token] / kPageTokens][head * c.tile_bytes + side.positions[c.slots[token] % kPageTokens * nbytes + i]] =
-                        side.bytes[(token * c.heads + head) * nbytes + i];
+                    pages[c.slots[token] / kPageTokens]
+                         [head * c.tile_bytes + side.positions[c.slots[token] % kPageTokens * nbytes + i]] =
+                             side.bytes[(token * c.heads + head) * nbytes + i];
     }
     return pages;
 }
 
-// Empty: all as expected. Every page and every side's states have an allocation of their own, which a sanitizer watches.
+// Empty: all as expected. Every page and every side's states have an allocation of their own, which a sanitizer
+// watches.
 std::string fault_of(const Kernel &kernel, const Case &c) {
     const std::size_t page_bytes = static_cast<std::size_t>(c.heads * c.tile_bytes);
     std::vector<std::unique_ptr<std::uint8_t[]>> pages;
@@ -124,10 +130,13 @@ std::string fault_of(const Kernel &kernel, const Case &c) {
     }
     // pages are addresses here
     for (std::int64_t slot : c.slots)
-        slots.push_back(slot < 0 ? -1 : reinterpret_cast<std::int64_t>(pages[slot / kPageTokens].get()) * kPageTokens + slot % kPageTokens);
+        slots.push_back(slot < 0 ? -1
+                                 : reinterpret_cast<std::int64_t>(pages[slot / kPageTokens].get()) * kPageTokens +
+                                       slot % kPageTokens);
     const int tokens = static_cast<int>(slots.size());
     for (const Side &side : c.sides) {
-        const stratakv::Input states{side.states.data(), side.precision, std::int64_t(c.heads) * side.encoder.dim, side.encoder.dim};
+        const stratakv::Input states{side.states.data(), side.precision, std::int64_t(c.heads) * side.encoder.dim,
+                                     side.encoder.dim};
         const EncodeTask task{&side.encoder, states, c.heads, tokens, {0, 1}, slots.data(), c.tile_bytes};
         Encoded found = Encoded::good;
         for (int head = 0; head < c.heads; ++head) {
@@ -135,15 +144,16 @@ std::string fault_of(const Kernel &kernel, const Case &c) {
             if (one != Encoded::good) found = one;
         }
         if (found != side.expected)
-            return "a side's outcome should be " + std::to_string(int(side.expected)) + ", was " + std::to_string(int(found));
+            return "a side's outcome should be " + std::to_string(int(side.expected)) + ", was " +
+                   std::to_string(int(found));
         if (found != Encoded::good) return "";
     }
     const std::vector<std::vector<std::uint8_t>> expected = expected_pages(c);
     for (int p = 0; p < c.pages; ++p)
         for (std::size_t i = 0; i < page_bytes; ++i)
             if (pages[p][i] != expected[p][i])
-                return "page " + std::to_string(p) + ", byte " + std::to_string(i) + ": " + std::to_string(pages[p][i]) + " instead of " +
-                       std::to_string(expected[p][i]);
+                return "page " + std::to_string(p) + ", byte " + std::to_string(i) + ": " +
+                       std::to_string(pages[p][i]) + " instead of " + std::to_string(expected[p][i]);
     return "";
 }
 

@@ -1,7 +1,7 @@
 // Types as bytes in pages, written and read by code of their own: nothing here is shared with the kernels but `Side`.
 //
-// A vector's canonical bytes are its blocks one after another, each block its fields in order (stratakv/kvtypes); a page's
-// bytes are a permutation of them (stratakv/cache/layout.py).
+// A vector's canonical bytes are its blocks one after another, each block its fields in order (stratakv/kvtypes); a
+// page's bytes are a permutation of them (stratakv/cache/layout.py).
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -91,10 +91,12 @@ inline Side side_of(const Type &type, int dim, bool k) {
     s.signed_scale = type.signed_scale;
     s.unit = type.turbo ? 1.0f / 64 : type.low_bits == 8 ? 1.0f / 64 : 0.25f;
     const int block_bytes = s.base_bytes / s.blocks;
-    s.vectors = k ? block_bytes % 4 == 0 && (!s.high_bytes || s.high_word == 4) : s.blocks == 1 || block_bytes % 16 == 0;
+    s.vectors =
+        k ? block_bytes % 4 == 0 && (!s.high_bytes || s.high_word == 4) : s.blocks == 1 || block_bytes % 16 == 0;
     if (is_halves(type.codes) && block != 32) s.vectors = false;
     const int entries = 1 << (type.low_bits + type.high_bits);
-    for (int i = 0; i < 64; ++i) s.table[i] = static_cast<std::int8_t>(type.low_bits == 8 ? 0 : value_of(type, i % entries));
+    for (int i = 0; i < 64; ++i)
+        s.table[i] = static_cast<std::int8_t>(type.low_bits == 8 ? 0 : value_of(type, i % entries));
     return s;
 }
 
@@ -136,7 +138,8 @@ inline double half_value(std::uint16_t h) {
 
 // Where byte `byte` of a codes field lies in its region.
 inline std::size_t position(int token, int byte, int nbytes, int group, int word) {
-    return std::size_t(token / group) * group * nbytes + std::size_t(byte / word) * group * word + token % group * word + byte % word;
+    return std::size_t(token / group) * group * nbytes + std::size_t(byte / word) * group * word +
+           token % group * word + byte % word;
 }
 
 // One vector in the making: codes, scales and minima by block, or floats; and what they stand for.
@@ -193,7 +196,8 @@ inline void store(const Type &type, const Side &s, Vector &vector, std::uint8_t 
             } else {
                 vector.values[d] = x;
             }
-            for (int i = 0; i < type.low_bits; ++i) row[d * type.low_bits + i] = static_cast<std::uint8_t>(bits >> (8 * i));
+            for (int i = 0; i < type.low_bits; ++i)
+                row[d * type.low_bits + i] = static_cast<std::uint8_t>(bits >> (8 * i));
         }
         return;
     }
@@ -201,7 +205,8 @@ inline void store(const Type &type, const Side &s, Vector &vector, std::uint8_t 
     std::vector<std::uint8_t> base(s.base_bytes, 0), high(s.high_bytes, 0);
     for (int d = 0; d < s.dim; ++d) {
         const int low = vector.codes[d] & ((1 << type.low_bits) - 1), up = vector.codes[d] >> type.low_bits;
-        const int b = d / block, i = d % block, start = b * (s.base_bytes / s.blocks), high_start = b * (s.high_bytes / s.blocks);
+        const int b = d / block, i = d % block, start = b * (s.base_bytes / s.blocks),
+                  high_start = b * (s.high_bytes / s.blocks);
         if (is_halves(type.codes)) {
             base[start + i % (block / 2)] |= static_cast<std::uint8_t>(low << (i < block / 2 ? 0 : 4));
         } else {
@@ -213,12 +218,16 @@ inline void store(const Type &type, const Side &s, Vector &vector, std::uint8_t 
             high[high_start + i / per_byte] |= static_cast<std::uint8_t>(up << (type.high_bits * (i % per_byte)));
         }
     }
-    for (int i = 0; i < s.base_bytes; ++i) tile[s.base + position(token, i, s.base_bytes, s.group, s.base_word)] = base[i];
-    for (int i = 0; i < s.high_bytes; ++i) tile[s.high + position(token, i, s.high_bytes, s.group, s.high_word)] = high[i];
+    for (int i = 0; i < s.base_bytes; ++i)
+        tile[s.base + position(token, i, s.base_bytes, s.group, s.base_word)] = base[i];
+    for (int i = 0; i < s.high_bytes; ++i)
+        tile[s.high + position(token, i, s.high_bytes, s.group, s.high_word)] = high[i];
     for (int b = 0; b < s.blocks; ++b)
         for (int i = 0; i < 2; ++i) {
             tile[s.scale + (b * kTokens + token) * 2 + i] = static_cast<std::uint8_t>(vector.scales[b] >> (8 * i));
-            if (type.minimum) tile[s.minimum + (b * kTokens + token) * 2 + i] = static_cast<std::uint8_t>(vector.minima[b] >> (8 * i));
+            if (type.minimum)
+                tile[s.minimum + (b * kTokens + token) * 2 + i] =
+                    static_cast<std::uint8_t>(vector.minima[b] >> (8 * i));
         }
 }
 

@@ -67,9 +67,11 @@ static bool throws_and_goes_on() {
 static bool one_late_thread() {
     std::atomic<int> others{0};
     parallel_for(2, 40, [&](int i) {
-        if (i) ++others;
+        if (i)
+            ++others;
         else
-            for (int wait = 0; others < 39 && wait < 5000; ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            for (int wait = 0; others < 39 && wait < 5000; ++wait)
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
     });
     return others == 39;
 }
@@ -109,7 +111,8 @@ int main(int argc, char **argv) {
     bool tiny = true;
     for (int call = 0; call < 20000 && tiny; ++call) tiny = complete(2, 2 + call % 3);
     check(tiny, "tiny tasks");
-    check(complete(1, 10) && complete(4, 0) && complete(4, 1) && complete(300, 5000), "odd numbers of threads and pieces");
+    check(complete(1, 10) && complete(4, 0) && complete(4, 1) && complete(300, 5000),
+          "odd numbers of threads and pieces");
     check(many_callers(8, 300), "many callers");
     check(many_callers(24, 50), "more callers than jobs");
     check(nested(), "nested calls");

@@ -1,5 +1,6 @@
-// Every kernel of this machine against the portable one: all types, rows that fill no tile, one token and a whole chunk. A token's
-// results must be the same to the bit in any company. Data and results are exactly as large as they must be, for sanitizers.
+// Every kernel of this machine against the portable one: all types, rows that fill no tile, one token and a whole
+// chunk. A token's results must be the same to the bit in any company. Data and results are exactly as large as they
+// must be, for sanitizers.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -20,10 +21,11 @@ struct Type {
     int number, columns, bytes;
     std::vector<int> halves;
 };
-const std::vector<Type> kTypes = {{0, 1, 4, {}},          {1, 1, 2, {0}},        {30, 1, 2, {}},        {2, 32, 18, {0}},
-                                  {3, 32, 20, {0, 2}},    {6, 32, 22, {0}},      {7, 32, 24, {0, 2}},   {8, 32, 34, {0}},
-                                  {10, 256, 84, {80, 82}}, {11, 256, 110, {108}}, {12, 256, 144, {0, 2}}, {13, 256, 176, {0, 2}},
-                                  {14, 256, 210, {208}},  {20, 32, 18, {0}},     {23, 256, 136, {0}},   {39, 32, 17, {}}};
+const std::vector<Type> kTypes = {
+    {0, 1, 4, {}},           {1, 1, 2, {0}},        {30, 1, 2, {}},         {2, 32, 18, {0}},
+    {3, 32, 20, {0, 2}},     {6, 32, 22, {0}},      {7, 32, 24, {0, 2}},    {8, 32, 34, {0}},
+    {10, 256, 84, {80, 82}}, {11, 256, 110, {108}}, {12, 256, 144, {0, 2}}, {13, 256, 176, {0, 2}},
+    {14, 256, 210, {208}},   {20, 32, 18, {0}},     {23, 256, 136, {0}},    {39, 32, 17, {}}};
 
 std::mt19937 generator(1);
 
@@ -41,26 +43,30 @@ std::vector<std::uint8_t> matrix(const Type &type, int rows, int columns) {
     return data;
 }
 
-std::vector<float> run(const TileKernel &kernel, const Type &type, const std::vector<std::uint8_t> &data, int rows, int columns,
-                       const std::vector<float> &x, int tokens, const std::vector<float> &bias) {
+std::vector<float> run(const TileKernel &kernel, const Type &type, const std::vector<std::uint8_t> &data, int rows,
+                       int columns, const std::vector<float> &x, int tokens, const std::vector<float> &bias) {
     const int blocks = (columns + kBlock - 1) / kBlock;
     std::vector<std::int8_t> codes(static_cast<std::size_t>(blocks) * tokens * kBlock);
-    std::vector<float> scale(blocks * tokens), sum(2 * blocks * tokens), values(blocks * tokens * kBlock), out(rows * tokens);
+    std::vector<float> scale(blocks * tokens), sum(2 * blocks * tokens), values(blocks * tokens * kBlock),
+        out(rows * tokens);
     std::vector<std::int32_t> minus(2 * blocks * tokens), place(rows);
     std::vector<std::int64_t> to(tokens);
     for (int row = 0; row < rows; ++row) place[row] = (row * 7 + 3) % rows;
     for (int token = 0; token < tokens; ++token) {
         to[token] = token;
-        if (type.columns > 1) kernel.pack(&x[token * columns], columns, token, tokens, {codes.data(), scale.data(), sum.data(), minus.data()});
-        for (int c = 0; c < columns; ++c) values[(c / kBlock * tokens + token) * kBlock + c % kBlock] = x[token * columns + c];
+        if (type.columns > 1)
+            kernel.pack(&x[token * columns], columns, token, tokens,
+                        {codes.data(), scale.data(), sum.data(), minus.data()});
+        for (int c = 0; c < columns; ++c)
+            values[(c / kBlock * tokens + token) * kBlock + c % kBlock] = x[token * columns + c];
     }
     const PackedChunk chunk{codes.data(), scale.data(), sum.data(), minus.data(), values.data(), tokens};
     const std::size_t row_bytes = static_cast<std::size_t>(columns / type.columns) * type.bytes;
     const RunTiles tiles = kernel.find(type.number);
     const int cut = rows / 3;  // rows come in pieces
     for (const auto &[first, last] : {std::pair<int, int>{0, cut}, {cut, rows}})
-        tiles({data.data(), row_bytes, first, last, columns, chunk, out.data(), rows, to.data(), bias.empty() ? nullptr : place.data(),
-               bias.empty() ? nullptr : bias.data()});
+        tiles({data.data(), row_bytes, first, last, columns, chunk, out.data(), rows, to.data(),
+               bias.empty() ? nullptr : place.data(), bias.empty() ? nullptr : bias.data()});
     return out;
 }
 
@@ -75,8 +81,10 @@ bool has(const std::vector<std::string> &features, const char *name) {
 int main() {
     const std::vector<std::string> features = cpu_features();
     std::vector<const TileKernel *> kernels;
-    if (avx512_tiles() && has(features, "avx512_vbmi") && has(features, "avx512_vnni")) kernels.push_back(avx512_tiles());
-    if (avx2_tiles() && has(features, "avx2") && has(features, "fma") && has(features, "f16c")) kernels.push_back(avx2_tiles());
+    if (avx512_tiles() && has(features, "avx512_vbmi") && has(features, "avx512_vnni"))
+        kernels.push_back(avx512_tiles());
+    if (avx2_tiles() && has(features, "avx2") && has(features, "fma") && has(features, "f16c"))
+        kernels.push_back(avx2_tiles());
     if (neon_tiles() && has(features, "dotprod")) kernels.push_back(neon_tiles());
     kernels.push_back(portable_tiles());
     std::vector<int> runs(kernels.size());
@@ -88,7 +96,8 @@ int main() {
             std::vector<float> x(kChunkTokens * columns), bias(rows == 5 ? rows : 0);
             for (float &value : x) value = normal(generator);
             for (float &value : bias) value = normal(generator);
-            const std::vector<float> expected = run(*portable_tiles(), type, data, rows, columns, x, kChunkTokens, bias);
+            const std::vector<float> expected =
+                run(*portable_tiles(), type, data, rows, columns, x, kChunkTokens, bias);
             for (std::size_t k = 0; k < kernels.size(); ++k) {
                 const std::vector<float> found = run(*kernels[k], type, data, rows, columns, x, kChunkTokens, bias);
                 double difference = 0, norm = 0;
