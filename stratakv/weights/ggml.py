@@ -44,13 +44,9 @@ LLAMA = Source("llama-cpp-python", "llama_cpp", "lib", (0, 3, 10), "0.3.36")
 HINT = "pip install libggml-python, or 'stratakv[gguf]' where it has no wheel, keeps them in the file's blocks"
 
 
-def sources() -> tuple[Source, ...]:
-    """Where to look, the faster one first.
-
-    x86-64: the wheel's AVX2 is as fast as a build for this CPU. ARM: the wheel has no dot product instructions, what pip
-    builds of llama-cpp-python has.
-    """
-    return (LLAMA, LIBGGML) if platform.machine().lower() in ("aarch64", "arm64") else (LIBGGML, LLAMA)
+SOURCES = (LLAMA, LIBGGML)
+"""Where to look, in this order. llama-cpp-python first: a process holds one libggml-base, and llama.cpp can't be loaded after an
+older one. On ARM its kernels are the faster ones too; elsewhere these only serve the types that have no tiles of our own."""
 
 
 @functools.cache
@@ -79,7 +75,7 @@ def _opened() -> tuple[Source | None, str]:
     if wanted not in ("", "1", *named):
         return None, f"STRATAKV_GGML={wanted}: allowed are 0 and {' and '.join(named)}"
     reasons = []
-    for source in (named[wanted],) if wanted in named else sources():
+    for source in (named[wanted],) if wanted in named else SOURCES:
         found = _find(source, module.cpu_features())
         if isinstance(found, str):
             reasons.append(found)

@@ -39,7 +39,7 @@ BY_ROW = ["IQ3_S", "TQ2_0"]
 def _quantize() -> Any:
     assert ggml.unavailable() is None
     base, _ = next(
-        found for source in ggml.sources() if not isinstance(found := ggml._find(source, native().cpu_features()), str)
+        found for source in ggml.SOURCES if not isinstance(found := ggml._find(source, native().cpu_features()), str)
     )
     function = ctypes.CDLL(str(base)).ggml_quantize_chunk
     function.restype = ctypes.c_size_t

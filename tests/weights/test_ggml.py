@@ -9,7 +9,6 @@ from importlib.util import find_spec
 
 import pytest
 
-from stratakv.kernels.native import native
 from stratakv.weights import ggml
 
 needs_wheel = pytest.mark.skipif(find_spec("libggml") is None, reason="libggml-python has no wheel for this machine")
@@ -57,8 +56,16 @@ def test_an_old_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ggml._find(ggml.LIBGGML, []) == "libggml-python 0.9.4 is too old, 0.20.2 or later is needed"
 
 
-@pytest.mark.skipif(native() is None, reason="no compiled module")
-def test_arm_prefers_what_was_built_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    for machine, first in (("x86_64", ggml.LIBGGML), ("aarch64", ggml.LLAMA), ("arm64", ggml.LLAMA)):
-        monkeypatch.setattr(ggml.platform, "machine", lambda machine=machine: machine)
-        assert ggml.sources()[0] is first
+IN_ONE_PROCESS = """
+from stratakv.weights import ggml
+assert ggml.unavailable() is None
+import llama_cpp
+llama_cpp.llama_backend_init()
+"""
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="needs the extra `gguf`: llama-cpp-python")
+def test_llama_cpp_can_be_loaded_beside_it() -> None:
+    """After libggml-python's older libraries it couldn't: a process holds one of a name."""
+    done = subprocess.run([sys.executable, "-c", IN_ONE_PROCESS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
