@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stratakv.sizes import size_text
+
 DELAY_SECONDS = 0.5
 
 
@@ -30,7 +32,7 @@ def _about(args: argparse.Namespace) -> str:
         return "starting"
     path = Path(model)
     try:
-        size = f", {path.stat().st_size / 2**20:,.0f} MiB" if path.is_file() else ""
+        size = f", {size_text(path.stat().st_size)}" if path.is_file() else ""
     except OSError:
         size = ""
     return f"reading {path.name if size else model}{size}"

@@ -17,13 +17,15 @@ from stratakv.cli import patience
     [
         (None, "starting"),
         ("embedded", "reading embedded"),
-        ("m.gguf", "reading m.gguf, 3 MiB"),
+        ("m.gguf", "reading m.gguf, 3.00 MiB"),
+        ("small.gguf", "reading small.gguf, 1.50 KiB"),
         ("x" * 300, "reading x"),
     ],
 )
 def test_who_waits_is_told(model, said, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.gguf").write_bytes(bytes(3 * 2**20))
+    (tmp_path / "small.gguf").write_bytes(bytes(1536))
     monkeypatch.setattr(patience, "DELAY_SECONDS", 0.01)
     args = argparse.Namespace() if model is None else argparse.Namespace(model=model)
     with patience.patience("show", args):
