@@ -13,7 +13,8 @@ def allocated_bytes(profile: Profile, context: int, piece: int = PIECE) -> int:
     """The most bytes of pages that one sequence takes until it has `context` tokens: `piece` of them in a forward call.
 
     Layers that keep every token take whole pages of them. Sliding and chunked layers free pages that lie wholly before the
-    window, so they take at most the pages that a window and a piece of a prompt can touch.
+    window, so they take at most the pages that a window and a piece of a prompt can touch. Layers with spans take fine pages for
+    these, and sealed ones for the rest.
     """
     layers = zip(profile.storages, profile.geometry.kv_layers, strict=True)
     return sum(allocated_in(layer, storage, context, piece) for storage, layer in layers)
@@ -21,12 +22,20 @@ def allocated_bytes(profile: Profile, context: int, piece: int = PIECE) -> int:
 
 def allocated_in(layer: LayerGeometry, storage: LayerStorage, context: int, piece: int = PIECE) -> int:
     """The same of one layer."""
-    return pages_of(context, layer.window, piece) * page_bytes(layer, storage)
+    pages = pages_of(context, layer.window, piece)
+    fine = min(pages, storage.spans.pages)
+    return (pages - fine) * page_bytes(layer, storage) + fine * fine_page_bytes(layer, storage)
 
 
 def page_bytes(layer: LayerGeometry, storage: LayerStorage) -> int:
-    """Bytes of one page of a layer."""
-    return storage.nbytes(layer, PAGE_TOKENS, windowed=False)
+    """Bytes of one page of a layer in its own types: all pages, or the sealed ones of a layer with spans."""
+    return PAGE_TOKENS * sum(storage.token_bytes(layer))
+
+
+def fine_page_bytes(layer: LayerGeometry, storage: LayerStorage) -> int:
+    """Bytes of one page of the layer's spans; 0 without spans."""
+    fine = storage.fine(layer)
+    return 0 if fine is None else page_bytes(layer, fine)
 
 
 def longest_context(profile: Profile, memory: int) -> int:

@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratakv.kvtypes import KVType
-from stratakv.profile import LayerGeometry, LayerStorage
+from stratakv.profile import LayerGeometry, LayerStorage, spans
 
-PAGE_TOKENS = 128  # of the engines' own pages
+PAGE_TOKENS = spans.PAGE_TOKENS  # of the engines' own pages; spans are counted in them
 ORDER = "v1"  # another one when bytes lie in another order
 # tokens that share a vector of code bytes
 GROUP = {"k": 16, "v": 4}

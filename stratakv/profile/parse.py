@@ -13,6 +13,7 @@ from stratakv.profile.modes import MODES, apply_mode, fork_pairs
 from stratakv.profile.presets import PRESETS
 from stratakv.profile.profile import Pair, Profile, pair_text
 from stratakv.profile.rules import apply_rules, parse_pair
+from stratakv.profile.spans import Spans
 
 MODE_BASE: Pair = ("turbo4", "turbo4")
 _MODE = re.compile(r"mode(-?\d+)(?:@(.*))?", re.DOTALL)
@@ -44,10 +45,11 @@ def resolve(
         return load_profile(text, geometry, fingerprint)
 
     name = text
+    spans: tuple[Spans, ...] = ()
     if text in PRESETS:
-        pairs, warnings = apply_rules(PRESETS[text].line, geometry)
+        pairs, spans, warnings = apply_rules(PRESETS[text].line, geometry)
     elif is_rule_line(text):
-        pairs, warnings = apply_rules(text, geometry, base)
+        pairs, spans, warnings = apply_rules(text, geometry, base)
     else:
         number, given = (int(mode[1]), mode[2]) if mode else (None, text)
         types = parse_pair(given) if given is not None else base or MODE_BASE
@@ -57,7 +59,7 @@ def resolve(
             pairs, warnings = fork_pairs(number, geometry, types, os.environ)
         else:
             pairs, warnings = apply_mode(number or 0, geometry, types)
-    return Profile(name, geometry, pairs, warnings, fingerprint, compat_fork=compat_fork)
+    return Profile(name, geometry, pairs, warnings, fingerprint, compat_fork=compat_fork, spans=spans)
 
 
 def is_rule_line(text: str) -> bool:

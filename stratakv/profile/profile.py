@@ -10,6 +10,7 @@ from typing import Any
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.profile.geometry import ModelGeometry
+from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
 from stratakv.profile.storage import LayerStorage
 
 Pair = tuple[str, str]
@@ -22,8 +23,10 @@ class Profile:
     pairs: by KV ordinal. warnings: what the user should know about how the text became these pairs; they belong to the
     resolving and are not stored in files. fingerprint: of the model's weights, None when unknown. evidence: what was
     measured, JSON values only. compat_fork: resolved as the llama.cpp fork would, so tables show the fork's bytes too.
+    spans: by KV ordinal, the pages in a finer type; () means none anywhere.
 
-    Raises UserError for a model without KV layers, an unknown type, or a head dim that a type cannot store.
+    Raises UserError for a model without KV layers, an unknown type, a head dim that a type cannot store, or spans that a layer
+    cannot have.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Profile:
     fingerprint: str | None = None
     evidence: Mapping[str, Any] | None = field(default=None, hash=False)
     compat_fork: bool = False
+    spans: tuple[Spans, ...] = ()
 
     def __post_init__(self) -> None:
         layers = self.geometry.kv_layers
@@ -42,17 +46,32 @@ class Profile:
             )
         if len(self.pairs) != len(layers):
             raise ValueError(f"{len(self.pairs)} pairs for {len(layers)} KV layers")
+        object.__setattr__(self, "spans", self.spans or (NONE,) * len(layers))
+        if len(self.spans) != len(layers):
+            raise ValueError(f"spans of {len(self.spans)} layers for {len(layers)} KV layers")
         for ordinal, (layer, pair) in enumerate(zip(layers, self.pairs, strict=True)):
             for side, name, head_dim in zip("KV", pair, layer.head_dim, strict=True):
                 try:
                     kv_type(name).check(head_dim)
                 except UserError as error:
                     raise UserError(f"KV layer {ordinal}, {side}: {error}") from None
+            if problem := LayerStorage.of(pair, self.spans[ordinal]).refuses(layer):
+                raise UserError(f"KV layer {ordinal}: {problem}")
+        self.check_context(self.geometry.context)
+
+    def check_context(self, tokens: int) -> None:
+        """UserError where spans are longer than a context of so many tokens; 0: not known, so nothing is said."""
+        pages = max((each.first + each.recent for each in self.spans), default=0)
+        if 0 < tokens < pages * PAGE_TOKENS:
+            raise UserError(
+                f"spans of {pages} pages ({pages * PAGE_TOKENS:,} tokens) are longer than the context of {tokens:,} tokens: "
+                f"first and recent together take at most {tokens // PAGE_TOKENS} pages of {PAGE_TOKENS} tokens"
+            )
 
     @cached_property
     def storages(self) -> tuple[LayerStorage, ...]:
         """How the layers store K and V, by KV ordinal: what the pairs name."""
-        return tuple(LayerStorage.of(pair) for pair in self.pairs)
+        return tuple(LayerStorage.of(pair, spans) for pair, spans in zip(self.pairs, self.spans, strict=True))
 
     def layer_bytes(self, ordinal: int) -> tuple[int, int]:
         """K and V bytes that one token takes in this KV layer, all its kv heads together."""
@@ -60,17 +79,17 @@ class Profile:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes that one token takes in all KV layers."""
+        """Bytes that one token takes in all KV layers, outside of spans."""
         return sum(sum(self.layer_bytes(ordinal)) for ordinal in range(len(self.pairs)))
 
     @property
     def bpv(self) -> float:
-        """Bits per value, averaged over all stored values; norms, scales and padding counted."""
+        """Bits per value outside of spans, averaged over all stored values; norms, scales and padding counted."""
         values = sum(layer.kv_heads * sum(layer.head_dim) for layer in self.geometry.kv_layers)
         return 8 * self.bytes_per_token / values
 
     def bytes_at(self, context: int) -> int:
-        """Bytes of one sequence of `context` tokens; sliding and chunked layers keep at most their window."""
+        """Bytes of one sequence of `context` tokens; sliding and chunked layers keep at most their window. Spans count."""
         layers = zip(self.storages, self.geometry.kv_layers, strict=True)
         return sum(storage.nbytes(layer, context) for storage, layer in layers)
 

@@ -1,39 +1,53 @@
-"""The rule line: 'first3,last3: k=q8_0 v=turbo4; rest: turbo4'. Later clauses win, K and V apart.
+"""The rule line: 'first3,last3: k=q8_0 v=turbo4; rest: turbo4; recent: 2 pages turbo8'. Later clauses win, K and V apart.
 
     line       = clause { ";" clause }
-    clause     = selector { "," selector } ":" assignment
+    clause     = selector { "," selector } ":" assignment | span ":" size
     selector   = "firstN" | "lastN" | N | N-M | -N | "rest" | "all"
-    assignment = TYPE | K "/" V | "k=TYPE" | "v=TYPE" | "k=TYPE v=TYPE"
+    assignment = [ types ] { "," span size }, not empty
+    types      = TYPE | K "/" V | "k=TYPE" | "v=TYPE" | "k=TYPE v=TYPE"
+    span       = "recent" | "first"
+    size       = N ( "page" | "pages" ) [ TYPE ]
 
 Numbers are KV-layer ordinals; -1 is the last layer; N-M includes both ends; `rest` is every layer that no other
-selector of the line names.
+selector of the line names. A span's own clause is the whole profile's, wherever it stands: each layer gets what it can have
+of it (`spread`), and what a layer's clause says wins.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.profile.geometry import ModelGeometry
 from stratakv.profile.profile import Pair, ordinals_text, pair_text
+from stratakv.profile.spans import NONE, Spans, parse_size
+from stratakv.profile.spread import fit, spread
 
 SELECTORS = "firstN, lastN, a layer N, a range N-M, -N (counted from the end), rest, all"
 _SELECTOR = re.compile(
     r"(?P<end>first|last)(?P<count>\d+)|(?P<low>\d+)-(?P<high>\d+)|(?P<single>-?\d+)|(?P<word>rest|all)"
 )
+_SPAN = re.compile(r"(recent|first)\b\s*(.*)", re.DOTALL)
+_SIZE = re.compile(r"(\S+)\s+pages?(?:\s+(\S+))?")
+Sizes = dict[str, tuple[int, str]]  # recent and first, those that are said: pages and type
 
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause as written, its selectors, and the type of each side (None: the side keeps what it had)."""
+    """One clause as written, its selectors, and the type of each side (None: the side keeps what it had).
+
+    spans: what it says of them. A clause without selectors is of the whole profile.
+    """
 
     text: str
     selectors: tuple[str, ...]
     k: str | None
     v: str | None
+    spans: Sizes
 
 
 def parse_pair(text: str) -> Pair:
@@ -58,19 +72,21 @@ def parse_rules(text: str) -> tuple[Clause, ...]:
 
 def apply_rules(
     text: str, geometry: ModelGeometry, base: Pair | None = None
-) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    """The pairs by KV ordinal that a rule line gives on this model, and warnings.
+) -> tuple[tuple[Pair, ...], tuple[Spans, ...], tuple[str, ...]]:
+    """The pairs and spans by KV ordinal that a rule line gives on this model, and warnings.
 
     base: what layers have before the first clause; without it a layer that ends without a type is an error.
     Raises UserError for anything the line says that cannot be read or does not fit the model.
     """
-    clauses = parse_rules(text)
+    read = parse_rules(text)
+    clauses = tuple(clause for clause in read if clause.selectors)
     count = len(geometry.kv_layers)
     named = [[_select(selector, count, clause) for selector in clause.selectors] for clause in clauses]
     rest = set(range(count)).difference(*(chosen for sets in named for chosen in sets))
     warnings = _overlaps(clauses, count)
     k: list[str | None] = [base[0] if base else None] * count
     v: list[str | None] = [base[1] if base else None] * count
+    own: list[Sizes] = [{} for _ in range(count)]
     for clause, sets in zip(clauses, named, strict=True):
         layers = set().union(*sets)
         if "rest" in clause.selectors:
@@ -80,34 +96,100 @@ def apply_rules(
         for ordinal in layers:
             k[ordinal] = clause.k or k[ordinal]
             v[ordinal] = clause.v or v[ordinal]
-    return _complete(k, v), tuple(dict.fromkeys(warnings))
+            own[ordinal] |= clause.spans
+    pairs = _complete(k, v)
+    spans, fewer = spread(_whole(read), geometry, pairs)
+    spans = tuple(with_sizes(each, sizes) for each, sizes in zip(spans, own, strict=True))
+    return pairs, spans, tuple(dict.fromkeys((*warnings, *fewer)))
 
 
-def rule_line(pairs: Sequence[Pair]) -> str:
-    """The shortest text of clauses that gives these pairs by KV ordinal: 'turbo4', '0, 11: q8_0/turbo4; rest: turbo4'."""
-    groups: dict[Pair, list[int]] = {}
-    for ordinal, pair in enumerate(pairs):
-        groups.setdefault(pair, []).append(ordinal)
-    rest = max(groups, key=lambda pair: (len(ordinals_text(groups[pair])), pair))
-    if len(groups) == 1:
-        return pair_text(rest)
-    clauses = [f"{ordinals_text(named)}: {pair_text(pair)}" for pair, named in groups.items() if pair != rest]
-    return "; ".join([*clauses, f"rest: {pair_text(rest)}"])
+def with_sizes(spans: Spans, sizes: Sizes) -> Spans:
+    """The spans with those of `sizes` in their place."""
+    changes: dict[str, Any] = {}
+    for word, (pages, type_) in sizes.items():
+        changes |= {word: pages, f"{word}_type": type_}
+    return replace(spans, **changes)
+
+
+def rule_line(pairs: Sequence[Pair], spans: Sequence[Spans] = (), geometry: ModelGeometry | None = None) -> str:
+    """The shortest text of clauses that gives these by KV ordinal: 'turbo4', '0, 11: q8_0/turbo4; rest: turbo4'.
+
+    geometry: needed with spans, since what a layer gets of the whole profile's depends on it.
+    """
+    whole, own = _shared(pairs, spans, geometry) if geometry and any(spans) else (NONE, [None] * len(pairs))
+    groups: dict[str, list[int]] = {}
+    for ordinal, (pair, each) in enumerate(zip(pairs, own, strict=True)):
+        text = pair_text(pair) if each is None else f"{pair_text(pair)}, {each.in_clause()}"
+        groups.setdefault(text, []).append(ordinal)
+    rest = max(groups, key=lambda text: (len(ordinals_text(groups[text])), text))
+    if len(groups) == 1 and own[0] is None and not whole:
+        return rest
+    clauses = [f"{ordinals_text(named)}: {text}" for text, named in groups.items() if text != rest]
+    return "; ".join([*clauses, f"rest: {rest}", *([whole.text()] if whole else [])])
+
+
+def _shared(pairs: Sequence[Pair], spans: Sequence[Spans], geometry: ModelGeometry) -> tuple[Spans, list[Spans | None]]:
+    """The spans to say of the whole profile, so that fewest layers need their own, and those that do."""
+
+    def own(whole: Spans) -> list[Spans | None]:
+        got = [fit(whole, layer, pair)[0] for layer, pair in zip(geometry.kv_layers, pairs, strict=True)]
+        return [None if has == gets else has for has, gets in zip(spans, got, strict=True)]
+
+    whole = max(sorted({*spans, NONE}, key=str), key=lambda each: (own(each).count(None), each.pages))
+    return whole, own(whole)
+
+
+def _whole(clauses: Sequence[Clause]) -> Spans:
+    sizes: Sizes = {}
+    for clause in clauses:
+        if not clause.selectors:
+            if twice := sizes.keys() & clause.spans.keys():
+                raise UserError(f"{twice.pop()}: is given twice, in {clause.text!r} too: give it once")
+            sizes |= clause.spans
+    return with_sizes(NONE, sizes)
 
 
 def _clause(text: str) -> Clause:
     head, colon, tail = text.partition(":")
     if not colon:
         raise UserError(f"rule {text!r} has no ':': write selector: types, such as 'rest: turbo4'")
+    word = head.strip()
+    if word in ("recent", "first"):
+        return Clause(text, (), None, None, {word: _size(tail, text)})
     selectors = tuple(selector.strip() for selector in head.split(","))
     for selector in selectors:
         if not _SELECTOR.fullmatch(selector):
-            raise UserError(f"unknown selector {selector!r} in rule {text!r}: allowed are {SELECTORS}")
+            raise UserError(
+                f"unknown selector {selector!r} in rule {text!r}: allowed are {SELECTORS}; recent and first stand alone"
+            )
+    types, *parts = [part.strip() for part in tail.split(",")]
+    if _SPAN.fullmatch(types):
+        types, parts = "", [types, *parts]
+    spans: Sizes = {}
+    for part in parts:
+        match = _SPAN.fullmatch(part)
+        if not match or match[1] in spans:
+            raise UserError(
+                f"rule {text!r}: cannot read {part!r}: after the types write recent N pages TYPE, first N pages TYPE"
+            )
+        spans[match[1]] = _size(match[2], text)
     try:
-        k, v = _assignment(tail.strip())
+        k, v = (None, None) if spans and not types else _assignment(types)
     except UserError as error:
         raise UserError(f"rule {text!r}: {error}") from None
-    return Clause(text, selectors, k, v)
+    return Clause(text, selectors, k, v, spans)
+
+
+def _size(text: str, clause: str) -> tuple[int, str]:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise UserError(
+            f"rule {clause!r}: cannot read {text.strip()!r} as a span: write N pages TYPE, such as 2 pages turbo8"
+        )
+    try:
+        return parse_size(match[1], match[2])
+    except UserError as error:
+        raise UserError(f"rule {clause!r}: {error}") from None
 
 
 def _assignment(text: str) -> tuple[str | None, str | None]:

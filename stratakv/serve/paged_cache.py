@@ -12,6 +12,7 @@ from stratakv.errors import UserError
 from stratakv.pages.allocator import PageAllocator
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile
+from stratakv.profile.spans import refuse_spans
 from stratakv.serve.choose_runner import choose_runner
 from stratakv.serve.groups import capacities, window_groups
 from stratakv.serve.request import Limits
@@ -40,6 +41,7 @@ class PagedCache:
 
     def __init__(self, loaded: LoadedModel, profile: Profile, limits: Limits) -> None:
         self.model, self.fingerprint, self.profile = loaded.name, loaded.fingerprint, profile
+        refuse_spans(profile.spans, "the server")
         self.groups = window_groups(profile)
         pages = capacities(self.groups, limits.cache_bytes, limits.slots, limits.context, limits.prefill_chunk)
         for group, capacity in zip(self.groups, pages, strict=True):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from geometries import plain
+from geometries import plain, sliding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratakv.errors import UserError
 from stratakv.profile.presets import PRESETS
 from stratakv.profile.rules import apply_rules, rule_line
+from stratakv.profile.spans import NONE, Spans
+from stratakv.profile.spread import fit
 
 TYPES = ["f16", "q8_0", "turbo4", "turbo3", "q4_0_rot"]
 
@@ -71,23 +73,23 @@ def test_later_rules_win_and_sides_are_apart(line, spaced):
             if hit:
                 pair = [k or pair[0], v or pair[1]]
         expected.append(tuple(pair))
-    pairs, _ = apply_rules(as_text(clauses, spaced), plain(count), ("f32", "bf16"))
+    pairs, _, _ = apply_rules(as_text(clauses, spaced), plain(count), ("f32", "bf16"))
     assert list(pairs) == expected
 
 
 def test_the_line_that_started_the_project():
-    pairs, warnings = apply_rules("first3,last3: k=q8_0 v=turbo4; rest: turbo4", plain(10))
+    pairs, _, warnings = apply_rules("first3,last3: k=q8_0 v=turbo4; rest: turbo4", plain(10))
     assert pairs == (("q8_0", "turbo4"),) * 3 + (("turbo4", "turbo4"),) * 4 + (("q8_0", "turbo4"),) * 3
     assert warnings == ()
 
 
 def test_one_side_alone_keeps_the_base():
-    pairs, _ = apply_rules("-1: v=turbo4", plain(3), ("q8_0", "f16"))
+    pairs, _, _ = apply_rules("-1: v=turbo4", plain(3), ("q8_0", "f16"))
     assert pairs == (("q8_0", "f16"), ("q8_0", "f16"), ("q8_0", "turbo4"))
 
 
 def test_overlaps_and_an_empty_rest_are_said():
-    _, warnings = apply_rules(PRESETS["edges3"].line, plain(5))
+    _, _, warnings = apply_rules(PRESETS["edges3"].line, plain(5))
     assert warnings == (
         "first3 and last3 overlap on 5 KV layers: both name 2, the later rule wins",
         "'rest' names no layer: the other selectors cover all 5 KV layers",
@@ -122,6 +124,18 @@ def test_overlaps_and_an_empty_rest_are_said():
         ("all: k=q8_0 turbo4", "cannot read 'turbo4': write k=TYPE"),
         ("all: k = q8_0", "cannot read 'k'"),
         ("all: q=q8_0", "cannot read 'q=q8_0'"),
+        ("rest: turbo4; recent: 0 pages turbo8", "0 pages of turbo8: leave the type out"),
+        ("rest: turbo4; recent: -1 pages", "'-1' is no number of pages: give 0"),
+        ("rest: turbo4; recent: two pages", "'two' is no number of pages"),
+        ("rest: turbo4; recent: 2", "cannot read '2' as a span: write N pages TYPE"),
+        ("rest: turbo4; recent: 2 pages turbo9", "rule 'recent: 2 pages turbo9': .*turbo9.*turbo8"),
+        ("rest: turbo4; recent: 2 pages; recent: 1 page", "recent: is given twice, in 'recent: 1 page' too"),
+        ("rest: turbo4; recent: 2 pages f16; first: 1 page turbo8", "f16 and first pages in turbo8: both spans"),
+        ("rest: turbo4; recent, first: 1 page", "unknown selector 'recent' .* recent and first stand alone"),
+        ("rest: turbo4, newest 1 page", "cannot read 'newest 1 page': after the types write recent N pages TYPE"),
+        ("rest: turbo4, recent 1 page, recent 2 pages", "cannot read 'recent 2 pages'"),
+        ("rest: recent 1 page", "leaves no K type"),
+        ("rest: q8_0; recent: 2 pages turbo4", "no layer can have the spans 'recent: 2 pages turbo4': .*as fine as"),
     ],
 )
 def test_mistakes(line, message):
@@ -145,7 +159,7 @@ def test_presets():
 def test_any_pairs_are_a_rule_line(pairs):
     line = rule_line(pairs)
     if ":" in line:
-        assert apply_rules(line, plain(len(pairs))) == (tuple(pairs), ())
+        assert apply_rules(line, plain(len(pairs))) == (tuple(pairs), (NONE,) * len(pairs), ())
     else:
         assert set(pairs) == {(line.split("/")[0], line.split("/")[-1])}
 
@@ -154,3 +168,58 @@ def test_the_rule_line_is_short():
     assert rule_line([("turbo4", "turbo4")] * 3) == "turbo4"
     pairs = [("q8_0", "turbo4"), *[("turbo4", "turbo4")] * 3, ("q8_0", "turbo4"), ("turbo4", "turbo3")]
     assert rule_line(pairs) == "1-3: turbo4; 5: turbo4/turbo3; rest: q8_0/turbo4"
+
+
+FULL = Spans(2, "turbo8", 1, "turbo8")
+
+
+def test_spans_of_the_whole_profile_and_of_a_layer():
+    line = "0-1: turbo4, recent 1 page turbo8; 2: recent 0 pages, first 2 pages f16; rest: turbo3; first: 1 page turbo8"
+    pairs, spans, warnings = apply_rules(line, plain(5), ("turbo4", "turbo4"))
+    assert pairs == (("turbo4", "turbo4"),) * 3 + (("turbo3", "turbo3"),) * 2
+    one = Spans(first=1)
+    assert spans == (Spans(1, first=1), Spans(1, first=1), Spans(first=2, first_type="f16"), one, one)
+    assert warnings == ()
+    assert apply_rules("recent: 2 pages; rest: turbo4; first: 1 page", plain(2))[1] == (FULL, FULL)
+
+
+def test_layers_get_what_they_can_have_of_a_whole_profiles_spans():
+    line = "1: q8_0; 2: q8_0/turbo4; rest: turbo4; recent: 9 pages turbo8; first: 1 page turbo8"
+    _, spans, warnings = apply_rules(line, sliding())
+    assert spans == (Spans(8), NONE, Spans(9, first=1))
+    assert warnings == (
+        "spans of KV layers 0: recent: 8 pages turbo8, its window of 1,024 tokens holds no more",
+        "spans of KV layers 1: none, q8_0 is as fine as turbo8",
+    )
+    assert rule_line([("turbo4", "turbo4")] * 3, [Spans(2), Spans(2), FULL], sliding()) == (
+        "rest: turbo4; recent: 2 pages turbo8; first: 1 page turbo8"
+    )
+
+
+@st.composite
+def all_spans(draw: st.DrawFn) -> Spans:
+    recent, first = draw(st.integers(0, 3)), draw(st.integers(0, 2))
+    finer = draw(st.sampled_from(["turbo8", "f16"]))
+    return Spans(recent, finer if recent else "turbo8", first, finer if first else "turbo8")
+
+
+@given(st.lists(st.tuples(st.sampled_from(TYPES), st.sampled_from(TYPES), all_spans()), min_size=3, max_size=8))
+def test_any_spans_are_a_rule_line(layers):
+    geometry = sliding() if len(layers) == 3 else plain(len(layers))
+    pairs = [(k, v) for k, v, _ in layers]
+    spans = [
+        fit(wish, layer, pair)[0] for (_, _, wish), layer, pair in zip(layers, geometry.kv_layers, pairs, strict=True)
+    ]
+    line = rule_line(pairs, spans, geometry)
+    if ":" in line:
+        assert apply_rules(line, geometry)[:2] == (tuple(pairs), tuple(spans))
+    else:
+        assert set(spans) == {NONE}
+
+
+def test_a_rule_line_says_spans_shortly():
+    turbo = [("turbo4", "turbo4")] * 4
+    assert rule_line(turbo, [FULL] * 4, plain(4)) == "rest: turbo4; recent: 2 pages turbo8; first: 1 page turbo8"
+    assert rule_line(turbo, [Spans(1), FULL, FULL, FULL], plain(4)) == (
+        "0: turbo4, recent 1 page turbo8, first 0 pages; rest: turbo4; recent: 2 pages turbo8; first: 1 page turbo8"
+    )

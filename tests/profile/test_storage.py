@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
-from geometries import sliding
+from geometries import plain, sliding
 
 from stratakv import UserError
 from stratakv.kvtypes import kv_type
-from stratakv.pages.footprint import allocated_bytes, allocated_in, page_bytes
+from stratakv.pages.footprint import allocated_bytes, allocated_in, fine_page_bytes, page_bytes
 from stratakv.pages.layout import PAGE_TOKENS, layout_of
-from stratakv.profile import LayerGeometry, LayerStorage, resolve
+from stratakv.profile import LayerGeometry, LayerStorage, ModelGeometry, Profile, Spans, resolve
 from stratakv.tune.options import size_of
 
 WINDOWED = LayerGeometry(0, 0, "sliding", (128, 64), 2, 8, window=512)
@@ -22,7 +25,6 @@ def test_bytes_of_tokens() -> None:
     assert STORAGE.token_bytes(FULL) == (2 * 66, 2 * 68)
     assert STORAGE.nbytes(FULL, 1000) == 1000 * 268
     assert STORAGE.nbytes(WINDOWED, 1000) == 512 * 268
-    assert STORAGE.nbytes(WINDOWED, 1000, windowed=False) == 1000 * 268
     with pytest.raises(UserError, match="turbo9"):
         LayerStorage.of(("turbo9", "f16"))
 
@@ -34,8 +36,85 @@ def test_pages_hold_what_is_counted() -> None:
         assert size_of(layer, ("turbo4", "q8_0")) == 268
 
 
+SPANNED = LayerStorage.of(("turbo4", "q8_0"), Spans(2, first=1))
+
+
+def test_fine_pages_beside_sealed_ones() -> None:
+    fine = SPANNED.fine(FULL)
+    assert fine == LayerStorage.of(("turbo8", "q8_0"))  # V is finer than the span's type as it is
+    assert STORAGE.fine(FULL) is None
+    own, more = 268, sum(fine.token_bytes(FULL))
+    for tokens in (1, 127, 128, 500, 512):  # the first page, and a token's own and two before it
+        assert SPANNED.nbytes(FULL, tokens) == tokens * more
+    assert SPANNED.nbytes(FULL, 513) == 128 * own + 385 * more
+    assert SPANNED.nbytes(FULL, 640) == 128 * own + 512 * more
+    assert SPANNED.nbytes(FULL, 641) == 256 * own + 385 * more
+    recent = LayerStorage.of(("turbo4", "q8_0"), Spans(2))
+    assert recent.nbytes(WINDOWED, 300) == 300 * more
+    assert recent.nbytes(WINDOWED, 1000) == (512 - (1000 - 640)) * own + (1000 - 640) * more  # pages 5, 6 and 7
+    assert [list(SPANNED.spans.sealed(tokens)) for tokens in (0, 128, 512, 513, 700)] == [[], [], [], [1], [1, 2]]
+    assert list(Spans().sealed(300)) == [0, 1, 2]
+    assert list(Spans(first=5).sealed(300)) == []
+
+
+def test_pages_of_spans_are_counted_once() -> None:
+    sealed, fine = page_bytes(FULL, SPANNED), fine_page_bytes(FULL, SPANNED)
+    assert (sealed, fine) == (page_bytes(FULL, STORAGE), page_bytes(FULL, LayerStorage.of(("turbo8", "q8_0"))))
+    assert allocated_in(FULL, SPANNED, 5000) == 36 * sealed + 4 * fine
+    assert allocated_in(FULL, SPANNED, 300) == 3 * fine
+    assert fine_page_bytes(FULL, STORAGE) == 0
+
+
+@pytest.mark.parametrize(
+    ("spans", "layer", "message"),
+    [
+        (Spans(5), WINDOWED, r"5 recent pages \(640 tokens\) are beyond its window of 512 tokens: give at most 4"),
+        (Spans(1, first=1), WINDOWED, "keeps 512 tokens and drops its first page: first must be 0 pages, not 1"),
+        (
+            Spans(1, "turbo3"),
+            FULL,
+            "the spans' type turbo3 is not finer than its own turbo4/q8_0: give one of more bits",
+        ),
+        (Spans(1), LayerGeometry(0, 0, "mla", (512, 64), 1, 8), "decoded before attention: it has no spans"),
+        (Spans(1), LayerGeometry(0, 0, "full", (72, 72), 1, 8), "spans: turbo8 can't store head_dim 72"),
+    ],
+)
+def test_spans_that_a_layer_cannot_have(spans: Spans, layer: LayerGeometry, message: str) -> None:
+    pair = ("q8_0", "q8_0") if layer.head_dim == (72, 72) else ("turbo4", "q8_0")
+    with pytest.raises(UserError, match=f"^KV layer 0: .*{message}"):
+        Profile("", ModelGeometry("one", (replace(layer, layer=0, ordinal=0),)), (pair,), spans=(spans,))
+    assert LayerStorage.of(pair, Spans(0)).refuses(layer) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"recent": -1}, "recent: -1 pages"),
+        ({"recent_type": "f16"}, "recent: 0 pages have no type, f16 is given"),
+        ({"first": 1, "first_type": "turbo9"}, "turbo9"),
+        ({"recent": 1, "recent_type": "f16", "first": 1}, "both spans of a layer are of one type"),
+    ],
+)
+def test_spans_that_cannot_be(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Spans(**fields)
+
+
+def test_spans_longer_than_the_context() -> None:
+    pairs, spans = (("turbo4", "turbo4"),) * 2, (Spans(30), Spans(31, first=2))
+    with pytest.raises(
+        UserError, match=r"33 pages \(4,224 tokens\) are longer than the context of 4,096 tokens: .* at most 32 p"
+    ):
+        Profile("", plain(2), pairs, spans=spans)
+    profile = Profile("", plain(2), pairs, spans=(Spans(3), Spans(2)))
+    profile.check_context(384)
+    profile.check_context(0)
+    with pytest.raises(UserError, match="longer than the context of 383 tokens: .* at most 2 pages"):
+        profile.check_context(383)
+
+
 def test_a_profile_is_the_sum_of_its_layers() -> None:
-    profile = resolve("first1: q8_0/turbo4; rest: turbo3", sliding())
+    profile = resolve("first1: q8_0/turbo4; rest: turbo3; recent: 2 pages; first: 1 page", sliding())
     layers = list(zip(profile.storages, profile.geometry.kv_layers, strict=True))
     assert [(storage.k.name, storage.v.name) for storage, _ in layers] == list(profile.pairs)
     assert profile.bytes_at(3000) == sum(storage.nbytes(layer, 3000) for storage, layer in layers)

@@ -13,6 +13,7 @@ from stratakv.engine.cache.layers import PackedIndexedLayer, PackedLayer, Packed
 from stratakv.engine.cache.steps import Steps
 from stratakv.errors import UserError
 from stratakv.profile import Profile, resolve
+from stratakv.profile.spans import refuse_spans
 
 _PACKED: dict[str, type[PackedLayer]] = {
     "full_attention": PackedLayer,
@@ -44,6 +45,7 @@ class KVCache(Cache):
             raise UserError(
                 f"profile {self.profile.name} is for {len(self.profile.pairs)} KV layers, the model has {len(geometry.kv_layers)}"
             )
+        refuse_spans(self.profile.spans, "the cache")
         layers: list[Any] = []
         steps = Steps()
         for layer, kind, layer_kwargs in zip(geometry.layers, kinds, kwargs, strict=True):

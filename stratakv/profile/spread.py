@@ -1,0 +1,49 @@
+"""A whole profile's spans, given to each layer as far as it can have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stratakv.errors import UserError
+from stratakv.profile.geometry import LayerGeometry, ModelGeometry
+from stratakv.profile.profile import Pair, ordinals_text
+from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
+from stratakv.profile.storage import MLA, LayerStorage
+
+
+def spread(spans: Spans, geometry: ModelGeometry, pairs: Sequence[Pair]) -> tuple[tuple[Spans, ...], tuple[str, ...]]:
+    """The spans by KV ordinal, and warnings for layers that get fewer.
+
+    Layers that slide have no first pages and at most their window's recent ones; MLA layers, and layers whose own types are as
+    fine, have none. UserError where no layer can have any.
+    """
+    found: list[Spans] = []
+    fewer: dict[str, list[int]] = {}
+    for ordinal, (layer, pair) in enumerate(zip(geometry.kv_layers, pairs, strict=True)):
+        fitted, why = fit(spans, layer, pair)
+        found.append(fitted)
+        if why:
+            fewer.setdefault(why, []).append(ordinal)
+    said = tuple(f"spans of KV layers {ordinals_text(ordinals)}: {why}" for why, ordinals in fewer.items())
+    if spans and not any(found):
+        raise UserError(f"no layer can have the spans '{spans.text()}': {'; '.join(said)}")
+    return tuple(found), said
+
+
+def fit(spans: Spans, layer: LayerGeometry, pair: Pair) -> tuple[Spans, str | None]:
+    """What one layer can have of the spans, and why fewer."""
+    if not spans or LayerStorage.of(pair, spans).refuses(layer) is None:
+        return spans, None
+    if layer.role == "mla":
+        return NONE, f"none, {MLA}"
+    storage = LayerStorage.of(pair, spans)
+    fine = storage.fine(layer)
+    if fine is not None and fine.names == storage.names:
+        return NONE, f"none, {storage.names} is as fine as {spans.type}"
+    if layer.window is None:
+        return spans, None
+    recent = min(spans.recent, layer.window // PAGE_TOKENS)
+    fitted = Spans(recent, spans.recent_type) if recent else NONE
+    if recent == spans.recent:
+        return fitted, f"no first pages, they leave its window of {layer.window:,} tokens"
+    return fitted, f"{fitted.text() or 'none'}, its window of {layer.window:,} tokens holds no more"
