@@ -56,6 +56,7 @@ import torch
 from stratakv.kernels.choice import kernel_for
 from stratakv.kernels.kernel import Options
 from stratakv.kernels.native import native
+from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PageLayout
@@ -72,7 +73,7 @@ for kernel in ("", "torch"):
     pool = Pool(layout, torch.zeros(3, layout.page_bytes, dtype=torch.uint8))
     chosen = kernel_for(layout, pool.device)
     assert not kernel or chosen.name == kernel
-    chosen.append(pool, k, v, Step.causal(tables, lengths, lengths).slots)
+    chosen.append(pool, k, v, Step.causal(tables, lengths, lengths).slots, new_codes())
     step = Step.causal(tables, lengths, [1, 20])
     found.append((pool.memory, chosen.attend(query, pool, step, Options(128**-0.5)).out))
 (pool, out), (torch_pool, expected) = found

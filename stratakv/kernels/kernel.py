@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from stratakv.kernels.step import Step
-from stratakv.kvtypes import KVType
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
 
@@ -51,13 +50,17 @@ class Kernel(Protocol):
     def refuses(self, layout: PageLayout, device: torch.device) -> str | None:
         """Why it can't work on pages of this layout there, in words; None where it can."""
 
-    def append(self, pool: Pool, key: torch.Tensor, value: torch.Tensor, slots: NDArray[np.int64]) -> None:
+    def append(
+        self, pool: Pool, key: torch.Tensor, value: torch.Tensor, slots: NDArray[np.int64], status: torch.Tensor
+    ) -> None:
         """Encode K and V of some tokens into their pages, each token wherever it belongs.
 
         key, value: floats [tokens, kv_heads, k_dim or v_dim] in the model's basis, strided as they come. slots: int64 [tokens],
-        page * page_tokens + place within the page; a negative one isn't stored. CannotStoreError for inf and nan and for values
-        too large for the type: what was written of these tokens is undefined, and nobody reads it as long as their sequences'
-        lengths don't grow.
+        page * page_tokens + place within the page; a negative one isn't stored.
+
+        status: int32 [2] on the pool's device, K and V: where a side has inf, nan or values too large for its type, NON_FINITE or
+        TOO_LARGE is written there, otherwise it is left as it is. Nothing waits for the device. What was then written of these
+        tokens is undefined: whoever reads the status sees to it that their sequences' lengths don't grow.
         """
 
     def attend(self, query: torch.Tensor, pool: Pool, step: Step, options: Options, *, lse: bool = False) -> Attended:
@@ -67,18 +70,6 @@ class Kernel(Protocol):
         q_heads a multiple of the layout's kv_heads. lse: whether the log-sum-exp is wanted. ValueError where shapes don't fit or
         a query sees tokens beyond its block table.
         """
-
-
-class CannotStoreError(ValueError):
-    """States that a type can't hold. side: "K" or "V"."""
-
-    def __init__(self, side: str, type_: KVType, non_finite: bool) -> None:
-        self.side = side
-        super().__init__(
-            f"non-finite values (inf or nan) can't be stored as {type_.name}"
-            if non_finite
-            else f"values too large for {type_.name} (a stored f16 would be beyond 65504)"
-        )
 
 
 def merged(parts: Sequence[Attended]) -> Attended:

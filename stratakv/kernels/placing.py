@@ -5,17 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
+
 from stratakv.kernels.kernel import Kernel
 from stratakv.kernels.step import Step
 from stratakv.pages.pool import Pool
 
 
 class Placed(NamedTuple):
-    """One layer's part of a step: where its tokens go, what its queries see, and what reads and writes the pages."""
+    """One layer's part of a step: where its tokens go, what its queries see, what reads and writes the pages, and where
+    it says what it couldn't store."""
 
     pool: Pool
     step: Step
     kernel: Kernel
+    status: torch.Tensor
 
 
 class PlacingLayer(ABC):
@@ -29,8 +33,4 @@ class PlacingLayer(ABC):
 
     @abstractmethod
     def stored(self, tokens: int) -> None:
-        """They are there."""
-
-    @abstractmethod
-    def refusal(self, side: str, error: ValueError) -> Exception:
-        """What to raise where states can't be stored. side: "K" or "V"."""
+        """They are there, or the status says why not."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from stratakv.kernels.kernel import Attended, CannotStoreError, Options
+from stratakv.kernels.kernel import Attended, Options
 from stratakv.kernels.step import Rectangle, Step
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
@@ -25,15 +25,14 @@ class Torch:
         """See Kernel: nothing."""
         return None
 
-    def append(self, pool: Pool, key: torch.Tensor, value: torch.Tensor, slots: NDArray[np.int64]) -> None:
+    def append(
+        self, pool: Pool, key: torch.Tensor, value: torch.Tensor, slots: NDArray[np.int64], status: torch.Tensor
+    ) -> None:
         """See Kernel."""
-        packed = []
-        for side, type_, states in (("K", pool.layout.k, key), ("V", pool.layout.v, value)):
-            try:
-                packed.append(type_.encode(states.detach()))
-            except ValueError as error:
-                raise CannotStoreError(side, type_, "non-finite" in str(error)) from error
-        pool.write_tokens(slots, torch.cat(packed, dim=-1))
+        k, k_code = pool.layout.k.encode_with_status(key.detach())
+        v, v_code = pool.layout.v.encode_with_status(value.detach())
+        status.clamp_(min=torch.stack([k_code, v_code]))
+        pool.write_tokens(slots, torch.cat([k, v], dim=-1))
 
     def attend(self, query: torch.Tensor, pool: Pool, step: Step, options: Options, *, lse: bool = False) -> Attended:
         """See Kernel. Stored vectors are never un-rotated: q is rotated into K's basis once, the output out of V's once."""

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from stratakv.kvtypes.registry import kv_type, type_names
-from stratakv.kvtypes.types import Field, KVType
+from stratakv.kvtypes.types import NON_FINITE, TOO_LARGE, Field, KVType
 
-__all__ = ["Field", "KVType", "kv_type", "type_names"]
+__all__ = ["NON_FINITE", "TOO_LARGE", "Field", "KVType", "kv_type", "type_names"]

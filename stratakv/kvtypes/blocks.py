@@ -70,18 +70,18 @@ class BlockType(KVType):
         x = x.view(rows, head_dim // size, size)
         if self.bits == 8:
             scale = x.abs().amax(-1, keepdim=True) / 127
-            parts = [pack_f16(scale[..., 0], "values")]
+            parts = [pack_f16(scale[..., 0])]
             parts.append(_round_half_away(x * _inverse(scale)).to(torch.int8).view(torch.uint8))
         elif self.minimum:
             low = x.amin(-1, keepdim=True) + 0.0  # -0 becomes 0: which zero is the minimum is the machine's choice
             scale = (x.amax(-1, keepdim=True) - low) / (2**self.bits - 1) + 0.0
-            parts = [pack_f16(scale[..., 0], "values"), pack_f16(low[..., 0], "values")]
+            parts = [pack_f16(scale[..., 0]), pack_f16(low[..., 0])]
             parts += self._pack((x - low) * _inverse(scale) + 0.5)
         else:
             half = 2 ** (self.bits - 1)
             # the first of the largest magnitudes, its sign kept, is what -half stands for
             scale = x.gather(-1, x.abs().argmax(-1, keepdim=True)) / -half
-            parts = [pack_f16(scale[..., 0], "values")]
+            parts = [pack_f16(scale[..., 0])]
             parts += self._pack(x * _inverse(scale) + (half + 0.5))
         return torch.cat(parts, dim=-1).flatten(1)
 

@@ -4,7 +4,7 @@
     f16    2 bytes a value, IEEE half: 1 sign, 5 exponent, 10 mantissa bits; up to 65504
     bf16   2 bytes a value, the upper half of a single: 1 sign, 8 exponent, 7 mantissa bits
 
-Values are rounded to nearest even. What would become inf is refused, never stored.
+Values are rounded to nearest even. What would become inf is refused.
 """
 
 from __future__ import annotations
@@ -43,10 +43,14 @@ class FloatType(KVType):
         return Code(encoding=Encoding(self.name))
 
     def _encode(self, x: Tensor) -> Tensor:
-        stored = x.to(self.dtype, copy=True)
-        if not bool(torch.isfinite(stored).all()):
-            raise ValueError(f"values too large for {self.name} (beyond {torch.finfo(self.dtype).max:g})")
-        return stored.view(torch.uint8)
+        return x.to(self.dtype, copy=True).view(torch.uint8)
+
+    @property
+    def _limit(self) -> str:
+        return f"which goes up to {torch.finfo(self.dtype).max:g}"
+
+    def _fits(self, packed: Tensor, head_dim: int) -> Tensor:
+        return packed.view(self.dtype).isfinite().all()
 
     def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
         # the clone aligns it: packed bytes may begin at an odd address

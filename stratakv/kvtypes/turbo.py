@@ -85,7 +85,7 @@ class TurboType(KVType):
         indices = torch.bucketize(y, thresholds, right=True, out_int32=True)
         # sums of squared integers are below 2^24: exact in any order
         length = _sqrt(integers[indices].square().sum(-1, keepdim=True).clamp_min(1)) * codebook(block, self.bits).scale
-        parts = [pack_f16((norm / length)[:, 0], "norm")]
+        parts = [pack_f16((norm / length)[:, 0])]
         shift = 0
         for width in _PLANE_WIDTHS[self.bits]:
             parts.append(pack_plane(indices.to(torch.uint8), shift, width))

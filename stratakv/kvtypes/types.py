@@ -17,6 +17,10 @@ from torch import Tensor
 
 from stratakv.kvtypes.code import Code
 from stratakv.kvtypes.hadamard import Rotation
+from stratakv.kvtypes.packing import unpack_f16
+
+# Why vectors can't be stored, as the compiled module numbers it
+NON_FINITE, TOO_LARGE = 1, 2
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class KVType(ABC):
 
     @abstractmethod
     def _encode(self, x: Tensor) -> Tensor:
-        """float32 [n, head_dim], contiguous and finite -> uint8 [n, nbytes] in memory of its own."""
+        """float32 [n, head_dim], contiguous and finite -> uint8 [n, nbytes] in memory of its own. A scale too large for its
+        f16 becomes inf: who calls this looks for it."""
 
     @abstractmethod
     def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
@@ -90,14 +95,43 @@ class KVType(ABC):
         ValueError when x has inf or nan ("non-finite ...") or when a stored float would overflow ("... too large for
         ..."); UserError when head_dim can't be stored.
         """
+        packed, code = self.encode_with_status(x)
+        if found := int(code):
+            raise ValueError(self.refusal(found))
+        return packed
+
+    @torch.no_grad()
+    def encode_with_status(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without waiting for x's device: the bytes, and why they are not x's, int32 []: 0 where they are,
+        otherwise NON_FINITE or TOO_LARGE."""
         if x.ndim == 0 or not x.is_floating_point():
             raise ValueError(f"{self.name} stores float vectors, not {x.dtype} of shape {list(x.shape)}")
         head_dim = x.shape[-1]
         nbytes = self.nbytes(head_dim)
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError(f"non-finite values (inf or nan) can't be stored as {self.name}")
-        rows = x.to(torch.float32).reshape(x.numel() // head_dim, head_dim).contiguous()
-        return self._encode(rows).reshape(*x.shape[:-1], nbytes)
+        finite = torch.isfinite(x)
+        rows = torch.where(finite, x, 0.0).to(torch.float32).reshape(x.numel() // head_dim, head_dim).contiguous()
+        packed = self._encode(rows)
+        code = torch.where(self._fits(packed, head_dim), 0, TOO_LARGE)
+        code = torch.where(finite.all(), code, NON_FINITE).to(torch.int32)
+        return packed.reshape(*x.shape[:-1], nbytes), code
+
+    def refusal(self, code: int) -> str:
+        """Why vectors can't be stored, in words. code: NON_FINITE or TOO_LARGE."""
+        if code == NON_FINITE:
+            return f"non-finite values (inf or nan) can't be stored as {self.name}"
+        return f"values too large for {self.name}, {self._limit}"
+
+    @property
+    def _limit(self) -> str:
+        return "whose f16 scales go up to 65504"
+
+    def _fits(self, packed: Tensor, head_dim: int) -> Tensor:
+        """bool []: whether all floats in packed, uint8 [n, nbytes], are finite."""
+        fields = self.fields(head_dim)
+        sizes = [field.nbytes for field in fields]
+        blocks = packed.reshape(-1, sum(sizes)).split(sizes, dim=-1)
+        scales = [unpack_f16(part) for part, field in zip(blocks, fields, strict=True) if field.kind == "scale"]
+        return torch.stack(scales).isfinite().all()
 
     def decode_stored(self, packed: Tensor, head_dim: int) -> Tensor:
         """uint8 [..., nbytes] -> float32 [..., head_dim] in the stored basis: what `rotate` makes of the vectors.

@@ -97,19 +97,22 @@ class Pool:
         size = self.layout.page_tokens
         first, end = start // size, -(-(start + tokens) // size)
         chosen = np.ascontiguousarray(tables[:, first:end])
-        pages = self.read(torch.from_numpy(chosen.reshape(-1)).to(self.device))
+        pages = self.read(self._sent(chosen.reshape(-1)))
         rows: torch.Tensor = pages.unflatten(0, chosen.shape).transpose(1, 2).flatten(2, 3)
         return rows[:, :, start - first * size :][:, :, :tokens]
 
     def write_tokens(self, slots: NDArray[np.int64], packed: torch.Tensor) -> None:
         """Canonical bytes [tokens, kv_heads, k_bytes + v_bytes] to their slots, int64 [tokens]: page * page_tokens + place within
         the page; a negative one isn't stored."""
-        kept = torch.from_numpy(np.flatnonzero(slots >= 0)).to(self.device)
-        where = torch.from_numpy(slots[slots >= 0]).to(self.device)
+        kept, where = self._sent(np.flatnonzero(slots >= 0)), self._sent(slots[slots >= 0])
         positions = self._positions[where % self.layout.page_tokens]
         heads = torch.arange(self.layout.kv_heads, device=self.device)
         pages = where // self.layout.page_tokens
         self.tiles[pages[:, None, None], heads[None, :, None], positions[:, None, :]] = packed[kept]
+
+    def _sent(self, numbers: NDArray[np.int64]) -> torch.Tensor:
+        """To the device, without waiting for what that is busy with."""
+        return torch.from_numpy(numbers).to(self.device, non_blocking=True)
 
 
 class GrowingPool(Pool):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
+from stratakv.kernels.status import Status
 from stratakv.kernels.step import Step
 from stratakv.pages.layout import PAGE_TOKENS, layout_of
 from stratakv.pages.pool import Pool
@@ -54,12 +55,13 @@ class BatchedRunner:
             for ordinal, layer in group.layers:
                 layout = layout_of(layer, profile.storages[ordinal])
                 self.pools[ordinal] = Pool.fixed(layout, capacity, self.device)
-        self._layers = [
-            None if g.ordinal is None else StepLayer(f"layer {g.layer}", self.pools[g.ordinal])
-            for g in loaded.geometry.layers
-        ]
-        self._cache = step_cache(self._layers)
-        self._by_ordinal = [layer for layer in self._layers if layer is not None]
+        self._status = Status()
+        for layer, storage in zip(loaded.geometry.kv_layers, profile.storages, strict=True):
+            self._status.add(f"layer {layer.layer}", storage.k, storage.v)
+        self._by_ordinal = [StepLayer(pool, self._status.of(i, self.device)) for i, pool in enumerate(self.pools)]
+        self._cache = step_cache(
+            [None if layer.ordinal is None else self._by_ordinal[layer.ordinal] for layer in loaded.geometry.layers]
+        )
         self._mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # 4-dimensional: taken as it is
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
@@ -99,7 +101,10 @@ class BatchedRunner:
             elif item.draws:
                 wanted[id(item)] = len(kept)
                 kept.append(end - 1)
-        logits = self._logits(tokens, positions, torch.tensor(kept, dtype=torch.long, device=self.device))
+        try:
+            logits = self._logits(tokens, positions, torch.tensor(kept, dtype=torch.long, device=self.device))
+        finally:  # whatever else the model says of states that couldn't be stored
+            self._status.check()
         return [logits[wanted[id(item)]] if id(item) in wanted else None for item in work]
 
     def _logits(self, tokens: list[int], positions: list[int], keep: torch.Tensor) -> torch.Tensor:

@@ -8,23 +8,21 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
 from stratakv.engine.cache.handle import handles
-from stratakv.errors import UserError
 from stratakv.kernels.choice import kernel_for
-from stratakv.kernels.kernel import CannotStoreError
 from stratakv.kernels.placing import Placed, PlacingLayer
 from stratakv.kernels.step import Step
 from stratakv.pages.pool import Pool
 
 
 class StepLayer(CacheLayerMixin, PlacingLayer):
-    """One layer: `step` is set before each forward call."""
+    """One layer: `step` is set before each forward call. status: what it couldn't store, as `Kernel.append` writes it."""
 
     step: Step
     ragged = True
 
-    def __init__(self, name: str, pool: Pool) -> None:
+    def __init__(self, pool: Pool, status: torch.Tensor) -> None:
         CacheLayerMixin.__init__(self)
-        self.name, self.pool = name, pool
+        self.pool, self.status = pool, status
         self.kernel = kernel_for(pool.layout, pool.device)
         self.is_initialized = True
 
@@ -34,26 +32,20 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the states [1, kv_heads, tokens of the step, head_dim]; UserError where they can't be."""
-        try:
-            key, value = key_states[0].transpose(0, 1), value_states[0].transpose(0, 1)
-            self.kernel.append(self.pool, key, value, self.step.slots)
-        except CannotStoreError as error:
-            raise self.refusal(error.side, error) from error
-        return handles(Placed(self.pool, self.step, self.kernel), key_states.dtype)
+        """Store the states [1, kv_heads, tokens of the step, head_dim]."""
+        key, value = key_states[0].transpose(0, 1), value_states[0].transpose(0, 1)
+        self.kernel.append(self.pool, key, value, self.step.slots, self.status)
+        return handles(self._placed(), key_states.dtype)
 
     def place(self, batch: int, tokens: int) -> Placed | None:
         """See PlacingLayer."""
-        if batch != 1 or tokens != len(self.step.slots):
-            return None
-        return Placed(self.pool, self.step, self.kernel)
+        return self._placed() if batch == 1 and tokens == len(self.step.slots) else None
 
     def stored(self, tokens: int) -> None:
         """Nothing to do: lengths are the sequences' affair."""
 
-    def refusal(self, side: str, error: ValueError) -> UserError:
-        """See PlacingLayer."""
-        return UserError(f"{self.name}, {side}: {error} (the model's own states)")
+    def _placed(self) -> Placed:
+        return Placed(self.pool, self.step, self.kernel, self.status)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Not used: masks are the block tables' affair."""

@@ -106,7 +106,7 @@ class Stack:
         if self.multiplier != 1.0:
             x = x * self.multiplier
         x = x.contiguous()
-        self._run(x, placed, position_ids, placing)
+        self._run(x, placed, position_ids)
         for layer in placing:
             layer.stored(tokens)
         assert self.output is not None
@@ -131,8 +131,8 @@ class Stack:
         )
         return not asked and all(name in _HARMLESS or not value for name, value in kwargs.items())
 
-    def _run(self, x: torch.Tensor, placed: list[Placed], position_ids: torch.Tensor, placing: list[Any]) -> None:
-        """The layers in place on x."""
+    def _run(self, x: torch.Tensor, placed: list[Placed], position_ids: torch.Tensor) -> None:
+        """The layers in place on x, up to one whose states can't be stored: its status says so."""
         table = np.empty((len(self.fused), _COLUMNS), dtype=np.uint64)
         layouts = [compiled(place.pool) for place in placed]
         layouts += layouts[:1] * (len(self.fused) - len(placed))
@@ -149,7 +149,7 @@ class Stack:
         rows = x.shape[0] * x.shape[1]
         begin = 0
         for end in [*(stop for stop in self.stops if stop < len(placed)), len(placed)]:
-            layer, side, what, _ = self.layers.run(
+            layer, side, code, _ = self.layers.run(
                 begin,
                 end,
                 table.ctypes.data,
@@ -166,8 +166,8 @@ class Stack:
                 torch.get_num_threads(),
             )
             if layer >= 0:
-                error = kernel.refusal(placed[layer].pool.layout, side, what)
-                raise placing[layer].refusal(error.side, error) from error
+                placed[layer].status[side] = code
+                return
             if (mlp := self.fused[end - 1].parts.mlp) is not None:
                 x.copy_(mlp(x))
             begin = end

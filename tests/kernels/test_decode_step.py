@@ -12,6 +12,7 @@ from torch.profiler import profile
 from stratakv import KVCache, load_model
 from stratakv.kernels.choice import kernel_for, kernel_names
 from stratakv.kernels.kernel import Options
+from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
@@ -50,7 +51,7 @@ def test_the_kernel_s_time_is_linear_in_the_context() -> None:
     pool = Pool.fixed(layout, 256, torch.device("cpu"))
     states = torch.randn(pool.capacity * PAGE_TOKENS, 1, 128, generator=torch.Generator().manual_seed(0))
     kernel = kernel_for(layout, pool.device)
-    kernel.append(pool, states, states, np.arange(len(states), dtype=np.int64))
+    kernel.append(pool, states, states, np.arange(len(states), dtype=np.int64), new_codes())
     query, threads = states[:1].expand(-1, 4, -1), torch.get_num_threads()
     torch.set_num_threads(1)
     least = {64: float("inf"), 256: float("inf")}

@@ -9,6 +9,7 @@ import torch
 from stratakv.kernels.choice import TORCH, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.kernel import Kernel, Options, merged
+from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
 from stratakv.kernels.torch_kernel import dense_attention
 from stratakv.kvtypes import kv_type
@@ -33,7 +34,8 @@ def test_two_parts_are_one_attention(kernel: Kernel, options: Options, queries: 
         count = -(-(end - begin) // layout.page_tokens)
         pool = Pool.fixed(layout, count, torch.device("cpu"))
         tables = np.arange(count)[None]
-        kernel.append(pool, k[begin:end], v[begin:end], Step.even(tables, end - begin, end - begin).slots)
+        slots = Step.even(tables, end - begin, end - begin).slots
+        kernel.append(pool, k[begin:end], v[begin:end], slots, new_codes())
         step = Step.even(tables, end - begin, queries)
         if begin == 0:
             step = step.seeing_all()
@@ -53,7 +55,7 @@ def test_a_part_that_sees_nothing_adds_nothing() -> None:
     layout = PageLayout(kv_type("f32"), kv_type("f32"), 64, 64, 1)
     pool = Pool.fixed(layout, 1, torch.device("cpu"))
     states, q = torch.randn(9, 1, 64), torch.randn(1, 1, 64)
-    TORCH.append(pool, states, states, np.arange(9))
+    TORCH.append(pool, states, states, np.arange(9), new_codes())
     for kernel in KERNELS:
         some = kernel.attend(q, pool, Step.causal([[0]], [9], [1]), Options(1.0), lse=True)
         empty = Step.causal([[0]], [9], [1], window=0)

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stratakv.kernels.choice import TORCH, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.cpu.plan import Plan
-from stratakv.kernels.kernel import Attended, CannotStoreError, Kernel, Options
+from stratakv.kernels.kernel import Attended, Kernel, Options
+from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
-from stratakv.kvtypes import kv_type, type_names
+from stratakv.kvtypes import NON_FINITE, TOO_LARGE, kv_type, type_names
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 from stratakv.pages.pool import Pool
 
@@ -55,7 +57,7 @@ class Sequences:
         generator = torch.Generator().manual_seed(seed)
         shape = sum(self.lengths), self.layout.kv_heads
         k, v = (torch.randn(*shape, dim, generator=generator) for dim in (self.layout.k_dim, self.layout.v_dim))
-        kernel.append(self.pool, k, v, self.step(self.lengths).slots)
+        kernel.append(self.pool, k, v, self.step(self.lengths).slots, new_codes())
 
     def query(self, tokens: int, q_heads: int = 4) -> torch.Tensor:
         return torch.randn(tokens, q_heads, self.layout.k_dim, generator=torch.Generator().manual_seed(1))
@@ -197,7 +199,7 @@ def test_pages_before_a_window_may_be_gone(kernel: Kernel) -> None:
 def test_tokens_without_a_slot_are_not_stored(kernel: Kernel) -> None:
     given = Sequences("q8_0", "turbo3", [100])
     states = torch.randn(5, 2, 64)
-    kernel.append(given.pool, states, states, np.full(5, -1))
+    kernel.append(given.pool, states, states, np.full(5, -1), new_codes())
     assert (given.memory == 255).all()
 
 
@@ -207,14 +209,36 @@ def test_what_can_t_be_stored_names_its_side(kernel: Kernel) -> None:
     good, slots = torch.randn(2, 2, 64), np.arange(2)
     bad = good.clone()
     bad[1, 1, 7] = torch.inf
-    for k, v, side, words in (
-        (bad, good, "K", "non-finite"),
-        (good, bad, "V", "non-finite"),
-        (good, good * 1e12, "V", "too large"),
+    for k, v, codes in (
+        (good, good, [0, 0]),
+        (bad, good, [NON_FINITE, 0]),
+        (good, bad, [0, NON_FINITE]),
+        (good, good * 1e12, [0, TOO_LARGE]),
     ):
-        with pytest.raises(CannotStoreError, match=words) as caught:
-            kernel.append(given.pool, k, v, slots)
-        assert caught.value.side == side
+        status = new_codes()
+        kernel.append(given.pool, k, v, slots, status)
+        assert status.tolist() == codes
+        kernel.append(given.pool, good, good, slots, status)
+        assert status.tolist() == codes, "what was written stays until the step's end"
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails where Python asks for a tensor's values: on another device that waits for all before it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func._opname not in ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select"), func
+        return func(*args, **(kwargs or {}))
+
+
+def test_appending_never_waits_for_the_device() -> None:
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
+        bool(torch.ones(()))
+    states = torch.randn(5, 2, 64)
+    for name in type_names():
+        given = Sequences(name, name, [100])
+        for values in (states, states * torch.inf, states * 1e30):
+            with NoWaiting():
+                TORCH.append(given.pool, values, states, np.array([3, -1, 7, 8, 9]), new_codes())
 
 
 @compiled

@@ -16,6 +16,7 @@ from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.paths import attention_line, attention_paths
 from stratakv.kernels.choice import TORCH, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
+from stratakv.kernels.status import new_codes
 from stratakv.kvtypes import Field, KVType, registry
 from stratakv.kvtypes.code import Code
 from stratakv.kvtypes.hadamard import Rotation
@@ -39,7 +40,7 @@ class RowType(KVType):
     def _encode(self, x: Tensor) -> Tensor:
         scale = x.abs().amax(-1, keepdim=True) / 127
         codes = (x / torch.where(scale > 0, scale, 1.0)).round().to(torch.int8)
-        return torch.cat([pack_f16(scale[:, 0], "values"), codes.view(torch.uint8)], dim=-1)
+        return torch.cat([pack_f16(scale[:, 0]), codes.view(torch.uint8)], dim=-1)
 
     def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
         return unpack_f16(packed[:, :2]) * packed[:, 2:].clone().view(torch.int8)
@@ -81,7 +82,7 @@ class LevelType(KVType):
         x = x.view(len(x), -1, 32)
         scale = x.abs().amax(-1, keepdim=True) / 7.5
         codes = (x / torch.where(scale > 0, scale, 1.0) + 7.5).round().clamp(0, 15).to(torch.uint8)
-        return torch.cat([pack_f16(scale[..., 0], "values"), pack_plane(codes, 0, 4)], dim=-1).flatten(1)
+        return torch.cat([pack_f16(scale[..., 0]), pack_plane(codes, 0, 4)], dim=-1).flatten(1)
 
     def _decode(self, packed: Tensor, head_dim: int) -> Tensor:
         blocks = packed.reshape(len(packed), -1, 18)
@@ -134,7 +135,7 @@ def test_compiled_kernels_read_a_type_whose_packing_they_know(kernel: str, queri
         written = []
         for each in (TORCH, chosen):
             given.pool.memory.copy_(before)
-            each.append(given.pool, states, -states, np.arange(5))
+            each.append(given.pool, states, -states, np.arange(5), new_codes())
             written.append(given.pool.memory.clone())
         assert torch.equal(*written) and not torch.equal(written[0], before)
 

@@ -223,26 +223,34 @@ def test_what_can_not_run_is_refused(engines: Any, text_ids: list[int]) -> None:
     asyncio.run(refusals())
 
 
+@pytest.mark.parametrize("complains", [False, True], ids=["a silent model", "a model that stops at nan"])
 def test_states_that_can_not_be_stored_hurt_only_their_request(
-    engines: Any, loaded: LoadedModel, text_ids: list[int]
+    engines: Any, loaded: LoadedModel, text_ids: list[int], complains: bool
 ) -> None:
     engine = engines("turbo4", slots=4)
+    failed = engine.snapshot().counters.failed
     poison = 2000
 
     def poisoned(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
         return torch.where((arguments[0] == poison)[..., None], torch.nan, output)
 
+    def stops(module: Any, arguments: Any) -> None:
+        if complains and not arguments[0].isfinite().all():
+            raise RuntimeError("nan")
+
     hook = loaded.model.get_input_embeddings().register_forward_hook(poisoned)
+    other = loaded.model.get_output_embeddings().register_forward_pre_hook(stops)
     try:
         good = prompts(text_ids, 3)
         assert all(poison not in request.prompt for request in good)
         results = answers(engine, [*good, GenerationRequest((5, poison, 6), 5, GREEDY)])
     finally:
         hook.remove()
+        other.remove()
     assert [finish.reason for _, _, finish in results] == ["length"] * 3 + ["error"]
     assert "non-finite" in results[-1][2].error and "layer 0" in results[-1][2].error
     snapshot = engine.snapshot()
-    assert snapshot.healthy and snapshot.pages_used == 0 and snapshot.counters.failed == 1
+    assert snapshot.healthy and snapshot.pages_used == 0 and snapshot.counters.failed == failed + 1
 
 
 def test_a_broken_loop_says_so(engines: Any, text_ids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

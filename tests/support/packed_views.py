@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stratakv.kernels.choice import TORCH
 from stratakv.kernels.kernel import Attended, Kernel, Options
+from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Rectangle, Step
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PageLayout
@@ -55,5 +56,5 @@ def pages(k: str, v: str, dims: tuple[int, int], tokens: int, batch: int = 2, he
     tables = np.arange(batch * count, dtype=np.int64).reshape(count, batch).T.copy()
     pool = Pool.fixed(layout, batch * count, torch.device("cpu"))
     states = [torch.randn(batch * tokens, heads, dim, generator=generator) for dim in dims]
-    TORCH.append(pool, states[0], states[1], Step.even(tables, tokens, tokens).slots)
+    TORCH.append(pool, states[0], states[1], Step.even(tables, tokens, tokens).slots, new_codes())
     return Packed(pool, tables, 0, tokens)

@@ -13,7 +13,7 @@ from stratakv.engine.cache.handle import handles
 from stratakv.engine.cache.steps import Steps
 from stratakv.errors import UserError
 from stratakv.kernels.choice import kernel_for
-from stratakv.kernels.kernel import CannotStoreError, Kernel
+from stratakv.kernels.kernel import Kernel
 from stratakv.kernels.placing import Placed, PlacingLayer
 from stratakv.kvtypes import KVType
 from stratakv.pages.allocator import PageAllocator
@@ -30,6 +30,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
 
     pool: GrowingPool
     kernel: Kernel
+    status: torch.Tensor
 
     def __init__(self, name: str, k: KVType, v: KVType, *, steps: Steps | None = None) -> None:
         CacheLayerMixin.__init__(self)
@@ -39,6 +40,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         self.length = 0
         self.dropped = 0  # tokens of whole pages before the tables' first page
         self._steps = steps or Steps()
+        self.number = self._steps.status.add(name, k, v)
         self._numbers: NDArray[np.int64] | None = None  # the tables, [sequences, pages]; None when they have changed
 
     @property
@@ -59,6 +61,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         layout = PageLayout(self.k_type, self.v_type, k_dim, v_dim, key_states.shape[1])
         self.kernel = kernel_for(layout, self.device)
         self.pool = GrowingPool(layout, self.device)
+        self.status = self._steps.status.of(self.number, self.device)
         self.tables = [[] for _ in range(key_states.shape[0])]
         self.is_initialized = True
 
@@ -67,8 +70,9 @@ class PackedLayer(DynamicLayer, PlacingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the states to the pages; handles on all visible tokens come back.
 
-        key_states, value_states: [batch, kv_heads, tokens, head_dim], after RoPE; nothing keeps a reference to them. Inf or
-        nan, or values too large for the type, raise a UserError that names layer and side.
+        key_states, value_states: [batch, kv_heads, tokens, head_dim], after RoPE; nothing keeps a reference to them. The last
+        layer's update ends the step: UserError, and a cache as it was before the step, where a layer's states were inf, nan or
+        too large for its types.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -80,10 +84,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
             x.squeeze(2) if tokens == 1 else x.transpose(1, 2).reshape(-1, heads, x.shape[3])
             for x in (key_states, value_states)
         )
-        try:
-            self.kernel.append(self.pool, k, v, placed.step.slots)
-        except CannotStoreError as error:
-            raise self.refusal(error.side, error) from error
+        self.kernel.append(self.pool, k, v, placed.step.slots, self.status)
         self.stored(tokens)
         return handles(placed, self.dtype)
 
@@ -94,7 +95,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
     def stored(self, tokens: int) -> None:
         """See PlacingLayer."""
         self.length += tokens
-        self._drop_unreachable()
+        self._steps.stored(self, tokens)
 
     @property
     def _window(self) -> int | None:
@@ -108,6 +109,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         """Forget the last tokens (a negative number, as in transformers) and free their pages."""
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes a negative number of tokens to remove, {tokens_to_remove} was given")
+        self._steps.end()
         self.length = max(0, self.length + tokens_to_remove)
         keep = -(-(self.length - self.dropped) // PAGE_TOKENS)
         self._numbers = None
@@ -117,6 +119,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
 
     def reset(self) -> None:
         """Free all pages, and their memory."""
+        self._steps.forget()
         self.tables, self.length, self.dropped, self._numbers = [], 0, 0, None
         self.pages = PageAllocator()
         if self.is_initialized:
@@ -144,6 +147,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
 
     def _place(self, tokens: int) -> Placed:
         """Room for so many tokens more of each sequence, in pages of its own."""
+        self._steps.begin(self)
         start = self.length - self.dropped
         first, end = start // PAGE_TOKENS, -(-(start + tokens) // PAGE_TOKENS)
         for table in self.tables:
@@ -153,7 +157,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
             self._numbers = np.array(self.tables, dtype=np.int64)
         length = self.length + tokens
         step, self._numbers = self._steps.even(self._numbers, length, tokens, window=self._window, dropped=self.dropped)
-        return Placed(self.pool, step, self.kernel)
+        return Placed(self.pool, step, self.kernel, self.status)
 
     def _make_room(self, table: list[int], first: int, end: int) -> None:
         self._numbers = None
@@ -171,16 +175,8 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         self.pool.reserve(page + 1)
         return page
 
-    def _drop_unreachable(self) -> None:
+    def drop_unreachable(self) -> None:
         """Free pages that no later query can see."""
-
-    def refusal(self, side: str, error: ValueError) -> UserError:
-        """See PlacingLayer."""
-        type_ = self.k_type if side == "K" else self.v_type
-        return UserError(
-            f"{self.name}, {side}: {error}; the model's own states can't be stored as {type_.name} "
-            "(broken weights, an overflow in half precision, or a type with too small a range: try f32 or bf16)"
-        )
 
     def _take(self, indices: list[int]) -> None:
         if not self.is_initialized:
@@ -226,7 +222,8 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
     def _window(self) -> int | None:
         return self.sliding_window
 
-    def _drop_unreachable(self) -> None:
+    def drop_unreachable(self) -> None:
+        """As PackedLayer."""
         if not self.record_past:
             self._free_before(self.length - self.sliding_window + 1)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stratakv.kernels.cpu import prefill
 from stratakv.kernels.cpu.layout import MAX_HEAD_DIM, compiled, encodes, knows
 from stratakv.kernels.cpu.plan import Chunk, Plan
-from stratakv.kernels.kernel import Attended, CannotStoreError, Options
+from stratakv.kernels.kernel import Attended, Options
 from stratakv.kernels.native import native
 from stratakv.kernels.step import Step
 from stratakv.kernels.torch_kernel import Torch
@@ -42,12 +42,14 @@ class CpuKernel:
         unknown = dict.fromkeys(type_.name for type_ in (layout.k, layout.v) if not knows(type_))
         return f"no compiled kernel for {' and '.join(unknown)}" if unknown else None
 
-    def append(self, pool: Pool, key: torch.Tensor, value: torch.Tensor, slots: NDArray[np.int64]) -> None:
+    def append(
+        self, pool: Pool, key: torch.Tensor, value: torch.Tensor, slots: NDArray[np.int64], status: torch.Tensor
+    ) -> None:
         """See Kernel."""
         if not self.encodes(pool):
-            Torch().append(pool, key, value, slots)
+            Torch().append(pool, key, value, slots, status)
             return
-        side, what = self._module.append(
+        side, code = self._module.append(
             self.name,
             compiled(pool),
             pool.base,
@@ -58,17 +60,12 @@ class CpuKernel:
             torch.get_num_threads(),
         )
         if side >= 0:
-            raise self.refusal(pool.layout, side, what)
+            status[side] = code
 
     @staticmethod
     def encodes(pool: Pool) -> bool:
         """Whether the compiled code writes the pool's types; otherwise they do it themselves, in torch."""
         return pool.once(encodes, lambda: encodes(pool.layout))
-
-    @staticmethod
-    def refusal(layout: PageLayout, side: int, what: int) -> CannotStoreError:
-        """What the compiled module's numbers say. side: 0 K, 1 V; what: 1 inf or nan, 2 too large."""
-        return CannotStoreError("KV"[side], (layout.k, layout.v)[side], non_finite=what == 1)
 
     def attend(self, query: torch.Tensor, pool: Pool, step: Step, options: Options, *, lse: bool = False) -> Attended:
         """See Kernel."""

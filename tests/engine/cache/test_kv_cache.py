@@ -136,15 +136,53 @@ def test_the_pages_are_the_only_source(profile: str, monkeypatch: pytest.MonkeyP
 
 @torch.no_grad()
 def test_inf_and_nan_name_layer_and_side(model) -> None:
+    good, bad = torch.randn(1, 2, 3, 8), torch.full((1, 2, 3, 8), float("nan"))
     cache = KVCache(model.config, "turbo4")
-    states = torch.randn(1, 2, 3, 8)
-    cache.update(states.clone(), states.clone(), 0)
-    states[0, 1, 2, 3] = float("nan")
-    with pytest.raises(UserError, match="layer 1, V: .*non-finite"):
-        cache.update(torch.randn(1, 2, 3, 8), states, 1)
-    with pytest.raises(UserError, match="layer 0, K: .*non-finite"):
-        cache.update(states, torch.randn(1, 2, 3, 8), 0)
-    assert cache.layers[0].get_seq_length() == 3
+    last = len(cache.layers) - 1
+
+    def step(poisoned: dict[int, str], layers: int = last + 1) -> None:
+        for layer in range(layers):
+            sides = poisoned.get(layer, "")
+            cache.update(*(bad if side in sides else good for side in "KV"), layer)
+
+    step({})
+    for poisoned, named in (({1: "V"}, "layer 1, V"), ({0: "K"}, "layer 0, K"), ({last: "KV", 2: "VK"}, "layer 2, K")):
+        with pytest.raises(UserError, match=f"{named}: non-finite values"):
+            step(poisoned)
+        assert {layer.get_seq_length() for layer in cache.layers} == {3}, "the cache is as it was"
+    step({})
+    assert {layer.get_seq_length() for layer in cache.layers} == {6}
+    # a model that leaves the last layers out: the next step finds it
+    step({0: "V"}, layers=2)
+    with pytest.raises(UserError, match="layer 0, V"):
+        step({}, layers=2)
+    assert {layer.get_seq_length() for layer in cache.layers} == {6}
+    step({0: "V"}, layers=2)
+    cache.reset()
+    step({})
+    assert {layer.get_seq_length() for layer in cache.layers} == {3}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("attention", ["stratakv", "eager"])
+@torch.no_grad()
+def test_a_poisoned_layer_is_named_in_the_same_call(kind: str, attention: str) -> None:
+    """And the cache is as it was, windows too: once the weights are mended it goes on."""
+    model = use(tiny_model(kind))
+    model.set_attn_implementation(attention)
+    ids = _prompt(1, 160)
+    cache = KVCache(model.config, "q8_0/turbo4")
+    expected = model(ids, past_key_values=KVCache(model.config, "q8_0/turbo4")).logits[:, 140:]
+    model(ids[:, :140], past_key_values=cache)
+    good = [layer.self_attn.v_proj.weight.clone() for layer in model.model.layers]
+    for layer in (2, 3):
+        model.model.layers[layer].self_attn.v_proj.weight.fill_(1e30)
+    with pytest.raises(UserError, match="layer 2, V: values too large for turbo4, whose f16 scales go up to 65504"):
+        model(ids[:, 140:], past_key_values=cache)
+    for layer, weight in zip(model.model.layers, good, strict=True):
+        layer.self_attn.v_proj.weight.copy_(weight)
+    logits = model(ids[:, 140:], past_key_values=cache).logits
+    torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05)
 
 
 _MEMORY_SCRIPT = """

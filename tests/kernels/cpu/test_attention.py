@@ -15,6 +15,7 @@ from stratakv.kernels.choice import TORCH, kernel_name, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.cpu.layout import knows
 from stratakv.kernels.native import native
+from stratakv.kernels.status import new_codes
 from stratakv.kvtypes import kv_type, type_names
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
@@ -95,7 +96,7 @@ def test_a_sink_beside_many_that_share_the_rest(kernel: str, others: float) -> N
     k[:, 0, 0] = 1.0
     v = torch.randn(1, 128, 128, generator=torch.Generator().manual_seed(0)) + 1.0  # values with a common part
     pool = Pool.fixed(layout, 1, torch.device("cpu"))
-    TORCH.append(pool, k.transpose(0, 1), v.transpose(0, 1), np.arange(128))
+    TORCH.append(pool, k.transpose(0, 1), v.transpose(0, 1), np.arange(128), new_codes())
     view = Packed(pool, np.zeros((1, 1), dtype=np.int64), 0, 128)
     q = torch.zeros(1, 4, 1, 128)
     q[..., 0] = -float(np.log(others))
