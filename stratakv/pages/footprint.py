@@ -23,8 +23,10 @@ def allocated_bytes(profile: Profile, context: int, piece: int = PIECE) -> int:
 def allocated_in(layer: LayerGeometry, storage: LayerStorage, context: int, piece: int = PIECE) -> int:
     """The same of one layer."""
     pages = pages_of(context, layer.window, piece)
+    storage = storage.for_layer(layer)
     fine = min(pages, storage.spans.pages)
-    return (pages - fine) * page_bytes(layer, storage) + fine * fine_page_bytes(layer, storage)
+    early = fine == storage.spans.pages > 0  # a page is sealed before it leaves its span, and there twice until then
+    return (pages - fine + early) * page_bytes(layer, storage) + fine * fine_page_bytes(layer, storage)
 
 
 def page_bytes(layer: LayerGeometry, storage: LayerStorage) -> int:

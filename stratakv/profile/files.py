@@ -1,4 +1,4 @@
-"""Profile files (schema "stratakv/profile/1"): saved atomically, loaded strictly.
+"""Profile files (schema "stratakv/profile/2"): saved atomically, loaded strictly. Files of schema 1, which has no spans, load.
 
 A file is refused, with its name, the field and what is allowed, when any key is unknown or missing, a type or its
 version is not ours, or the model at hand is another one. Warnings of the resolving are not stored: the file says what
@@ -17,15 +17,18 @@ from stratakv.files import write_file
 from stratakv.kvtypes import kv_type, type_names
 from stratakv.profile.geometry import LayerGeometry, ModelGeometry
 from stratakv.profile.profile import Pair, Profile
+from stratakv.profile.spans import NONE, Spans
+from stratakv.profile.storage import LayerStorage
 
-SCHEMA = "stratakv/profile/1"
+SCHEMA = "stratakv/profile/2"
+WITHOUT_SPANS = "stratakv/profile/1"
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
     """The profile as the JSON object that a file holds."""
     layers = [
-        {**_geometry_fields(layer), "k": k, "v": v}
-        for layer, (k, v) in zip(profile.geometry.kv_layers, profile.pairs, strict=True)
+        {**_geometry_fields(layer), "k": k, "v": v, "spans": spans.to_json()}
+        for layer, (k, v), spans in zip(profile.geometry.kv_layers, profile.pairs, profile.spans, strict=True)
     ]
     return {
         "schema": SCHEMA,
@@ -36,7 +39,7 @@ def profile_to_json(profile: Profile) -> dict[str, Any]:
             "kv_layers": len(layers),
         },
         "layers": layers,
-        "types": _types_of(profile.pairs),
+        "types": _types_of(profile.pairs, profile.spans),
         "bytes_per_token": profile.bytes_per_token,
         "bpv": profile.bpv,
         "evidence": None if profile.evidence is None else dict(profile.evidence),
@@ -74,18 +77,22 @@ def load_profile(path: str | Path, geometry: ModelGeometry, fingerprint: str | N
         },
         optional=("evidence",),
     )
-    if data["schema"] != SCHEMA:
-        raise reader.error("schema", f"is {data['schema']!r}, allowed is {SCHEMA!r}")
+    if data["schema"] not in (SCHEMA, WITHOUT_SPANS):
+        raise reader.error("schema", f"is {data['schema']!r}, allowed are {SCHEMA!r} and {WITHOUT_SPANS!r}")
     reader.check_model(data["model"], geometry, fingerprint)
-    pairs = reader.pairs(data["layers"], geometry)
-    reader.check_types(data["types"], pairs)
-    profile = Profile(
-        data["name"],
-        geometry,
-        pairs,
-        fingerprint=data["model"]["fingerprint"] or fingerprint,
-        evidence=data.get("evidence"),
-    )
+    pairs, spans = reader.layers(data["layers"], geometry, data["schema"])
+    reader.check_types(data["types"], pairs, spans)
+    try:
+        profile = Profile(
+            data["name"],
+            geometry,
+            pairs,
+            fingerprint=data["model"]["fingerprint"] or fingerprint,
+            evidence=data.get("evidence"),
+            spans=spans,
+        )
+    except UserError as error:
+        raise UserError(f"profile {path}: {error}") from None
     if data["bytes_per_token"] != profile.bytes_per_token:
         raise reader.error("bytes_per_token", f"is {data['bytes_per_token']}, its types take {profile.bytes_per_token}")
     if abs(data["bpv"] - profile.bpv) > 1e-3:
@@ -137,17 +144,31 @@ class _Reader:
                 f"the model at hand ({geometry.name}) has {len(geometry.kv_layers)}",
             )
 
-    def pairs(self, rows: list[Any], geometry: ModelGeometry) -> tuple[Pair, ...]:
+    def layers(
+        self, rows: list[Any], geometry: ModelGeometry, schema: str
+    ) -> tuple[tuple[Pair, ...], tuple[Spans, ...]]:
         if len(rows) != len(geometry.kv_layers):
             raise self.error("layers", f"has {len(rows)} entries, the model has {len(geometry.kv_layers)} KV layers")
-        return tuple(
-            self._pair(index, row, layer)
+        read = [
+            self._layer(f"layers[{index}]", row, layer, schema)
             for index, (row, layer) in enumerate(zip(rows, geometry.kv_layers, strict=True))
-        )
+        ]
+        return tuple(pair for pair, _ in read), tuple(spans for _, spans in read)
 
-    def _pair(self, index: int, value: Any, layer: LayerGeometry) -> Pair:
-        where = f"layers[{index}]"
-        kinds = {"layer": int, "ordinal": int, "role": str, "head_dim": list, "kv_heads": int, "k": str, "v": str}
+    def _layer(self, where: str, value: Any, layer: LayerGeometry, schema: str) -> tuple[Pair, Spans]:
+        kinds: dict[str, Any] = {
+            "layer": int,
+            "ordinal": int,
+            "role": str,
+            "head_dim": list,
+            "kv_heads": int,
+            "k": str,
+            "v": str,
+        }
+        if schema != WITHOUT_SPANS:
+            kinds["spans"] = (dict, type(None))
+        elif isinstance(value, dict) and "spans" in value:
+            raise self.error(where, f"has spans, which schema {WITHOUT_SPANS!r} has not: they came with {SCHEMA!r}")
         row = self.fields(value, where, kinds)
         for key, expected in _geometry_fields(layer).items():
             if row[key] != expected:
@@ -157,10 +178,23 @@ class _Reader:
                 raise self.error(
                     f"{where}.{side}", f"is the unknown type {row[side]!r}, allowed are {', '.join(type_names())}"
                 )
-        return row["k"], row["v"]
+        return (row["k"], row["v"]), self._spans(f"{where}.spans", row.get("spans"), layer, (row["k"], row["v"]))
 
-    def check_types(self, value: dict[str, Any], pairs: tuple[Pair, ...]) -> None:
-        expected = _types_of(pairs)
+    def _spans(self, where: str, value: Any, layer: LayerGeometry, pair: Pair) -> Spans:
+        if value is None:
+            return NONE
+        row = self.fields(value, where, {"recent": int, "recent_type": str, "first": int, "first_type": str})
+        try:
+            spans = Spans(**row)
+            problem = LayerStorage.of(pair, spans).refuses(layer)
+        except UserError as error:
+            raise self.error(where, f"can't be: {error}") from None
+        if problem or not spans:
+            raise self.error(where, f"can't be: {problem or 'no pages; write null for no spans'}")
+        return spans
+
+    def check_types(self, value: dict[str, Any], pairs: tuple[Pair, ...], spans: tuple[Spans, ...]) -> None:
+        expected = _types_of(pairs, spans)
         rows = self.fields(value, "types", dict.fromkeys(expected, dict))
         for name, ours in expected.items():
             row = self.fields(rows[name], f"types.{name}", {"version": int, "rotation_seed": (int, type(None))})
@@ -191,8 +225,8 @@ def _geometry_fields(layer: LayerGeometry) -> dict[str, Any]:
     }
 
 
-def _types_of(pairs: tuple[Pair, ...]) -> dict[str, dict[str, int | None]]:
-    used = dict.fromkeys(name for pair in pairs for name in pair)
+def _types_of(pairs: tuple[Pair, ...], spans: tuple[Spans, ...]) -> dict[str, dict[str, int | None]]:
+    used = dict.fromkeys([*(name for pair in pairs for name in pair), *(each.type for each in spans if each)])
     return {name: {"version": kv_type(name).version, "rotation_seed": kv_type(name).rotation_seed} for name in used}
 
 

@@ -33,10 +33,13 @@ class LayerStorage:
         """How the spans' pages are stored; None without spans. A side whose own type has as many bits keeps it."""
         if not self.spans:
             return None
-        finer = kv_type(self.spans.type)
-        return LayerStorage(
-            *(finer_of(own, finer, dim) for own, dim in zip((self.k, self.v), layer.head_dim, strict=True))
-        )
+        finer, (k_dim, v_dim) = kv_type(self.spans.type), layer.head_dim
+        return LayerStorage(finer_of(self.k, finer, k_dim), finer_of(self.v, finer, v_dim))
+
+    def for_layer(self, layer: LayerGeometry) -> LayerStorage:
+        """The same, without spans where a window is so short that all it touches is fine: then in the finer types alone."""
+        short = layer.window is not None and layer.window - 1 <= self.spans.recent * PAGE_TOKENS
+        return (self.fine(layer) or self) if short else self
 
     @property
     def names(self) -> str:

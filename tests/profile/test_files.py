@@ -12,17 +12,29 @@ from hypothesis import strategies as st
 
 from stratakv.errors import UserError
 from stratakv.kvtypes import type_names
-from stratakv.profile import Profile, load_profile, save_profile
+from stratakv.profile import Profile, Spans, load_profile, save_profile
 from stratakv.profile.files import profile_to_json
+from stratakv.profile.spans import NONE
+from stratakv.profile.spread import fit
 
 GEOMETRY = plain(3)
 PROFILE = Profile("mix", GEOMETRY, (("q8_0", "turbo4"), ("turbo4", "turbo4"), ("f16", "q4_0")), fingerprint="abc")
+
+TWO = {"recent": 2, "recent_type": "turbo8", "first": 0, "first_type": "turbo8"}
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+
+
+SPANS = [NONE, Spans(2), Spans(1, "f16", 1, "f16"), Spans(first=1)]
+
+
+def spread_anyhow(spans, geometry, pairs):
+    """To each layer what it can have, be it nothing at all."""
+    return tuple(fit(spans, layer, pair)[0] for layer, pair in zip(geometry.kv_layers, pairs, strict=True))
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,6 +49,7 @@ def test_round_trip(tmp_path_factory, data):
         data.draw(st.text()),
         geometry,
         tuple(pairs),
+        spans=spread_anyhow(data.draw(st.sampled_from(SPANS)), geometry, pairs),
         fingerprint=data.draw(st.none() | st.text("0123456789abcdef", min_size=1)),
         evidence=data.draw(st.none() | st.dictionaries(st.text(), json_values, max_size=3)),
     )
@@ -48,7 +61,7 @@ def test_round_trip(tmp_path_factory, data):
 def test_the_form_of_the_file():
     data = profile_to_json(PROFILE)
     assert list(data) == ["schema", "name", "model", "layers", "types", "bytes_per_token", "bpv", "evidence"]
-    assert data["schema"] == "stratakv/profile/1"
+    assert data["schema"] == "stratakv/profile/2"
     assert data["model"] == {"fingerprint": "abc", "name": "plain-3", "kv_layers": 3}
     assert data["layers"][0] == {
         "layer": 0,
@@ -58,6 +71,7 @@ def test_the_form_of_the_file():
         "kv_heads": 2,
         "k": "q8_0",
         "v": "turbo4",
+        "spans": None,
     }
     assert data["types"]["turbo4"]["rotation_seed"] == 42
     assert data["types"]["f16"]["rotation_seed"] is None
@@ -70,6 +84,25 @@ def test_an_unknown_fingerprint_on_either_side_is_no_contradiction(tmp_path):
     assert load_profile(path, GEOMETRY).fingerprint == "abc"
     save_profile(Profile("mix", GEOMETRY, PROFILE.pairs), path)
     assert load_profile(path, GEOMETRY, "def").fingerprint == "def"
+
+
+def test_a_file_of_schema_1_loads(tmp_path):
+    data = profile_to_json(PROFILE)
+    data["schema"] = "stratakv/profile/1"
+    for layer in data["layers"]:
+        del layer["spans"]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(data))
+    assert load_profile(path, GEOMETRY) == PROFILE
+
+
+def test_spans_longer_than_the_context_of_the_model_at_hand(tmp_path):
+    path = tmp_path / "long.json"
+    save_profile(Profile("long", plain(1, context=0), (("turbo4", "turbo4"),), spans=(Spans(40),)), path)
+    with pytest.raises(
+        UserError, match=r"long\.json: spans of 40 pages \(5,120 tokens\) are longer than the context of 4,096"
+    ):
+        load_profile(path, plain(1))
 
 
 def test_evidence_may_be_left_out(tmp_path):
@@ -130,7 +163,29 @@ def test_files_that_are_no_profile(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (("schema",), "stratakv/profile/2", "schema is 'stratakv/profile/2', allowed is 'stratakv/profile/1'"),
+        (
+            ("schema",),
+            "stratakv/profile/3",
+            "schema is 'stratakv/profile/3', allowed are 'stratakv/profile/2' and 'stratakv/profile/1'",
+        ),
+        (
+            ("schema",),
+            "stratakv/profile/1",
+            r"layers\[0\] has spans, which schema 'stratakv/profile/1' has not: they came",
+        ),
+        (("layers", 1, "windows"), 1, r"layers\[1\] has an unknown key 'windows', allowed are layer, .* spans"),
+        (("layers", 1, "spans"), 2, r"layers\[1\], spans is 2, it must be an object or null"),
+        (("layers", 1, "spans"), {"recent": 2}, r"layers\[1\].spans lacks the key 'recent_type'"),
+        (("layers", 1, "spans"), {**TWO, "oldest": 1}, r"layers\[1\].spans has an unknown key 'oldest'"),
+        (("layers", 1, "spans"), {**TWO, "recent": -2}, r"layers\[1\].spans can't be: recent: -2 pages: give 0"),
+        (("layers", 1, "spans"), {**TWO, "recent": 0}, r"layers\[1\].spans can't be: no pages; write null"),
+        (("layers", 1, "spans"), {**TWO, "recent_type": "turbo9"}, r"layers\[1\].spans can't be: .*turbo9"),
+        (
+            ("layers", 1, "spans"),
+            {**TWO, "recent_type": "turbo2"},
+            r"layers\[1\].spans can't be: .*turbo2 is not finer",
+        ),
+        (("layers", 1, "spans"), TWO, "types lacks the key 'turbo8'"),
         (("extra",), 1, "the file has an unknown key 'extra', allowed are schema, name"),
         (("name",), None, "the file, name is null, it must be a text"),
         (("bpv",), True, "the file, bpv is true, it must be a number"),
@@ -195,7 +250,7 @@ def test_every_key_but_the_evidence_is_needed(tmp_path):
             with pytest.raises(UserError, match=f"lacks the key '{missing}'"):
                 load_profile(path, GEOMETRY)
             tried += 1
-    assert tried == 7 + 3 + 7 + 2
+    assert tried == 7 + 3 + 8 + 2
 
 
 def test_another_model_is_refused_without_fingerprints_too(tmp_path):
