@@ -98,7 +98,7 @@ def evidence_json(
     fields of the choice and of the whole.
     """
     geometry = profile.geometry
-    data = {
+    data: Data = {
         "schema": SCHEMA,
         "version": VERSION,
         "stratakv": __version__,
@@ -134,6 +134,7 @@ def evidence_json(
     }
     if problem := first_problem(json.loads(json.dumps(data, allow_nan=False)), _FIELDS):
         raise ValueError(f"evidence of {profile.name}: {problem}")
+    data["bits_per_value"] = bits_of(data)
     return data
 
 
@@ -193,6 +194,29 @@ def damages_of(evidence: Mapping[str, Any]) -> tuple[dict[Pair, float], ...]:
         {(k, v): float(row[a][b]) for a, k in enumerate(types) for b, v in enumerate(types)}
         for row in table["by_layer"]
     )
+
+
+def bits_of(evidence: Mapping[str, Any]) -> dict[str, float]:
+    """Bits per value in this model of the types that were tried or chosen, and of f16; norms, scales and padding counted.
+
+    UserError for a type that neither the file nor the registry knows.
+    """
+    names = {"f16", *(name for pair in evidence["chosen"]["pairs"] for name in pair)}
+    names |= {cell["type"] for cell in evidence["sensitivity"]["cells"]}
+    known = evidence.get("bits_per_value", {})
+    missing = sorted(names - set(known))
+    return {**known, **(_bits_json(missing, evidence["geometry"]) if missing else {})}  # older files know none
+
+
+def _bits_json(names: Sequence[str], layers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    from stratakv.profile import LayerGeometry, ModelGeometry, Profile
+
+    kept = tuple(
+        LayerGeometry(each["layer"], each["ordinal"], each["role"], tuple(each["head_dim"]), each["kv_heads"], 0)
+        for each in layers
+    )
+    geometry = ModelGeometry("", kept)
+    return {name: Profile(name, geometry, ((name, name),) * len(kept)).bpv for name in names}
 
 
 def _layer_json(layer: LayerGeometry) -> dict[str, Any]:

@@ -18,7 +18,14 @@ from stratakv.export.target import (
 )
 from stratakv.kvtypes import kv_type
 from stratakv.profile import ModelGeometry, Profile
-from stratakv.profile.modes import ASYMMETRIC_HEADS, FORK_BLOCK, FORK_TYPES, MODES, apply_mode, fork_bytes_per_token
+from stratakv.profile.modes import (
+    ASYMMETRIC_HEADS,
+    FORK_TYPES,
+    MODES,
+    apply_mode,
+    fork_bytes_per_token,
+    fork_side_bytes,
+)
 from stratakv.profile.profile import Pair, pair_text
 
 
@@ -50,10 +57,7 @@ class Fork:
         allowed, geometry = budget(profile), profile.geometry
         names = storable(FORK_TYPES, geometry)
         worth = {
-            (ordinal, side, name): (
-                costs(ordinal, side, name),
-                layer.kv_heads * _padded_bytes(name, layer.head_dim[side]),
-            )
+            (ordinal, side, name): (costs(ordinal, side, name), fork_side_bytes(kv_type(name), layer, side))
             for ordinal, layer in enumerate(geometry.kv_layers)
             for side in (0, 1)
             for name in names
@@ -84,11 +88,6 @@ def _expressible(geometry: ModelGeometry, names: list[str]) -> Iterator[tuple[Pa
                 pairs, _ = apply_mode(mode, geometry, (k, v), raw_layers=True)
                 if mode == 0 or pairs != ((k, v),) * len(pairs):
                     yield (k, v), mode, pairs
-
-
-def _padded_bytes(name: str, head_dim: int) -> int:
-    stored = -(-head_dim // FORK_BLOCK) * FORK_BLOCK if kv_type(name).turbo else head_dim
-    return kv_type(name).nbytes(stored)
 
 
 def _line(base: Pair, mode: int, geometry: ModelGeometry, model: str) -> str:

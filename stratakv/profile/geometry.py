@@ -39,3 +39,8 @@ class ModelGeometry:
     def kv_layers(self) -> tuple[LayerGeometry, ...]:
         """The layers that have a cache of their own, by ordinal."""
         return tuple(layer for layer in self.layers if layer.ordinal is not None)
+
+    @property
+    def values(self) -> int:
+        """Values that one token has in the K and V of all KV layers."""
+        return sum(layer.kv_heads * sum(layer.head_dim) for layer in self.kv_layers)

@@ -8,13 +8,14 @@ have a KV cache and every trap is said in words; `fork_pairs` reproduces the for
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stratakv.errors import UserError
-from stratakv.kvtypes import kv_type
-from stratakv.profile.geometry import ModelGeometry
+from stratakv.kvtypes import KVType, kv_type
+from stratakv.profile.geometry import LayerGeometry, ModelGeometry
 from stratakv.profile.profile import Pair, Profile, ordinals_text, pair_text
+from stratakv.profile.storage import side_bytes
 
 Side = Literal["K", "V"]
 Types = tuple[str | None, str | None]  # K and V; None: as -ctk and -ctv say
@@ -114,12 +115,18 @@ def fork_pairs(
 
 def fork_bytes_per_token(profile: Profile) -> int:
     """Bytes a token that the fork would need for these pairs: it zero-pads turbo heads to a multiple of 128 values."""
-    total = 0
-    for layer, pair in zip(profile.geometry.kv_layers, profile.pairs, strict=True):
-        for name, head_dim in zip(pair, layer.head_dim, strict=True):
-            stored = -(-head_dim // FORK_BLOCK) * FORK_BLOCK if kv_type(name).turbo else head_dim
-            total += layer.kv_heads * kv_type(name).nbytes(stored)
-    return total
+    return sum(
+        fork_side_bytes(storage.k, layer, 0) + fork_side_bytes(storage.v, layer, 1)
+        for layer, storage in zip(profile.geometry.kv_layers, profile.storages, strict=True)
+    )
+
+
+def fork_side_bytes(type_: KVType, layer: LayerGeometry, side: Literal[0, 1]) -> int:
+    """Bytes that one token's K (side 0) or V (1) takes in the fork, padding counted."""
+    if type_.turbo:
+        k_dim, v_dim = (-(-dim // FORK_BLOCK) * FORK_BLOCK for dim in layer.head_dim)
+        layer = replace(layer, head_dim=(k_dim, v_dim))
+    return side_bytes(type_, layer, side)
 
 
 _CHOICES = "; ".join(f"{number}: {mode.meaning}" for number, mode in MODES.items())

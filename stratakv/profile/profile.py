@@ -85,8 +85,7 @@ class Profile:
     @property
     def bpv(self) -> float:
         """Bits per value outside of spans, averaged over all stored values; norms, scales and padding counted."""
-        values = sum(layer.kv_heads * sum(layer.head_dim) for layer in self.geometry.kv_layers)
-        return 8 * self.bytes_per_token / values
+        return 8 * self.bytes_per_token / self.geometry.values
 
     def bytes_at(self, context: int) -> int:
         """Bytes of one sequence of `context` tokens; sliding and chunked layers keep at most their window. Spans count."""

@@ -10,11 +10,11 @@ from stratakv.errors import UserError
 from stratakv.profile.geometry import LayerGeometry
 from stratakv.profile.modes import fork_bytes_per_token
 from stratakv.profile.profile import Profile
+from stratakv.profile.storage import LayerStorage
 from stratakv.sizes import size_text
 
 SCHEMA = "stratakv/show/1"
 CONTEXTS = (512, 4096, 32768, 131072)
-_F16_BYTES = 2
 _WIDTH = 120
 _LEFT_ALONE = {
     "linear": "linear attention keeps a state of fixed size, there is no K and V to store",
@@ -39,14 +39,14 @@ def show_table(profile: Profile, contexts: Sequence[int] = (), warnings: Iterabl
                 "falls there whatever the types; the bytes are shown all the same"
             )
     usual = [context for context in (*CONTEXTS, limit) if context and (not limit or context <= limit)]
-    layers = profile.geometry.kv_layers
+    f16 = LayerStorage.of(("f16", "f16"))
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "model": profile.geometry.name,
         "profile": profile.name,
         "layers": [_row(profile, layer) for layer in profile.geometry.layers],
         "bytes_per_token": profile.bytes_per_token,
-        "f16_bytes_per_token": sum(_F16_BYTES * layer.kv_heads * sum(layer.head_dim) for layer in layers),
+        "f16_bytes_per_token": sum(sum(f16.token_bytes(layer)) for layer in profile.geometry.kv_layers),
         "bpv": profile.bpv,
         "bytes_at_context": {str(context): profile.bytes_at(context) for context in sorted({*usual, *contexts})},
         "warnings": told,

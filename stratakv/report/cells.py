@@ -8,7 +8,6 @@ from typing import Any
 from markupsafe import Markup
 
 from stratakv.measure.table import milli
-from stratakv.report.heat import nominal_bits
 from stratakv.report.svg import Scale, bar, canvas, line, log_scale, mark, text, tick_text
 
 WIDTH, HEIGHT = 300.0, 220.0
@@ -17,10 +16,13 @@ _SIDES = {"k": ("circle", "side-k", -1), "v": ("square", "side-v", 1)}
 Cell = Mapping[str, Any]
 
 
-def cell_charts(sensitivity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One {"type", "sign", "chart"} a type that was tried, coarsest first. sign: "added" or "saved", what most cells do."""
+def cell_charts(sensitivity: Mapping[str, Any], bits: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One {"type", "sign", "chart"} a type that was tried, coarsest first. sign: "added" or "saved", what most cells do.
+
+    bits: per value, by type.
+    """
     cells = [cell for cell in sensitivity["cells"] if value_of(cell) is not None]
-    names = sorted({cell["type"] for cell in cells}, key=lambda name: (nominal_bits(name), name))
+    names = sorted({cell["type"] for cell in cells}, key=lambda name: (bits[name], name))
     charts = []
     for name in names:
         own = [cell for cell in cells if cell["type"] == name]

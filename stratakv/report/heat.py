@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 # Bits -> colour: from pale to deep, so that it also reads in grey and with any colour blindness
 _STOPS = {
     2: (0xF6, 0xEF, 0xC9),
@@ -17,15 +15,9 @@ _STOPS = {
 _DARK, _LIGHT = (0x10, 0x18, 0x20), (0xFF, 0xFF, 0xFF)
 
 
-def nominal_bits(name: str) -> int:
-    """The bits that a type is named after: turbo5 5, q8_0 8, bf16 16."""
-    found = re.search(r"\d+", name)
-    return int(found[0]) if found else 16
-
-
-def colours(name: str) -> tuple[str, str]:
-    """(background, letters) of a type as #rrggbb, with a contrast of at least 4.5 to 1 between them."""
-    ground = _STOPS[min(_STOPS, key=lambda bits: abs(bits - nominal_bits(name)))]
+def colours(bits: float) -> tuple[str, str]:
+    """(background, letters) of bits per value as #rrggbb, with a contrast of at least 4.5 to 1 between them."""
+    ground = _STOPS[min(_STOPS, key=lambda stop: abs(stop - bits))]
     letters = max((_DARK, _LIGHT), key=lambda ink: contrast(ground, ink))
     return _hex(ground), _hex(letters)
 

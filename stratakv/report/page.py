@@ -10,13 +10,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from stratakv.evidence.tuning import bits_of
 from stratakv.export.targets import runtimes
 from stratakv.measure.table import milli
 from stratakv.measure.verdicts import kld_in_words
 from stratakv.report.cells import cell_charts, side_mark, value_of
 from stratakv.report.equal_bytes import equal_rows
 from stratakv.report.fidelity import fidelity_chart
-from stratakv.report.heat import colours, nominal_bits
+from stratakv.report.heat import colours
 from stratakv.report.pareto import drawable, legend_mark, legend_styles, pareto_chart
 
 Data = Mapping[str, Any]
@@ -45,16 +46,17 @@ def build_report(evidence: Data, judges: Sequence[Data] = ()) -> str:
     environment.filters.update(
         milli=milli, kld=_kld, percent=_percent, interval=_interval, commas=lambda n: f"{n:,.0f}"
     )
+    bits = bits_of(evidence)
     return environment.get_template("page.html.jinja").render(
         css=(_HERE / "page.css").read_text(encoding="utf-8"),
         e=evidence,
-        geometry=_geometry(evidence),
-        layers=_layers(evidence),
-        types=_type_key(evidence),
+        geometry=_geometry(evidence, bits),
+        layers=_layers(evidence, bits),
+        types=_type_key(evidence, bits),
         long_names=any(len(name) > _SHORT for pair in evidence["chosen"]["pairs"] for name in pair),
         judges=[_judged(judge, evidence) for judge in judges],
         tuning=_tuning_text(evidence),
-        sensitivities=cell_charts(evidence["sensitivity"]),
+        sensitivities=cell_charts(evidence["sensitivity"], bits),
         predicted=any(cell["kld"] is None and cell["gradient"] for cell in evidence["sensitivity"]["cells"]),
         sides={side: side_mark(side) for side in ("k", "v")},
         fidelity={name: fidelity_chart(evidence["fidelity"], width=width) for name, width in _WIDTHS.items()},
@@ -144,17 +146,17 @@ def _against(row: Data, rows: Sequence[Data], reference: str) -> str | None:
     return None if base is None else kld_in_words(row["kld_diff"], row["kld_diff_ci95"], base["kld_mean"])
 
 
-def _layers(evidence: Data) -> list[dict[str, Any]]:
+def _layers(evidence: Data, bits: Mapping[str, float]) -> list[dict[str, Any]]:
     """What each KV layer gets, and what one changed cell there costs."""
     cells = [cell for cell in evidence["sensitivity"]["cells"] if value_of(cell) is not None]
     costs = {(cell["ordinal"], cell["side"], cell["type"]): cell for cell in cells}
-    names = sorted({name for _, _, name in costs}, key=lambda name: (nominal_bits(name), name))
+    names = sorted({name for _, _, name in costs}, key=lambda name: (bits[name], name))
     return [
         {
             **layer,
             "k": k,
             "v": v,
-            "colour": {"k": colours(k), "v": colours(v)},
+            "colour": {"k": colours(bits[k]), "v": colours(bits[v])},
             "cells": {side: [costs.get((layer["ordinal"], side, name)) for name in names] for side in ("k", "v")},
             "tried": names,
         }
@@ -162,18 +164,16 @@ def _layers(evidence: Data) -> list[dict[str, Any]]:
     ]
 
 
-def _type_key(evidence: Data) -> list[dict[str, Any]]:
+def _type_key(evidence: Data, bits: Mapping[str, float]) -> list[dict[str, Any]]:
     """The types that the profile uses, coarsest first, with their colours and how often they occur."""
     used = [name for pair in evidence["chosen"]["pairs"] for name in pair]
-    names = sorted(set(used), key=lambda name: (nominal_bits(name), name))
-    return [{"name": name, "colour": colours(name), "count": used.count(name)} for name in names]
+    names = sorted(set(used), key=lambda name: (bits[name], name))
+    return [{"name": name, "colour": colours(bits[name]), "count": used.count(name)} for name in names]
 
 
-def _geometry(evidence: Data) -> dict[str, Any]:
-    layers = evidence["geometry"]
-    f16 = sum(2 * layer["kv_heads"] * sum(layer["head_dim"]) for layer in layers)
-    roles = {layer["role"] for layer in layers}
-    return {"share": evidence["chosen"]["bytes_per_token"] / f16, "alike": roles == {"full"}}
+def _geometry(evidence: Data, bits: Mapping[str, float]) -> dict[str, Any]:
+    roles = {layer["role"] for layer in evidence["geometry"]}
+    return {"share": evidence["chosen"]["bpv"] / bits["f16"], "alike": roles == {"full"}}
 
 
 def _commands(evidence: Data) -> list[tuple[str, str]]:

@@ -51,8 +51,7 @@ def budget_from(
     if bpv is not None:
         if not 0 < bpv <= 32:
             raise UserError(f"--bpv {bpv}: bits per value, between 0 and 32")
-        values = sum(layer.kv_heads * sum(layer.head_dim) for layer in geometry.kv_layers)
-        return Budget(f"{bpv:g} bpv", int(bpv * values / 8))
+        return Budget(f"{bpv:g} bpv", int(bpv * geometry.values / 8))
     if bytes_per_token is not None:
         if bytes_per_token < 1:
             raise UserError(f"--bytes-per-token {bytes_per_token}: at least 1")

@@ -19,6 +19,7 @@ from stratakv.measure.divergence import Floats
 from stratakv.measure.rows import METRICS_VERSION, quality_rows
 from stratakv.profile import ModelGeometry, Profile, resolve
 from stratakv.profile.profile import Pair, pair_text
+from stratakv.profile.storage import side_bytes
 from stratakv.tune.allocate import Allocation
 from stratakv.tune.budget import Budget
 from stratakv.tune.damage import Measured, Terms
@@ -201,7 +202,7 @@ def useful_types(geometry: ModelGeometry, types: Sequence[str], damage: Floats, 
     A mix of its neighbours beats a type far above the hull, which would only be chosen by mistake."""
     kept = {name for pair in start for name in pair}
     for side in (0, 1):
-        sizes = [sum(kv_type(name).nbytes(layer.head_dim[side]) for layer in geometry.kv_layers) for name in types]
+        sizes = [sum(side_bytes(kv_type(name), layer, side) for layer in geometry.kv_layers) for name in types]
         total = np.log(np.maximum(damage[:, side].sum(axis=0), 1e-30)).tolist()
         points = list(zip(sizes, total, strict=True))
         kept |= {

@@ -10,8 +10,9 @@ import pytest
 from evidences import evidence
 from geometries import plain
 
+from stratakv.errors import UserError
 from stratakv.evidence import read_evidence
-from stratakv.evidence.tuning import cell_json, damages_of, evidence_json, point_json, text_json
+from stratakv.evidence.tuning import bits_of, cell_json, damages_of, evidence_json, point_json, text_json
 from stratakv.profile import resolve
 
 PROFILE = resolve("turbo4", plain(3))
@@ -60,6 +61,18 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
             {"name": "ablation", "seconds": 2.0, "forward_passes": 4},
         ],
     }
+
+
+def test_bits_are_the_types_own_in_this_model() -> None:
+    data = written()
+    assert data["bits_per_value"] == {"f16": 16.0, "turbo4": PROFILE.bpv}
+    del data["bits_per_value"]
+    assert bits_of(data) == {"f16": 16.0, "turbo4": PROFILE.bpv}, "a file that an older version wrote"
+    data["bits_per_value"] = {"turbo4": 1.0}
+    assert bits_of(data) == {"f16": 16.0, "turbo4": 1.0}
+    data["chosen"]["pairs"][0] = ["turbo99", "turbo4"]
+    with pytest.raises(UserError, match="unknown KV type 'turbo99'"):
+        bits_of(data)
 
 
 def test_evidence_without_damages_has_none() -> None:

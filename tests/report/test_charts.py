@@ -7,10 +7,11 @@ from evidences import evidence, judgement
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratakv.kvtypes import type_names
+from stratakv.evidence.tuning import bits_of
+from stratakv.kvtypes import kv_type, type_names
 from stratakv.report.cells import cell_charts
 from stratakv.report.equal_bytes import equal_rows
-from stratakv.report.heat import colours, contrast, nominal_bits
+from stratakv.report.heat import colours, contrast
 from stratakv.report.pareto import pareto_chart
 from stratakv.report.svg import Scale, log_scale, place_labels
 
@@ -21,15 +22,22 @@ def rgb(text: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("name", type_names())
 def test_letters_are_readable_on_every_types_colour(name):
-    ground, ink = colours(name)
+    ground, ink = colours(kv_type(name).bits_per_value(128))
     assert contrast(rgb(ground), rgb(ink)) >= 4.5
 
 
 def test_more_bits_are_never_paler():
     white = (255, 255, 255)
-    by_bits = sorted(type_names(), key=nominal_bits)
-    shades = [contrast(rgb(colours(name)[0]), white) for name in by_bits]
+    by_bits = sorted(kv_type(name).bits_per_value(128) for name in type_names())
+    shades = [contrast(rgb(colours(bits)[0]), white) for bits in by_bits]
     assert shades == sorted(shades)
+
+
+def test_types_are_ordered_by_their_bits_whatever_they_are_called():
+    data = evidence()
+    data["bits_per_value"] = {**bits_of(data), "turbo2": 9.0, "q8_0": 2.5}
+    charts = cell_charts(data["sensitivity"], bits_of(data))
+    assert [each["type"] for each in charts] == ["q8_0", "turbo3", "turbo5", "turbo2"]
 
 
 @given(st.floats(1e-7, 1e3), st.floats(1.01, 1e5), st.booleans())
@@ -94,7 +102,7 @@ def test_a_front_over_other_bytes_is_drawn_without_turning_back():
 
 
 def test_sensitivities_have_a_chart_a_type_with_its_sign():
-    charts = cell_charts(evidence()["sensitivity"])
+    charts = cell_charts(evidence()["sensitivity"], bits_of(evidence()))
     assert [(each["type"], each["sign"]) for each in charts] == [
         ("turbo2", "added"),
         ("turbo3", "added"),
@@ -105,10 +113,10 @@ def test_sensitivities_have_a_chart_a_type_with_its_sign():
 
 
 def test_cells_whose_interval_lies_on_the_other_side_of_0_stand_at_the_edge():
-    data = evidence()["sensitivity"]
-    for cell in data["cells"][:2]:
+    data = evidence()
+    for cell in data["sensitivity"]["cells"][:2]:
         cell.update(kld=-1e-4, ci95=[-2e-4, -1e-5])
-    chart = cell_charts(data)[0]["chart"]
+    chart = cell_charts(data["sensitivity"], bits_of(data))[0]["chart"]
     assert "layer 1, K turbo2: KLD added -0.100 [-0.200, -0.0100] e-3" in chart
 
 

@@ -129,6 +129,7 @@ def test_texts_from_the_data_are_escaped():
     data = evidence()
     data["name"] = "<script>alert(1)</script>"
     data["sensitivity"]["cells"][0]["type"] = '"><img src=x>'
+    data["bits_per_value"]['"><img src=x>'] = 4.0
     tags = {tag for tag, _ in Outline(build_report(data)).tags}
     assert not tags & {"script", "img"}
 

@@ -34,6 +34,7 @@ def evidence(layers: int = 12, fingerprint: str = "0" * 64) -> dict[str, Any]:
         ],
         "budget": {"text": "turbo4", "bytes_per_token": 264 * layers, "bpv": 4.125},
         "types": ["turbo4", *TRIED],
+        "bits_per_value": {"f16": 16.0, **{name: size / 32 for name, size in SIZES.items()}},
         "effort": "normal",
         "text": {
             "name": "tune.txt",

@@ -13,6 +13,7 @@ from stratakv.engine.cache.layers import PackedLayer
 from stratakv.kernels.kernel import Options
 from stratakv.kernels.step import Step
 from stratakv.kvtypes import kv_type
+from stratakv.profile import LayerGeometry, LayerStorage
 
 Pair = tuple[str, str]
 
@@ -33,7 +34,8 @@ class Shape:
 
     def packed_bytes(self, pair: Pair, tokens: int) -> int:
         """Bytes of K and V of that many tokens by the types' arithmetic."""
-        return self.vector_pairs(tokens) * sum(kv_type(name).nbytes(self.head_dim) for name in pair)
+        layer = LayerGeometry(0, 0, "full", (self.head_dim, self.head_dim), self.kv_heads, self.kv_heads)
+        return LayerStorage.of(pair).nbytes(layer, tokens)
 
 
 def pair_name(pair: Pair) -> str:
