@@ -3,7 +3,9 @@
     "stratakv/slot/1\n" | length of the header, 8 bytes, little endian | header, JSON | token ids, int32 | for each group, each
     of its layers: uint8 [pages, kv_heads, PAGE_TOKENS, k_bytes + v_bytes] | sha256 over all before
 
-The header names the model's fingerprint, each layer's types with version and rotation seed, and which pages each group holds.
+The header names the model's fingerprint, each layer's types with version and rotation seed, which pages each group holds, and the
+layout of the states in the file. That is no layout of pages in memory: bytes have the types' own order, so a file outlives
+another order in memory, and only the size of pages must be the same. Files before the layout had a name say page_tokens alone.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from stratakv.pages.layout import PAGE_TOKENS, layout_of
 from stratakv.serve.paged_cache import Held, PagedCache
 
 MAGIC = b"stratakv/slot/1\n"
+LAYOUT = f"canonical{PAGE_TOKENS}-v1"  # another one when states lie in another order, or in pages of another size
 _CHECKSUM = 32
 
 
@@ -67,7 +70,7 @@ def _expected(cache: PagedCache) -> dict[str, Any]:
                     "window": layer.window,
                 }
             )
-    return {"fingerprint": cache.fingerprint, "page_tokens": PAGE_TOKENS, "layers": layers}
+    return {"fingerprint": cache.fingerprint, "layout": LAYOUT, "page_tokens": PAGE_TOKENS, "layers": layers}
 
 
 class _Hashing:
@@ -183,8 +186,9 @@ def _check_header(cache: PagedCache, header: dict[str, Any]) -> None:
                 f"layer {ours['layer']}, {side.upper()}: saved as {_type_text(given.get(side))}, this server stores "
                 f"{_type_text(ours[side])} (saved with profile {header.get('profile')}, here {cache.profile.name})"
             )
-    if header.get("page_tokens") != PAGE_TOKENS:
-        raise UserError(f"its pages have {header.get('page_tokens')} tokens, this version's {PAGE_TOKENS}")
+    theirs = header.get("layout", f"canonical{header.get('page_tokens')}-v1")
+    if theirs != LAYOUT:
+        raise UserError(f"its states are laid out as {theirs}, this version reads {LAYOUT}: save the slot again")
 
 
 def _type_text(given: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from serving import GREEDY, answers, check_same, tokens_of
 
 from stratakv.errors import UserError
 from stratakv.serve.request import GenerationRequest
+from stratakv.serve.slot_files import LAYOUT, MAGIC
 
 PROMPT_TOKENS = 300
 
@@ -83,6 +85,35 @@ def test_files_that_do_not_fit_are_refused_with_the_reason(saved: Any, engines: 
     with pytest.raises(UserError, match="another model"):
         asyncio.run(engine.restore_slot(0, changed))
     assert all(pool.used == 0 for pool in engine.cache.pools)
+
+
+def rewritten(data: bytes, old: bytes, new: bytes) -> bytes:
+    """A file whose header says something else, whole otherwise."""
+    start = len(MAGIC) + 8
+    end = start + int.from_bytes(data[len(MAGIC) : start], "little")
+    header = data[start:end]
+    assert header.count(old) == 1
+    header = header.replace(old, new)
+    body = MAGIC + len(header).to_bytes(8, "little") + header + data[end:-32]
+    return body + hashlib.sha256(body).digest()
+
+
+def test_the_layout_of_a_file_is_checked_by_its_name(saved: Any, engines: Any) -> None:
+    _, path, _ = saved
+    data, name = path.read_bytes(), f'"layout": "{LAYOUT}", '.encode()
+    fresh = engines("edges3", slots=2, own=True)
+    unnamed = rewritten(data, name, b"")
+    path.write_bytes(unnamed)
+    assert asyncio.run(fresh.restore_slot(0, path)).tokens == 256, "a file of a version without names"
+    refused = {
+        "canonical128-v2": rewritten(data, b"canonical128-v1", b"canonical128-v2"),
+        "canonical64-v1": rewritten(unnamed, b'"page_tokens": 128', b'"page_tokens": 64'),
+        "tile128-v1": rewritten(data, b"canonical128-v1", b"tile128-v1"),
+    }
+    for theirs, contents in refused.items():
+        path.write_bytes(contents)
+        with pytest.raises(UserError, match=f"laid out as {theirs}, this version reads {LAYOUT}: save the slot again"):
+            asyncio.run(fresh.restore_slot(1, path))
 
 
 _SAVER = """
