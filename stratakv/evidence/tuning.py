@@ -79,23 +79,22 @@ def evidence_json(
     machine: Mapping[str, Any],
     command: str,
     stages: Mapping[str, tuple[float, float]],
-    headroom: Mapping[str, Any],
     sensitivity: Mapping[str, Any],
     front: Sequence[Mapping[str, Any]],
     damages: Sequence[Mapping[Pair, float]],
-    fidelity: Mapping[str, Any],
     certificate: Mapping[str, Any],
     chosen: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     reference: str,
     warnings: Sequence[str],
+    told: Mapping[str, Any],
     more: Mapping[str, Any],
 ) -> Data:
     """Everything that the choice of a profile rests on. Whatever `read_evidence` would refuse raises ValueError.
 
     text: of `text_json`. stages: seconds and forward passes by name. sensitivity: its cells of `cell_json`. front: of
-    `point_json`. damages: by KV ordinal what each pair of `types` is expected to add to the KLD, in nats. chosen, more: further
-    fields of the choice and of the whole.
+    `point_json`. damages: by KV ordinal what each pair of `types` is expected to add to the KLD, in nats. told: what stages
+    found out beside the choice, by field (`headroom`, `fidelity`). chosen, more: further fields of the choice and of the whole.
     """
     geometry = profile.geometry
     data: Data = {
@@ -113,14 +112,13 @@ def evidence_json(
         "machine": dict(machine),
         "command": command,
         "cost": _cost_json(stages),
-        "headroom": dict(headroom),
         "sensitivity": dict(sensitivity),
         "front": list(front),
         "damages": {
             "types": list(types),
             "by_layer": [[[known[k, v] for v in types] for k in types] for known in damages],
         },
-        "fidelity": dict(fidelity),
+        **told,
         "certificate": dict(certificate),
         "chosen": {
             "pairs": [list(pair) for pair in profile.pairs],

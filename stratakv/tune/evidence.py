@@ -41,7 +41,6 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
         machine=machine(),
         command=command,
         stages={name: (cost.seconds, cost.passes) for name, cost in tuned.measurer.costs.items()},
-        headroom=tuned.headroom,
         sensitivity={
             "operating_point": tuned.reference.name,
             "cells": cells_json(tuned.sensitivity),
@@ -52,7 +51,6 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
         },
         front=tuned.front,
         damages=model.damages(),
-        fidelity=tuned.fidelity,
         certificate={
             **tuned.found.allocation.certificate,
             "optimal": tuned.found.pairs == tuned.found.allocation.pairs
@@ -64,6 +62,7 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
         rows=tuned.rows,
         reference=tuned.reference.name,
         warnings=tuned.warnings,
+        told=tuned.told,
         more={"metrics_version": METRICS_VERSION},
     )
 

@@ -63,22 +63,22 @@ class Split:
 
 @dataclass(frozen=True)
 class Tuned:
-    """All results of the stages. rows: on the validation part."""
+    """All results of the stages. rows: on the validation part. told: what stages found out beside the choice, by field of the
+    evidence."""
 
     profile: Profile
     reference: Profile
     problem: Problem
     types: tuple[str, ...]
     sensitivity: Sensitivity
-    headroom: dict[str, Any]
     found: Found
-    fidelity: dict[str, Any]
     front: list[dict[str, Any]]
     rows: list[dict[str, Any]]
     split: Split
     measurer: Measurer
     effort: Effort
     warnings: tuple[str, ...]
+    told: dict[str, Any]
 
 
 def tune(
@@ -143,15 +143,14 @@ def tune(
         problem,
         kept,
         found,
-        told,
         best,
-        checked,
         front,
         validated,
         split,
         measurer,
         effort,
         warnings,
+        {"headroom": told, "fidelity": checked},
     )
 
 

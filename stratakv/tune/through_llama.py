@@ -94,7 +94,6 @@ def measure_through_llama(
         machine=machine(),
         command=command,
         stages={"ablation": (seconds, passes)},
-        headroom=_headroom(damages, reference, chosen),
         sensitivity={
             "operating_point": _LOSSLESS,
             "cells": list(_cells(cells, types)),
@@ -103,7 +102,10 @@ def measure_through_llama(
         },
         front=[point_json(Profile("point", geometry, each.pairs), each.cost) for each in table.front()],
         damages=damages,
-        fidelity={"points": [], "r2": None, "bias": None},
+        told={
+            "headroom": _headroom(damages, reference, chosen),
+            "fidelity": {"points": [], "r2": None, "bias": None},
+        },
         certificate=chosen.certificate,
         chosen={"predicted_kld": chosen.cost, "kld": None, "kld_ci95": None},
         rows=(),

@@ -17,6 +17,7 @@ from stratakv.profile import resolve
 
 PROFILE = resolve("turbo4", plain(3))
 LAYERS = len(PROFILE.pairs)
+TOLD = {"headroom": {"gain": 0.5, "words": "half"}, "fidelity": {"points": [], "r2": None, "bias": None}}
 DAMAGES = [{("turbo4", "turbo4"): 1e-3 * (layer + 1)} for layer in range(LAYERS)]
 
 
@@ -29,19 +30,18 @@ def written(**changes: Any) -> dict[str, Any]:
         "machine": {"cpu": "made-up"},
         "command": "stratakv tune",
         "stages": {"gradients": (1.234, 8), "ablation": (2.0, 4)},
-        "headroom": {"gain": 0.5, "words": "half"},
         "sensitivity": {
             "operating_point": "turbo4",
             "cells": [cell_json(0, "k", "turbo4", kld=None, interval=None, gradient=0.1)],
         },
         "front": [point_json(PROFILE, 0.1)],
         "damages": DAMAGES,
-        "fidelity": {"points": [], "r2": None, "bias": None},
         "certificate": {},
         "chosen": {},
         "rows": [],
         "reference": "turbo4",
         "warnings": [],
+        "told": TOLD,
         "more": {"through": "nothing"},
     }
     return evidence_json(PROFILE, **{**fields, **changes})
@@ -85,7 +85,8 @@ def test_evidence_without_damages_has_none() -> None:
         ({"budget": {"text": "turbo4"}}, "budget.bytes_per_token is missing"),
         ({"front": [{}]}, r"front\[0\].bytes_per_token is missing"),
         ({"reference": None}, "reference is null"),
-        ({"headroom": {"gain": float("nan"), "words": ""}}, "not JSON compliant"),
+        ({"told": {**TOLD, "headroom": {"gain": float("nan"), "words": ""}}}, "not JSON compliant"),
+        ({"told": {"headroom": TOLD["headroom"]}}, "fidelity is missing"),
     ],
 )
 def test_what_could_not_be_read_is_not_written(changes: dict[str, Any], problem: str) -> None:
