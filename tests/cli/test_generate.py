@@ -12,11 +12,11 @@ import pytest
 
 from stratakv import load_model
 from stratakv.cli.main import main
+from stratakv.pages.layout import PAGE_TOKENS
 
 CLOSING = re.compile(
     r"\[prompt (\d+) tokens, [\d,.]+ tokens/s; (\d+) new tokens, [\d,.]+ tokens/s; cache ([\d,]+) tokens, ([\d,]+) bytes\]\n"
 )
-PAGE_TOKENS = 128
 
 
 @pytest.fixture(scope="module")
