@@ -13,8 +13,6 @@ import stratakv
 
 ROOT = Path(stratakv.__file__).parent
 NOUNS = ("answer", "blocktable", "plan", "sensitivity", "sequence", "setting")
-# How a CPU takes a step has the name of a command
-KNOWN = {"plan": ["kernels/cpu/plan:Plan", "plan"]}
 ENDINGS = (".py", ".cpp", ".h")
 
 
@@ -52,7 +50,7 @@ def package_sources() -> dict[str, str]:
 @pytest.mark.parametrize("noun", NOUNS)
 def test_a_noun_is_one_thing(noun: str) -> None:
     found = uses(noun, package_sources())
-    assert len(found) <= 1 or found == KNOWN.get(noun), f"{noun} is the name of {', '.join(found)}"
+    assert len(found) <= 1, f"{noun} is the name of {', '.join(found)}"
 
 
 def test_what_reads_names_sees_every_kind() -> None:

@@ -10,14 +10,14 @@ from transformers.utils import output_capturing
 
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.cpu.layout import compiled
-from stratakv.kernels.cpu.plan import Plan
+from stratakv.kernels.cpu.split import Split
 from stratakv.kernels.native import native
 from stratakv.kernels.placing import Placed, PlacingLayer
 from stratakv.weights.angles import Angles
 from stratakv.weights.fused_layer import FusedLayer
 from stratakv.weights.parts import UnknownPartError, norm
 
-# Of a step's table, a row a layer: addresses of cos and sin, base and stride of the pool, then Plan.addresses
+# Of a step's table, a row a layer: addresses of cos and sin, base and stride of the pool, then Split.addresses
 _COLUMNS = 10
 # What a call may say that changes nothing in a step
 _HARMLESS = {"use_cache", "return_dict", "cache_position", "logits_to_keep"}
@@ -138,10 +138,10 @@ class Stack:
         layouts += layouts[:1] * (len(self.fused) - len(placed))
         angles = {kind: self._angles(x, position_ids, kind) for kind in dict.fromkeys(self.types[: len(placed)])}
         starts = {kind: (cos.data_ptr(), sin.data_ptr()) for kind, (cos, sin) in angles.items()}
-        plans = [Plan.of(place.step) for place in placed]
+        splits = [Split.of(place.step) for place in placed]
         table[: len(placed)] = [
-            (*starts[kind], place.pool.base, place.pool.stride, *plan.addresses)
-            for place, plan, kind in zip(placed, plans, self.types, strict=False)
+            (*starts[kind], place.pool.base, place.pool.stride, *split.addresses)
+            for place, split, kind in zip(placed, splits, self.types, strict=False)
         ]
         kernel = placed[0].kernel
         assert isinstance(kernel, CpuKernel)
@@ -157,7 +157,7 @@ class Stack:
                 kernel.name,
                 kernel.precise,
                 len(placed[0].step),
-                plans[0].decoding,
+                splits[0].decoding,
                 x.data_ptr(),
                 rows,
                 cos.shape[0] * cos.shape[1],
@@ -193,7 +193,7 @@ def _placed(placing: list[Any], batch: int, tokens: int) -> list[Placed] | None:
         if not place.kernel.encodes(place.pool):
             return None
         # layers share steps: asking each costs a microsecond
-        if (not placed or place.step is not placed[-1].step) and Plan.of(place.step).decoding is None:
+        if (not placed or place.step is not placed[-1].step) and Split.of(place.step).decoding is None:
             return None
         placed.append(place)
     return placed

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stratakv.kernels.choice import TORCH, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
-from stratakv.kernels.cpu.plan import Plan
+from stratakv.kernels.cpu.split import Split
 from stratakv.kernels.kernel import Attended, Kernel, Options
 from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
@@ -158,7 +158,7 @@ def test_steps_that_one_compiled_call_can_take() -> None:
     def decoding(counts: list[int], prompts: list[bool], before: int = 0) -> int | None:
         tables = [[s] for s in range(len(counts))]
         lengths = [before + count for count in counts]
-        return Plan.of(Step.causal(tables, lengths, counts, prefill=np.array(prompts))).decoding
+        return Split.of(Step.causal(tables, lengths, counts, prefill=np.array(prompts))).decoding
 
     assert decoding([1, 1, 1], [False, False, False]) == 3
     assert decoding([1, 1, 32, 5], [False, False, True, True]) == 2

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stratakv.kernels.cpu import prefill
 from stratakv.kernels.cpu.layout import MAX_HEAD_DIM, compiled, encodes, knows
-from stratakv.kernels.cpu.plan import Chunk, Plan
+from stratakv.kernels.cpu.split import Chunk, Split
 from stratakv.kernels.kernel import Attended, Options
 from stratakv.kernels.native import native
 from stratakv.kernels.step import Step
@@ -71,21 +71,21 @@ class CpuKernel:
         """See Kernel."""
         if step.mask is not None:
             return self._attend_under_mask(query, pool, step, options, lse)
-        plan = Plan.of(step)
-        if plan.decoding == len(step):
+        split = Split.of(step)
+        if split.decoding == len(step):
             return self._read(query, pool, step, options, lse, self.precise)
-        if plan.decoding == 0:
+        if split.decoding == 0:
             return self._read(query, pool, step, options, lse, True)
         out = torch.empty(*query.shape[:2], pool.layout.v_dim, dtype=query.dtype)
         sums = torch.empty(query.shape[:2]) if lse else None
-        for part, precise in ((plan.others, self.precise), (plan.short_chunks, True)):
+        for part, precise in ((split.others, self.precise), (split.short_chunks, True)):
             if len(part.tokens):
                 rows = torch.from_numpy(part.tokens)
                 found = self._read(query[rows], pool, part.step, options, lse, precise)
                 out[rows] = found.out
                 if sums is not None and found.lse is not None:
                     sums[rows] = found.lse
-        for chunk in plan.chunks:
+        for chunk in split.chunks:
             found = self._attend_chunk(query[chunk.queries], pool, chunk, options)
             out[chunk.queries] = found.out
             if sums is not None and found.lse is not None:

@@ -11,7 +11,7 @@ from packed_views import Packed, pages
 from stratakv import KVCache, load_model
 from stratakv.assets import judging_text
 from stratakv.kernels.choice import TORCH, kernel_names
-from stratakv.kernels.cpu import plan, prefill
+from stratakv.kernels.cpu import prefill, split
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.cpu.layout import knows
 from stratakv.kernels.step import Step
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.skipif(not KERNELS, reason="installed without a C++ com
 
 @pytest.fixture(autouse=True)
 def _no_short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "SHORT_CHUNK", 0)
-    monkeypatch.setattr(plan, "FEW_PAIRS", 0)
+    monkeypatch.setattr(split, "SHORT_CHUNK", 0)
+    monkeypatch.setattr(split, "FEW_PAIRS", 0)
 
 
 def both(packed: Packed, q: torch.Tensor, step: Step | None = None, kernel: str = "", **options):
     """(the kernel's output, the torch body's)."""
     step = step or packed.step(q.shape[2])
-    assert step.mask is not None or len(plan.Plan.of(step).chunks) == len(step)
+    assert step.mask is not None or len(split.Split.of(step).chunks) == len(step)
     out = packed.attend(CpuKernel(kernel or KERNELS[0]), q, step, **options).out
     return out, packed.attend(TORCH, q, step, **options).out
 

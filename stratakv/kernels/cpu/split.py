@@ -49,15 +49,15 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Split:
     """A step as the compiled kernels take it, made once for all its layers."""
 
     step: Step
 
     @staticmethod
-    def of(step: Step) -> Plan:
-        """The step's plan."""
-        return step.once(Plan, lambda: Plan(step))
+    def of(step: Step) -> Split:
+        """The step's split."""
+        return step.once(Split, lambda: Split(step))
 
     @cached_property
     def addresses(self) -> tuple[int, ...]:
