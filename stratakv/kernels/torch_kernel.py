@@ -14,6 +14,9 @@ from stratakv.kernels.step import Rectangle, Step
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
 
+Seen = tuple[torch.Tensor | None, bool]
+"""(mask, False), or (None, whether causal)."""
+
 
 @dataclass(frozen=True)
 class Torch:
@@ -46,11 +49,11 @@ class Torch:
 def _even(query: torch.Tensor, pool: Pool, step: Step, shape: Rectangle, options: Options, lse: bool) -> Attended:
     """Equally long sequences at once."""
     queries = query.unflatten(0, (len(step), -1)).transpose(1, 2)
-    mask, causal = step.mask, False
-    if mask is None:
+    seen: Seen = step.mask, False
+    if step.mask is None:
         first, last = (torch.from_numpy(ends.reshape(len(step), -1) - shape.start) for ends in (step.first, step.last))
-        mask, causal = _seen(first, last, shape.tokens, query.device)
-    return _attended(queries, pool, shape, mask, causal, options, lse)
+        seen = _seen(first, last, shape.tokens, query.device)
+    return _attended(queries, pool, shape, seen, options, lse)
 
 
 def _one(query: torch.Tensor, pool: Pool, step: Step, s: int, options: Options, lse: bool) -> Attended:
@@ -65,19 +68,16 @@ def _one(query: torch.Tensor, pool: Pool, step: Step, s: int, options: Options, 
         sums = torch.full((count, query.shape[1]), -torch.inf, device=query.device) if lse else None
         return Attended(_nothing(query, pool, count), sums)
     first, last = (torch.from_numpy(ends[here])[None] for ends in (step.first, step.last))
-    mask, causal = _seen(first, last, tokens, query.device)
-    shape = Rectangle(table[None], 0, tokens)
-    return _attended(query[here].transpose(0, 1)[None], pool, shape, mask, causal, options, lse)
+    seen, shape = _seen(first, last, tokens, query.device), Rectangle(table[None], 0, tokens)
+    return _attended(query[here].transpose(0, 1)[None], pool, shape, seen, options, lse)
 
 
 def _nothing(query: torch.Tensor, pool: Pool, count: int) -> torch.Tensor:
     return query.new_zeros(count, query.shape[1], pool.layout.v_dim)
 
 
-def _seen(
-    first: torch.Tensor, last: torch.Tensor, tokens: int, device: torch.device
-) -> tuple[torch.Tensor | None, bool]:
-    """What queries see of so many tokens, first and last [batch, q_tokens]: (mask, False), or (None, whether causal)."""
+def _seen(first: torch.Tensor, last: torch.Tensor, tokens: int, device: torch.device) -> Seen:
+    """What queries see of so many tokens. first, last: [batch, q_tokens]."""
     q_tokens = first.shape[1]
     if not bool(first.any()):
         if bool((last == tokens).all()):
@@ -88,16 +88,9 @@ def _seen(
     return ((position >= first[..., None]) & (position < last[..., None]))[:, None].to(device), False
 
 
-def _attended(
-    queries: torch.Tensor,
-    pool: Pool,
-    shape: Rectangle,
-    mask: torch.Tensor | None,
-    causal: bool,
-    options: Options,
-    lse: bool,
-) -> Attended:
+def _attended(queries: torch.Tensor, pool: Pool, shape: Rectangle, seen: Seen, options: Options, lse: bool) -> Attended:
     """queries: [batch, q_heads, q_tokens, k_dim]."""
+    mask, causal = seen
     layout = pool.layout
     rows = pool.read_tokens(shape.tables, shape.start, shape.tokens)
     k = layout.k.decode_stored(rows[..., : layout.k_bytes], layout.k_dim)
@@ -152,12 +145,7 @@ def _sdpa(
 
 
 def _grouped(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    options: Options,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, causal: bool, options: Options
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Query heads of one kv head folded into rows of one matrix product: for a single query 10 times SDPA's speed."""
     batch, q_heads, q_tokens, _ = q.shape

@@ -52,8 +52,7 @@ def attend(
     """
     batch, q_heads, q_tokens, _ = q.shape
     state = _Softmax(batch, q_heads, q_tokens, source.pool.layout.v_dim)
-    scale, softcap = options.scale, options.softcap
-    flash = softcap is None and source.pool.layout.k_dim == source.pool.layout.v_dim
+    flash = options.softcap is None and source.pool.layout.k_dim == source.pool.layout.v_dim
     product = _flash if flash else _explicit
     own = max(source.tokens - q_tokens, 0)  # first token that belongs to the queries themselves
     for begin, end in _blocks(source.tokens, own):
@@ -75,12 +74,12 @@ def attend(
         k, v = (_decode(source, kernel, side, begin, end, q.dtype) for side in _SIDES)
         if part is not None or mask is not None or window is not None or begin < own:
             part = part if part is None else part.to(q.dtype)
-            state.add(low, *product(q[:, :, low:high], k, v, scale, part, False, softcap))
+            state.add(low, *product(q[:, :, low:high], k, v, options, part, False))
             continue
         low, high = begin - own, end - own
-        state.add(low, *product(q[:, :, low:high], k, v, scale, None, True, softcap))
+        state.add(low, *product(q[:, :, low:high], k, v, options, None, True))
         if high < q_tokens:
-            state.add(high, *product(q[:, :, high:], k, v, scale, None, False, softcap))
+            state.add(high, *product(q[:, :, high:], k, v, options, None, False))
     if mask is not None:
         state.forget(_sees_nothing(mask))
     return state.result(options.sinks)
@@ -153,13 +152,7 @@ class _Softmax:
 
 
 def _flash(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    scale: float,
-    mask: torch.Tensor | None,
-    causal: bool,
-    softcap: float | None,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options, mask: torch.Tensor | None, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """torch's flash attention for CPUs; query heads of a kv head are folded into rows where no mask tells rows apart."""
     batch, q_heads, q_tokens, dim = q.shape
@@ -169,27 +162,21 @@ def _flash(
     elif groups > 1:
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, causal, attn_mask=mask, scale=scale
+        q, k, v, 0.0, causal, attn_mask=mask, scale=options.scale
     )
     return out.reshape(batch, q_heads, q_tokens, dim).float(), lse.reshape(batch, q_heads, q_tokens)
 
 
 def _explicit(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    scale: float,
-    mask: torch.Tensor | None,
-    causal: bool,
-    softcap: float | None,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options, mask: torch.Tensor | None, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits written out: for a softcap, and for V narrower than K."""
     batch, q_heads, q_tokens, dim = q.shape
     kv_heads, tokens = k.shape[1], k.shape[2]
     folded = q.reshape(batch, kv_heads, -1, dim)
-    logits = (folded @ k.transpose(-1, -2)).float().view(batch, q_heads, q_tokens, tokens) * scale
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    logits = (folded @ k.transpose(-1, -2)).float().view(batch, q_heads, q_tokens, tokens) * options.scale
+    if options.softcap is not None:
+        logits = options.softcap * torch.tanh(logits / options.softcap)
     if causal:
         logits = logits.masked_fill(torch.ones(q_tokens, tokens, dtype=torch.bool).triu(1), _MASKED)
     if mask is not None:
