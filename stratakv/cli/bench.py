@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stratakv.cli.model_option import add_model_option
 from stratakv.cli.recorded import command_line, set_run
 
 _ATTENTION = "decode attention, prefill and encoding beside torch's attention and llama.cpp's"
@@ -80,7 +81,7 @@ def add_parser(commands: Any) -> None:
     _add_common(generate, seconds=5.0, what="the tokens of each process")
     set_run(generate, run_generate, outputs=("json", "plot"))
     serve = kinds.add_parser("serve", help=_SERVE, description=_SERVE)
-    serve.add_argument("-m", "--model", default="embedded", help="GGUF file, directory, hub name, or 'embedded'")
+    add_model_option(serve, required=False, default="embedded")
     serve.add_argument("-f", "--file", metavar="TEXT", help="a UTF-8 text to cut prompts from (the embedded one)")
     serve.add_argument(
         "--profile", action="append", metavar="PROFILE", help="repeat it for several, f16 first (f16, turbo4)"
@@ -115,7 +116,7 @@ def add_parser(commands: Any) -> None:
     start.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
     set_run(start, run_start, outputs=("json",))
     busy = kinds.add_parser("busy", help=_BUSY, description=_BUSY)
-    busy.add_argument("-m", "--model", default="embedded", help="GGUF file, directory, hub name, or 'embedded'")
+    add_model_option(busy, required=False, default="embedded")
     busy.add_argument("--profile", default="turbo4", metavar="PROFILE", help="of the cache (turbo4)")
     busy.add_argument("--busy", default="1,3", metavar="N,...", help="busy processes, after none (1,3)")
     busy.add_argument("-c", "--context", default="128", metavar="N", help="tokens of prompts and tuning passes (128)")

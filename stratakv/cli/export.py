@@ -11,6 +11,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from stratakv.cli.model_option import add_model_option
 from stratakv.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,12 +32,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("profile", metavar="PROFILE", help="a profile file (.json), or any text that --profile takes")
-    parser.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
-    )
+    add_model_option(parser)
     parser.add_argument(
         "--to",
         required=True,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stratakv.cli.dtypes import DTYPES, torch_dtype
+from stratakv.cli.model_option import add_model_option
 from stratakv.cli.profile_options import add_profile_options, profile_from_args
 from stratakv.errors import UserError
 
@@ -21,12 +22,7 @@ if TYPE_CHECKING:
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
     """Model, profile, sampling: llama.cpp's names and defaults."""
-    parser.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
-    )
+    add_model_option(parser)
     add_profile_options(parser)
     parser.add_argument("--temp", type=float, default=0.8, help="temperature, 0: always the most likely token (0.8)")
     parser.add_argument("--top-k", type=int, default=40, help="draw from the K most likely tokens, 0: all (40)")

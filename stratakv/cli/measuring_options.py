@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stratakv.cli.dtypes import DTYPES, torch_dtype
+from stratakv.cli.model_option import add_model_option
 
 if TYPE_CHECKING:
     from stratakv.engine.load import LoadedModel
@@ -21,12 +22,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     """Model, text and how it is cut: llama.cpp's names."""
-    parser.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
-    )
+    add_model_option(parser)
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="a UTF-8 text file")
     parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens of a context (512)")
     add_cut_options(parser)

@@ -13,6 +13,7 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from stratakv.cli.model_option import add_model_option
 from stratakv.cli.sizes import parse_memory, parse_tokens
 from stratakv.errors import UserError
 from stratakv.measure.table import milli
@@ -34,12 +35,7 @@ def add_parser(commands: Any) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
-    )
+    add_model_option(parser)
     parser.add_argument("--memory", metavar="SIZE", help="for the cache alone, such as 2GiB, 512MiB, 2GB")
     parser.add_argument(
         "--with-weights", action="store_true", help="--memory is for the weights and the cache together (cache alone)"

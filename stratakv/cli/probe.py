@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stratakv.cli.model_option import add_model_option
+
 CONTEXT, CHUNKS = 512, 4
 
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser("probe", help="what is known to break under a quantized cache", description=__doc__)
-    parser.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
-    )
+    add_model_option(parser)
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to run (the embedded tuning text)")
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=f"tokens of a context ({CONTEXT})")
     parser.add_argument("--chunks", type=int, default=CHUNKS, metavar="N", help=f"contexts ({CHUNKS})")

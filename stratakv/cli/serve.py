@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stratakv.cli.model_option import add_model_option
 from stratakv.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,11 +32,7 @@ def add_parser(commands: Any) -> None:
 
     line = "a server for clients of OpenAI, Anthropic, llama-server and Ollama, with a page to watch the cache"
     parser = commands.add_parser("serve", help=line, description=__doc__)
-    parser.add_argument(
-        "-m",
-        "--model",
-        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that is listed without -m",
-    )
+    add_model_option(parser, required=False)
     parser.add_argument("-a", "--alias", help="the model's name in answers (its own)")
     add_profile_options(parser)
     cache = parser.add_argument_group("cache and work")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stratakv.cli.model_option import add_model_option
+
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
@@ -13,12 +15,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "show", help="what every layer gets with a profile: types, bytes a token, warnings", description=__doc__
     )
-    parser.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
-    )
+    add_model_option(parser)
     add_profile_options(parser)
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help="also the cache's size at N tokens")
     parser.add_argument(

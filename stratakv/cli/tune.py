@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stratakv.cli.model_option import add_model_option
 from stratakv.cli.recorded import command_line, set_run
 
 if TYPE_CHECKING:
@@ -20,12 +21,7 @@ DEFAULT_CONTEXT = 512
 def add_parser(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser("tune", help="find the best profile for a model and a budget", description=__doc__)
-    parser.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        help="GGUF file, Hugging Face directory, hub name, 'embedded', or a name that `serve` lists",
-    )
+    add_model_option(parser)
     budget = parser.add_argument_group("budget: one of these (uniform turbo4's bytes)")
     budget.add_argument("--budget", metavar="PROFILE", help="the bytes of a profile, such as turbo4 or q8_0/turbo4")
     budget.add_argument("--bpv", type=float, metavar="X", help="bits per value, everything counted")
