@@ -17,6 +17,7 @@ from stratakv.bench.result import Report, result
 from stratakv.bench.table import align, conditions
 from stratakv.bench.table import notes as in_lines
 from stratakv.bench.timing import load_average
+from stratakv.bench.worker import stop
 from stratakv.engine.describe import ModelDescription, describe_model
 from stratakv.errors import UserError
 
@@ -116,13 +117,7 @@ def _measured(case: _Case) -> tuple[float, float]:
     try:
         first, ready, said = _watch(process, case.ready, started)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop(process)
         for stream in (process.stdout, process.stderr):
             assert stream is not None
             stream.close()

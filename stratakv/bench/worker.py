@@ -92,6 +92,16 @@ class Worker:
         return " / ".join(lines[-_ERROR_LINES:]) or f"exit code {self._process.returncode}"
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process that may have ended already: it is asked to, and killed after 10 seconds."""
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def answer_requests(session: object) -> None:
     """The other side, for a program that a Worker runs: until the input ends, {"do": NAME, ...} calls that method of `session`
     with the other fields, and what it returns, or a UserError's text, is the answer."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from stratakv.bench.worker import stop
 from stratakv.errors import UserError
 
 _SECONDS_TO_START = 300.0
@@ -63,12 +64,7 @@ def _serving(command: Sequence[str], port_option: Sequence[str], path: str) -> I
             _wait(process, url + path, words)
             yield url
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process)
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, words: IO[str]) -> None:
