@@ -6,17 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 
-from stratakv.export.target import (
-    Command,
-    Costs,
-    NotExpressible,
-    Target,
-    Weights,
-    budget,
-    refuse_mla,
-    storable,
-    unknown_types,
-)
+from stratakv.export.target import Command, Costs, Target, Weights, budget, check_types, refuse_mla, storable
 from stratakv.profile import LayerStorage, Profile
 from stratakv.profile.profile import Pair
 from stratakv.tune.allocate import Options, Table
@@ -43,9 +33,7 @@ class Buun:
 
     def command(self, profile: Profile, model: str) -> Command:
         """The variable, strict, and the base types."""
-        refuse_mla(profile.geometry, self.title)
-        if unknown := unknown_types(profile, _NAMES):
-            raise NotExpressible(f"it has no type for {unknown} (of ours only {', '.join(_NAMES)})")
+        check_types(profile, self.title, _NAMES, "of ours only")
         default = Counter(name for pair in profile.pairs for name in pair).most_common(1)[0][0]
         bands = [f"default={_NAMES[default]}"]
         raw = [layer.layer for layer in profile.geometry.kv_layers]

@@ -12,9 +12,9 @@ from stratakv.export.target import (
     Target,
     Weights,
     budget,
+    check_types,
     refuse_mla,
     storable,
-    unknown_types,
 )
 from stratakv.kvtypes import kv_type
 from stratakv.profile import ModelGeometry, Profile
@@ -38,9 +38,7 @@ class Fork:
 
     def command(self, profile: Profile, model: str) -> Command:
         """-ctk, -ctv and the variables. TURBO_LAYER_ADAPTIVE is always set: unset it is not always mode 0."""
-        refuse_mla(profile.geometry, self.title)
-        if unknown := unknown_types(profile, FORK_TYPES):
-            raise NotExpressible(f"it has no type for {unknown} (only {', '.join(FORK_TYPES)})")
+        check_types(profile, self.title, FORK_TYPES)
         used = list(dict.fromkeys(pair for pair in profile.pairs))
         names = list(dict.fromkeys(name for pair in used for name in pair))
         for base, mode, pairs in _expressible(profile.geometry, names):

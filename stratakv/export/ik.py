@@ -18,10 +18,10 @@ from stratakv.export.target import (
     Target,
     Weights,
     budget,
+    check_types,
     in_layers,
     refuse_mla,
     storable,
-    unknown_types,
 )
 from stratakv.kvtypes import kv_type
 from stratakv.kvtypes.rotated import RotatedType
@@ -44,9 +44,7 @@ class Ik:
 
     def command(self, profile: Profile, model: str) -> Command:
         """-ctk, -ctk-first, -ctk-last, the same for V, and -khad, -vhad for the rotated types."""
-        refuse_mla(profile.geometry, self.title)
-        if unknown := unknown_types(profile, self.types):
-            raise NotExpressible(f"it has no type for {unknown} (only {', '.join(self.types)})")
+        check_types(profile, self.title, self.types)
         words = ["llama-server", "-m", model]
         for side, letter in enumerate("kv"):
             words += _side([pair[side] for pair in profile.pairs], letter, profile.geometry)

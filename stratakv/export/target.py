@@ -52,15 +52,17 @@ def budget(profile: Profile) -> int:
     return profile.bytes_per_token * 101 // 100
 
 
-def unknown_types(profile: Profile, types: Iterable[str]) -> str | None:
-    """'K turbo5 in KV layer 10, V turbo6 in KV layer 0', for what is not among the types; None when all are."""
-    known = set(types)
+def check_types(profile: Profile, title: str, types: Iterable[str], which: str = "only") -> None:
+    """Raises NotExpressible where the profile has types that are not among these, UserError where the model caches latents."""
+    refuse_mla(profile.geometry, title)
+    known = list(types)
     found: dict[str, list[int]] = {}
     for ordinal, pair in enumerate(profile.pairs):
         for side, name in zip("KV", pair, strict=True):
             if name not in known:
                 found.setdefault(f"{side} {name}", []).append(ordinal)
-    return in_layers(found) or None
+    if found:
+        raise NotExpressible(f"it has no type for {in_layers(found)} ({which} {', '.join(known)})")
 
 
 def in_layers(found: Mapping[str, Iterable[int]]) -> str:
