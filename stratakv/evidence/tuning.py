@@ -11,7 +11,6 @@ from stratakv import __version__
 from stratakv.evidence.reading import INTERVAL, NUMBER, PAIRS, ROW, Data, first_problem, read_checked
 
 if TYPE_CHECKING:  # a report is made from the files alone, without torch
-    from stratakv.profile.geometry import LayerGeometry
     from stratakv.profile.profile import Pair, Profile
 
 SCHEMA = "stratakv/tune/1"
@@ -104,7 +103,7 @@ def evidence_json(
         **more,
         "name": profile.name,
         "model": {"name": geometry.name, "fingerprint": profile.fingerprint, "kv_layers": len(geometry.kv_layers)},
-        "geometry": [_layer_json(layer) for layer in geometry.kv_layers],
+        "geometry": [{**layer.fields, "window": layer.window} for layer in geometry.kv_layers],
         "budget": dict(budget),
         "types": list(types),
         "effort": effort,
@@ -215,17 +214,6 @@ def _bits_json(names: Sequence[str], layers: Sequence[Mapping[str, Any]]) -> dic
     )
     geometry = ModelGeometry("", kept)
     return {name: Profile(name, geometry, ((name, name),) * len(kept)).bpv for name in names}
-
-
-def _layer_json(layer: LayerGeometry) -> dict[str, Any]:
-    return {
-        "ordinal": layer.ordinal,
-        "layer": layer.layer,
-        "role": layer.role,
-        "head_dim": list(layer.head_dim),
-        "kv_heads": layer.kv_heads,
-        "window": layer.window,
-    }
 
 
 def _cost_json(stages: Mapping[str, tuple[float, float]]) -> dict[str, Any]:

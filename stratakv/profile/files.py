@@ -27,7 +27,7 @@ WITHOUT_SPANS = "stratakv/profile/1"
 def profile_to_json(profile: Profile) -> dict[str, Any]:
     """The profile as the JSON object that a file holds."""
     layers = [
-        {**_geometry_fields(layer), "k": k, "v": v, "spans": spans.to_json()}
+        {**layer.fields, "k": k, "v": v, "spans": spans.to_json()}
         for layer, (k, v), spans in zip(profile.geometry.kv_layers, profile.pairs, profile.spans, strict=True)
     ]
     return {
@@ -170,7 +170,7 @@ class _Reader:
         elif isinstance(value, dict) and "spans" in value:
             raise self.error(where, f"has spans, which schema {WITHOUT_SPANS!r} has not: they came with {SCHEMA!r}")
         row = self.fields(value, where, kinds)
-        for key, expected in _geometry_fields(layer).items():
+        for key, expected in layer.fields.items():
             if row[key] != expected:
                 raise self.error(f"{where}.{key}", f"is {row[key]!r}, the model at hand has {expected!r}")
         for side in ("k", "v"):
@@ -213,16 +213,6 @@ _KINDS: dict[Any, str] = {
     (int, type(None)): "a whole number or null",
     (dict, type(None)): "an object or null",
 }
-
-
-def _geometry_fields(layer: LayerGeometry) -> dict[str, Any]:
-    return {
-        "layer": layer.layer,
-        "ordinal": layer.ordinal,
-        "role": layer.role,
-        "head_dim": list(layer.head_dim),
-        "kv_heads": layer.kv_heads,
-    }
 
 
 def _types_of(pairs: tuple[Pair, ...], spans: tuple[Spans, ...]) -> dict[str, dict[str, int | None]]:

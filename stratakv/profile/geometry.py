@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["full", "sliding", "chunked", "mla", "linear", "shared"]
 
@@ -25,6 +25,17 @@ class LayerGeometry:
     q_heads: int
     window: int | None = None
     why: str | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What files say of a layer whose K and V have types."""
+        return {
+            "layer": self.layer,
+            "ordinal": self.ordinal,
+            "role": self.role,
+            "head_dim": list(self.head_dim),
+            "kv_heads": self.kv_heads,
+        }
 
 
 @dataclass(frozen=True)
