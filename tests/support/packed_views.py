@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
+from stratakv.engine.cache.layers import PackedLayer
 from stratakv.kernels.choice import TORCH
 from stratakv.kernels.kernel import Attended, Kernel, Options
 from stratakv.kernels.status import new_codes
@@ -46,6 +50,24 @@ class Packed:
         chosen = Options(**{"scale": dim**-0.5, **options})
         found = kernel.attend(rows, self.pool, step or self.step(q_tokens), chosen, lse=lse)
         return found._replace(out=found.out.view(batch, q_tokens, q_heads, -1).transpose(1, 2))
+
+
+@contextmanager
+def states_forgotten() -> Iterator[None]:
+    """Within it, what was given to a layer's update() is nan once that returned."""
+    stock = PackedLayer.update
+
+    def update(
+        self: PackedLayer, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = stock(self, key, value, *args, **kwargs)
+        key.fill_(torch.nan)
+        value.fill_(torch.nan)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PackedLayer, "update", update)
+        yield
 
 
 def pages(k: str, v: str, dims: tuple[int, int], tokens: int, batch: int = 2, heads: int = 2, seed: int = 0) -> Packed:
