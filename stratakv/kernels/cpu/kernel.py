@@ -15,7 +15,7 @@ from stratakv.kernels.cpu.layout import MAX_HEAD_DIM, compiled, encodes, knows
 from stratakv.kernels.cpu.split import Chunk, Split
 from stratakv.kernels.kernel import Attended, Options
 from stratakv.kernels.native import native
-from stratakv.kernels.step import Step
+from stratakv.kernels.step import Rectangle, Step
 from stratakv.kernels.torch_kernel import Torch
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
@@ -129,31 +129,30 @@ class CpuKernel:
             position = torch.arange(chunk.tokens)
             first, last = torch.from_numpy(chunk.first)[:, None], torch.from_numpy(chunk.last)[:, None]
             mask = ((position >= first) & (position < last))[None, None]
-        tokens = prefill.Tokens(pool, chunk.pages[None], 0, chunk.tokens)
-        return self._attend_blocks(query[None].transpose(1, 2), tokens, options, mask, chunk.window)
+        shape = Rectangle(chunk.pages[None], 0, chunk.tokens)
+        return self._attend_blocks(query[None].transpose(1, 2), pool, shape, options, mask, chunk.window)
 
     def _attend_under_mask(self, query: torch.Tensor, pool: Pool, step: Step, options: Options, lse: bool) -> Attended:
-        shape = step.rectangle
-        assert shape is not None and step.mask is not None
-        tokens = prefill.Tokens(pool, shape.tables, shape.start, shape.tokens)
+        assert step.rectangle is not None
         queries = query.unflatten(0, (len(step), -1)).transpose(1, 2)
-        found = self._attend_blocks(queries, tokens, options, step.mask, None)
+        found = self._attend_blocks(queries, pool, step.rectangle, options, step.mask, None)
         return found if lse else Attended(found.out)
 
     def _attend_blocks(
         self,
         query: torch.Tensor,
-        tokens: prefill.Tokens,
+        pool: Pool,
+        shape: Rectangle,
         options: Options,
         mask: torch.Tensor | None,
         window: int | None,
     ) -> Attended:
         """query: [sequences, q_heads, query tokens of each, k_dim]."""
-        layout = tokens.pool.layout
+        layout = pool.layout
         # one layout in memory, whatever else the step holds: products are rounded by it
         q = layout.k.rotate(query.float().contiguous())
         q = q.to(torch.bfloat16) if query.dtype == torch.bfloat16 else q
-        out, lse = prefill.attend(q, tokens, options, self.name, mask=mask, window=window)
+        out, lse = prefill.attend(q, pool, shape, options, self.name, mask=mask, window=window)
         out = layout.v.unrotate(out).transpose(1, 2).flatten(0, 1).to(query.dtype).contiguous()
         return Attended(out, lse.transpose(1, 2).flatten(0, 1))
 

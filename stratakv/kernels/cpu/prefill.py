@@ -4,16 +4,14 @@ partial softmaxes are merged by their log-sum-exp. Working memory doesn't grow w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from stratakv.kernels.cpu.layout import Side, compiled
 from stratakv.kernels.kernel import Options
 from stratakv.kernels.native import native
+from stratakv.kernels.step import Rectangle
 from stratakv.pages.pool import Pool
 
 BLOCK_TOKENS = 1024
@@ -21,22 +19,10 @@ _SIDES: tuple[Side, Side] = ("k", "v")
 _MASKED = -1e30  # an additive mask whose rows stay finite where a block shows a query nothing
 
 
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """Tokens start .. start + tokens of equally long block tables.
-
-    pages: int64 [batch, pages], the pool's. start is relative to the tables' first page.
-    """
-
-    pool: Pool
-    pages: NDArray[np.int64]
-    start: int
-    tokens: int
-
-
 def attend(
     q: torch.Tensor,
-    source: Tokens,
+    pool: Pool,
+    shape: Rectangle,
     options: Options,
     kernel: str,
     *,
@@ -51,11 +37,11 @@ def attend(
     and the log-sum-exp [batch, q_heads, q_tokens].
     """
     batch, q_heads, q_tokens, _ = q.shape
-    state = _Softmax(batch, q_heads, q_tokens, source.pool.layout.v_dim)
-    flash = options.softcap is None and source.pool.layout.k_dim == source.pool.layout.v_dim
+    state = _Softmax(batch, q_heads, q_tokens, pool.layout.v_dim)
+    flash = options.softcap is None and pool.layout.k_dim == pool.layout.v_dim
     product = _flash if flash else _explicit
-    own = max(source.tokens - q_tokens, 0)  # first token that belongs to the queries themselves
-    for begin, end in _blocks(source.tokens, own):
+    own = max(shape.tokens - q_tokens, 0)  # first token that belongs to the queries themselves
+    for begin, end in _blocks(shape.tokens, own):
         # queries low ... high - 1 see something of the block
         low, high, part = 0, q_tokens, None
         if mask is not None:
@@ -71,7 +57,7 @@ def attend(
             distance = torch.arange(low + own, high + own)[:, None] - torch.arange(begin, end)
             seen = (distance >= 0) & (distance < window)
             part = None if bool(seen.all()) else _additive(seen[None, None], q.dtype)
-        k, v = (_decode(source, kernel, side, begin, end, q.dtype) for side in _SIDES)
+        k, v = (_decode(pool, shape, kernel, side, begin, end, q.dtype) for side in _SIDES)
         if part is not None or mask is not None or window is not None or begin < own:
             part = part if part is None else part.to(q.dtype)
             state.add(low, *product(q[:, :, low:high], k, v, options, part, False))
@@ -101,21 +87,23 @@ def _sees_nothing(mask: torch.Tensor) -> torch.Tensor:
     return ~mask.any(-1) if mask.dtype == torch.bool else (mask <= _MASKED).all(-1)
 
 
-def _decode(source: Tokens, kernel: str, side: Side, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+def _decode(
+    pool: Pool, shape: Rectangle, kernel: str, side: Side, begin: int, end: int, dtype: torch.dtype
+) -> torch.Tensor:
     """K or V of tokens begin .. end in the stored basis, [batch, kv_heads, tokens, dim]."""
-    layout = source.pool.layout
+    layout = pool.layout
     dim = layout.k_dim if side == "k" else layout.v_dim
-    out = torch.empty(len(source.pages), layout.kv_heads, end - begin, dim, dtype=dtype)
+    out = torch.empty(len(shape.tables), layout.kv_heads, end - begin, dim, dtype=dtype)
     half = dtype == torch.bfloat16
     module: Any = native()
     module.decode(
         kernel,
-        compiled(source.pool),
+        compiled(pool),
         side == "k",
-        source.pool.base,
-        source.pool.stride,
-        source.pages,
-        source.start + begin,
+        pool.base,
+        pool.stride,
+        shape.tables,
+        shape.start + begin,
         None if half else out,
         out.view(torch.int16) if half else None,
         torch.get_num_threads(),
