@@ -5,6 +5,7 @@ Formulas are llama.cpp's, computed in float64. Tokens whose logit is -inf stay w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,3 +105,13 @@ def dynamic_temperature(tokens: Candidates, degrees: float, spread: float, expon
     certainty = float(-(some * np.log(some)).sum() / np.log(len(tokens)))
     lowest = max(0.0, degrees - spread)
     return temperature(tokens, lowest + (degrees + spread - lowest) * max(certainty, 0.0) ** exponent)
+
+
+# By the sampler's name, those that one number says all about: the function, and the parameter that is its number
+ONE_NUMBER: dict[str, tuple[Callable[[Candidates, Any], Candidates], str]] = {
+    "top_k": (top_k, "top_k"),
+    "top_p": (top_p, "top_p"),
+    "min_p": (min_p, "min_p"),
+    "typ_p": (typical_p, "typical_p"),
+    "top_n_sigma": (top_n_sigma, "top_n_sigma"),
+}

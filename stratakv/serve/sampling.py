@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,8 +96,8 @@ class Sampler:
                     found, params.temperature, params.dynatemp_range, params.dynatemp_exponent
                 )
             return samplers.temperature(found, params.temperature)
-        value = params.typical_p if name == "typ_p" else getattr(params, name)
-        return _ONE_NUMBER[name](found, value)
+        sampler, parameter = samplers.ONE_NUMBER[name]
+        return sampler(found, getattr(params, parameter))
 
     def _penalised(self, found: Candidates, tokens: Sequence[int]) -> Candidates:
         params = self.params
@@ -132,15 +132,6 @@ class Sampler:
         key = _mix(np.array([self._seed], dtype=np.uint64))
         key = _mix(key + np.array([2 * self._drawn + purpose], dtype=np.uint64))
         return ((_mix(key + ids.astype(np.uint64)) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-
-
-_ONE_NUMBER: dict[str, Callable[[Candidates, Any], Candidates]] = {
-    "top_k": samplers.top_k,
-    "top_p": samplers.top_p,
-    "min_p": samplers.min_p,
-    "typ_p": samplers.typical_p,
-    "top_n_sigma": samplers.top_n_sigma,
-}
 
 
 def log_probabilities(logits: torch.Tensor, token: int, count: int) -> tuple[float, Alternatives]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stratakv.serve.ticket import Ticket
 
 _MISSING = object()
+_NOT_SHOWN = ("logit_bias", "logprobs")
 
 
 def router(context: Context) -> APIRouter:
@@ -99,29 +100,11 @@ def router(context: Context) -> APIRouter:
 
 def generation_settings(sampling: SamplingParams, n_predict: int, stop: Sequence[str]) -> dict[str, Any]:
     """llama-server's object of that name, as far as there is something behind it here."""
+    numbers = {each.name: getattr(sampling, each.name) for each in fields(sampling) if each.name not in _NOT_SHOWN}
     return {
         "n_predict": n_predict,
+        **numbers,
         "seed": -1 if sampling.seed is None else sampling.seed,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
-        "repeat_penalty": sampling.repeat_penalty,
-        "repeat_last_n": sampling.repeat_last_n,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "typical_p": sampling.typical_p,
-        "top_n_sigma": sampling.top_n_sigma,
-        "xtc_probability": sampling.xtc_probability,
-        "xtc_threshold": sampling.xtc_threshold,
-        "dynatemp_range": sampling.dynatemp_range,
-        "dynatemp_exponent": sampling.dynatemp_exponent,
-        "dry_multiplier": sampling.dry_multiplier,
-        "dry_base": sampling.dry_base,
-        "dry_allowed_length": sampling.dry_allowed_length,
-        "dry_penalty_last_n": sampling.dry_penalty_last_n,
-        "dry_sequence_breakers": list(sampling.dry_sequence_breakers),
-        "samplers": list(sampling.samplers),
         "stop": list(stop),
         "n_probs": sampling.logprobs or 0,
     }
