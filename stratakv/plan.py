@@ -15,8 +15,11 @@ from stratakv.pages.footprint import LONGEST, allocated_bytes, longest_context
 from stratakv.profile import ModelGeometry, Profile, resolve
 
 SCHEMA = "stratakv/plan/1"
-# What is compared where nothing was tuned, most bytes first on usual models
-USUAL = ("f16", "q8_0", "turbo8", "turbo6", "q8_0/turbo4", "turbo5", "q4_0_rot", "turbo4", "turbo3", "turbo2")
+# What is compared where nothing was tuned, most bytes first on usual models; of equal bytes the one with less error
+USUAL = (
+    *("f16", "q8_0", "turbo8", "tcq6", "q8_0/tcq4", "q8_0/turbo4", "tcq5", "q4_0_rot"),
+    *("tcq4", "turbo4", "tcq3", "turbo3", "tcq2", "turbo2"),
+)
 
 
 @dataclass(frozen=True)

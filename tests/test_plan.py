@@ -73,7 +73,7 @@ def test_one_alone_recommends_only_what_it_can():
         (
             "usual",
             Wish(memory=2**20, context=4096),
-            "turbo2, the smallest of all, needs 6,684,672 bytes for 4,096 tokens",
+            "tcq2, the smallest of all, needs 6,684,672 bytes for 4,096 tokens",
         ),
         ("usual", Wish(memory=2**20, context=4096), "at most 640 tokens"),
         (

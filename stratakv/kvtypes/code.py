@@ -8,9 +8,11 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Encoding:
     """How a kernel makes the bytes. form: the rule's name among the kernels': f32, f16, bf16 (rounding), q8, minimum, middle
-    (ggml's blocks), turbo (a norm, and the codebook's nearest entry in the rotated basis).
+    (ggml's blocks), turbo (a norm, and the codebook's nearest entry in the rotated basis), trellis (a norm, and the cheapest
+    way through 8 states: kvtypes/viterbi.py).
 
-    bits: of a code. thresholds, integers, unit: of a codebook, entry i being integers[i] * unit.
+    bits: of a code. thresholds, integers, unit: of a codebook, entry i being integers[i] * unit. Of a trellis: bins, how
+    many a coordinate of 1 is from 0; and for each bin and subset, [bins, 4] flat, the number of the level and its cost.
     """
 
     form: str
@@ -18,6 +20,9 @@ class Encoding:
     thresholds: tuple[float, ...] = ()
     integers: tuple[int, ...] = ()
     unit: float = 1.0
+    bins: float = 0.0
+    numbers: tuple[int, ...] = ()
+    costs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from stratakv.errors import UserError
 from stratakv.kvtypes.blocks import BlockType
 from stratakv.kvtypes.floats import FloatType
 from stratakv.kvtypes.rotated import RotatedType
+from stratakv.kvtypes.trellis import TrellisType
 from stratakv.kvtypes.turbo import TurboType
 from stratakv.kvtypes.types import KVType
 
@@ -25,8 +26,9 @@ _BLOCKS = (
 )
 _ROTATED = tuple(RotatedType(name=f"{stored.name}_rot", stored=stored) for stored in _BLOCKS)
 _TURBO = tuple(TurboType(name=f"turbo{bits}", bits=bits) for bits in (2, 3, 4, 5, 6, 8))
+_TRELLIS = tuple(TrellisType(name=f"tcq{bits}", bits=bits) for bits in (2, 3, 4, 5, 6))
 
-_TYPES: dict[str, KVType] = {type_.name: type_ for type_ in (*_FLOATS, *_BLOCKS, *_ROTATED, *_TURBO)}
+_TYPES: dict[str, KVType] = {type_.name: type_ for type_ in (*_FLOATS, *_BLOCKS, *_ROTATED, *_TURBO, *_TRELLIS)}
 
 
 def kv_type(name: str) -> KVType:
@@ -37,5 +39,5 @@ def kv_type(name: str) -> KVType:
 
 
 def type_names() -> tuple[str, ...]:
-    """All names: floats, stock types, their rotated forms, the turbo family."""
+    """All names: floats, stock types, their rotated forms, the turbo family, the trellis types."""
     return tuple(_TYPES)

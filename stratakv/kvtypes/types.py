@@ -40,7 +40,7 @@ class KVType(ABC):
     """Base of all types. A subclass gives the bytes' structure, `_encode` and `_decode`, and a rotation if it has one.
 
     name: as llama.cpp or its forks call it. version: changes when the same values would get other bytes.
-    turbo: one of the turbo family. rotation_seed: of the rotation's random signs, None without such signs.
+    turbo: one of the turbo family or a trellis type. rotation_seed: of the rotation's random signs, None without such signs.
     """
 
     name: str

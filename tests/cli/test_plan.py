@@ -45,7 +45,7 @@ def test_without_evidence_quality_is_unknown_and_the_command_that_measures_is_na
     out = run(capsys, "--memory", "34MiB", "--context", "4k")
     assert "34.00 MiB for the cache alone, beside the weights; weights 7.99 MiB in the file's blocks" in out
     assert "\n>  q8_0 " in out and "48.00 MiB too much" in out
-    assert out.count("unknown") == 11
+    assert out.count("unknown") == 15
     assert "stratakv serve -m embedded --profile q8_0 -c 4096 -np 1" in out
     assert "stratakv compare -m embedded -f TEXT" in out
 

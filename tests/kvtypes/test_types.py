@@ -14,7 +14,8 @@ from stratakv.kvtypes import KVType, kv_type, type_names
 
 STOCK = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 TURBO = ("turbo2", "turbo3", "turbo4", "turbo5", "turbo6", "turbo8")
-ALL = ("f32", "f16", "bf16", *STOCK, *(f"{name}_rot" for name in STOCK), *TURBO)
+TRELLIS = ("tcq2", "tcq3", "tcq4", "tcq5", "tcq6")
+ALL = ("f32", "f16", "bf16", *STOCK, *(f"{name}_rot" for name in STOCK), *TURBO, *TRELLIS)
 HEAD_DIMS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640)
 
 
@@ -48,14 +49,15 @@ def test_frozen_hashable_value(type_: KVType):
 
 
 def test_turbo_flag_and_seed(type_: KVType):
-    assert type_.turbo == (type_.name in TURBO)
-    assert type_.rotation_seed == (42 if type_.name in TURBO else None)
+    assert type_.turbo == (type_.name in TURBO + TRELLIS)
+    assert type_.rotation_seed == (42 if type_.turbo else None)
 
 
 def test_bits_per_value_at_128():
     expected = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5}
     expected |= {f"{name}_rot": expected[name] for name in STOCK}
     expected |= {f"turbo{bits}": bits + 0.125 for bits in (2, 3, 4, 5, 6, 8)}
+    expected |= {f"tcq{bits}": bits + 0.125 for bits in (2, 3, 4, 5, 6)}
     assert {name: kv_type(name).bits_per_value(128) for name in type_names()} == expected
 
 
@@ -81,7 +83,7 @@ def test_round_trip_error_and_stored_basis(type_: KVType):
         x = randn(64, head_dim)
         packed = type_.encode(x)
         decoded = type_.decode(packed, head_dim)
-        limit = {"turbo2": 0.14, "turbo3": 0.045, "turbo4": 0.013}.get(type_.name, 0.01)
+        limit = {"turbo2": 0.14, "turbo3": 0.045, "turbo4": 0.013, "tcq2": 0.11, "tcq3": 0.03}.get(type_.name, 0.01)
         assert decoded.dtype == torch.float32
         assert (decoded - x).square().sum() / x.square().sum() < limit
         stored = type_.decode_stored(packed, head_dim)
@@ -110,7 +112,7 @@ def test_refused_head_dims(type_: KVType, head_dim: int):
 
 @pytest.mark.parametrize("head_dim", [72, 88, 104, 120, 136, 576])
 def test_turbo_refuses_what_no_matrix_covers(head_dim: int):
-    for name in TURBO:
+    for name in TURBO + TRELLIS:
         with pytest.raises(UserError, match="multiples of 128"):
             kv_type(name).check(head_dim)
     for name in STOCK:
