@@ -1,4 +1,4 @@
-"""`stratakv compare`: profiles side by side on a text: bytes, PPL, KL divergence, verdicts, Pareto marks."""
+"""`stratakv compare`: profiles side by side on a text: bytes, PPL, KL divergence of all and of far predictions, verdicts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ REFERENCE = "turbo4"
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
-    from stratakv.cli.measuring_options import add_measuring_options
+    from stratakv.cli.measuring_options import add_far_options, add_measuring_options
 
     parser = commands.add_parser("compare", help="profiles side by side on a text", description=__doc__)
     add_measuring_options(parser)
+    add_far_options(parser)
     parser.add_argument(
         "profiles",
         nargs="+",
@@ -35,7 +36,14 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from stratakv.cli.measuring_options import emit, load_for_measuring, progress, say
+    from stratakv.cli.measuring_options import (
+        check_far_options,
+        emit,
+        far_for_measuring,
+        load_for_measuring,
+        progress,
+        say,
+    )
     from stratakv.engine.describe import describe_model
     from stratakv.measure.plot import plot_comparison
     from stratakv.measure.results import check_writable, compare
@@ -49,10 +57,12 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         check_plot_path(args.plot)
     model = describe_model(args.model)
+    check_far_options(args, model.geometry.context)
     profiles = [resolve(text, model.geometry, fingerprint=model.fingerprint) for text in args.profiles]
     reference = resolve(args.reference, model.geometry, fingerprint=model.fingerprint)
     loaded, contexts = load_for_measuring(args)
-    for line in format_warnings([*loaded.warnings, *contexts.warnings]):
+    far = far_for_measuring(args, loaded, contexts)
+    for line in format_warnings([*loaded.warnings, *contexts.warnings, *far.warnings]):
         say(line)
     with progress("compare") as report:
         data = compare(
@@ -60,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             contexts,
             profiles,
             reference,
+            far=far,
             batch=args.batch_size,
             command=command_line(args),
             progress=report,

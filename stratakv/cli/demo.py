@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         check_writable(path)
     words = ["compare", "-m", "embedded", "-f", str(judging_text()), "-c", str(CONTEXT), "-b", str(args.batch_size)]
     words += [] if args.chunks is None else ["--chunks", str(args.chunks)]
+    words += ["--far", "0"]  # the embedded model doesn't copy: there is nothing to measure
     general = parse([*words, "--reference", REFERENCE, *PROFILES])  # the command that gives the same numbers
     loaded, contexts = load_for_measuring(general)
     profiles = [resolve(text, loaded.geometry) for text in PROFILES]

@@ -11,11 +11,12 @@ from stratakv.cli.recorded import command_line, set_run
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
-    from stratakv.cli.measuring_options import add_measuring_options
+    from stratakv.cli.measuring_options import add_far_options, add_measuring_options
 
     parser = commands.add_parser("judge", help="a tuned profile against every baseline", description=__doc__)
     parser.add_argument("profile", metavar="PROFILE", help="a profile file that stratakv tune wrote")
     add_measuring_options(parser)
+    add_far_options(parser)
     parser.add_argument("--permutations", type=int, default=20, metavar="N", help="of the profile over its layers (20)")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
     parser.add_argument(
@@ -29,7 +30,14 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from stratakv.cli.measuring_options import emit, load_for_measuring, progress, say
+    from stratakv.cli.measuring_options import (
+        check_far_options,
+        emit,
+        far_for_measuring,
+        load_for_measuring,
+        progress,
+        say,
+    )
     from stratakv.engine.describe import describe_model
     from stratakv.errors import UserError
     from stratakv.files import check_writable
@@ -42,15 +50,18 @@ def run(args: argparse.Namespace) -> int:
     if args.json and args.json != "-":
         check_writable(args.json)
     model = describe_model(args.model)
+    check_far_options(args, model.geometry.context)
     profile = load_profile(args.profile, model.geometry, model.fingerprint)
     loaded, contexts = load_for_measuring(args)
-    for line in format_warnings([*loaded.warnings, *contexts.warnings]):
+    far = far_for_measuring(args, loaded, contexts)
+    for line in format_warnings([*loaded.warnings, *contexts.warnings, *far.warnings]):
         say(line)
     with progress("judge") as report:
         data = judge(
             loaded,
             contexts,
             profile,
+            far=far,
             runs=Path(args.runs),
             permutations=args.permutations,
             batch=args.batch_size,

@@ -1,4 +1,4 @@
-"""Options, progress and output that `perplexity`, `compare` and `demo` share."""
+"""Options, progress and output that the commands that measure quality share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from stratakv.cli.model_option import add_model_option
 if TYPE_CHECKING:
     from stratakv.engine.load import LoadedModel
     from stratakv.measure.corpus import Contexts
+    from stratakv.measure.far import FarContexts, NoFar
     from stratakv.measure.run import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -34,6 +35,45 @@ def add_cut_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunks", type=int, metavar="N", help="only the first N contexts of the text (all)")
     parser.add_argument(
         "-b", "--batch-size", type=int, default=512, metavar="N", help="tokens in one forward call (512)"
+    )
+
+
+def add_far_options(parser: argparse.ArgumentParser) -> None:
+    """Far predictions beside all: how many contexts, and of how many tokens."""
+    parser.add_argument(
+        "--far",
+        type=int,
+        default=4,
+        metavar="CONTEXTS",
+        help="contexts for far predictions, which need what was read 1,000 tokens before; each is one more forward pass a "
+        "profile; 4 or more give intervals, 0: none (4)",
+    )
+    parser.add_argument(
+        "--far-ctx-size",
+        type=int,
+        metavar="N",
+        help="tokens of a far context (2048, or -c where that is more, within the model's context)",
+    )
+
+
+def check_far_options(args: argparse.Namespace, model_context: int) -> None:
+    """UserError before anything is loaded. model_context: the length the model was trained for, 0 when unknown."""
+    from stratakv.measure.far import check_far
+
+    check_far(args.far, args.far_ctx_size, model_context)
+
+
+def far_for_measuring(args: argparse.Namespace, loaded: LoadedModel, contexts: Contexts) -> FarContexts | NoFar:
+    """The far contexts of the same text; what they are, or why there are none, in the result's own words."""
+    from stratakv.measure.far import far_contexts
+
+    return far_contexts(
+        contexts.text,
+        loaded.tokenizer,
+        args.far,
+        args.far_ctx_size,
+        context=args.ctx_size,
+        model_context=loaded.geometry.context,
     )
 
 

@@ -28,13 +28,15 @@ class Contexts:
     """A text cut for measuring.
 
     ids: int64 [contexts, context] token ids, BOS in the first column when the model's tokenizer adds one. tokens: of the
-    whole text, BOS included. warnings: what the user should know about the cut.
+    whole text, BOS included. warnings: what the user should know about the cut. start: position of the first prediction that
+    is scored, None for half a context.
     """
 
     text: Text
     ids: torch.Tensor
     tokens: int
     warnings: tuple[str, ...] = ()
+    start: int | None = None
 
     @property
     def context(self) -> int:
@@ -42,9 +44,14 @@ class Contexts:
         return int(self.ids.shape[1])
 
     @property
+    def first(self) -> int:
+        """The position at which the first scored prediction is made; the last one is made at context - 2."""
+        return self.context // 2 if self.start is None else self.start
+
+    @property
     def scored(self) -> int:
-        """Predictions of one context that are scored: those made at positions context // 2 to context - 2."""
-        return self.context - 1 - self.context // 2
+        """Predictions of one context that are scored."""
+        return self.context - 1 - self.first
 
 
 def read_text(path: str | Path) -> Text:
@@ -78,25 +85,24 @@ def cut(text: Text, tokenizer: Any, context: int, chunks: int | None = None, mod
         raise UserError(f"-c {context}: a context needs at least {MIN_CONTEXT} tokens")
     if chunks is not None and chunks < 1:
         raise UserError(f"--chunks {chunks}: at least 1 context")
-    plain = tokenizer(text.content, add_special_tokens=False, verbose=False).input_ids
-    bos = _added_bos(tokenizer)
-    tokens = torch.tensor(plain if bos is None else [bos, *plain], dtype=torch.int64)
+    bos, plain = tokens_of(text, tokenizer)
+    tokens = torch.tensor([*bos, *plain], dtype=torch.int64)
     there = len(tokens) // context
     if there == 0:
         raise UserError(
             f"the text {text.name} has {len(tokens)} tokens, one context needs {context}: give a longer text or a smaller -c"
         )
     ids = tokens[: there * context].reshape(there, context)[:chunks].clone()
-    if bos is not None:
-        ids[:, 0] = bos
+    if bos:
+        ids[:, 0] = bos[0]
     return Contexts(text, ids, len(tokens), tuple(_warnings(text, context, chunks, there, model_context)))
 
 
-def _added_bos(tokenizer: Any) -> int | None:
-    """The id that the tokenizer puts before a text, if it is BOS."""
+def tokens_of(text: Text, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """([BOS] if the tokenizer puts it before a text, else [], and the text's own tokens)."""
     bos = tokenizer.bos_token_id
-    with_special = tokenizer("a").input_ids
-    return bos if bos is not None and with_special[:1] == [bos] else None
+    added = bos is not None and tokenizer("a").input_ids[:1] == [bos]
+    return [bos] if added else [], tokenizer(text.content, add_special_tokens=False, verbose=False).input_ids
 
 
 def _warnings(text: Text, context: int, chunks: int | None, there: int, model_context: int) -> list[str]:

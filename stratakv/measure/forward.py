@@ -13,23 +13,28 @@ from stratakv.profile import Profile
 
 
 class Pass(NamedTuple):
-    """logits: float32 [scored, vocab], row i predicts the token at position context // 2 + 1 + i. allocated: the cache's
-    bytes after the whole context."""
+    """logits: float32 [scored, vocab], row i predicts the token at position first + 1 + i. allocated: the cache's bytes
+    after the whole context."""
 
     logits: torch.Tensor
     allocated: int
 
 
-def context_logits(loaded: LoadedModel, profile: Profile, ids: torch.Tensor, batch: int) -> Pass:
+def context_logits(
+    loaded: LoadedModel, profile: Profile, ids: torch.Tensor, batch: int, first: int | None = None
+) -> Pass:
     """Feed a context in pieces of `batch` tokens through a fresh cache and return the scored predictions.
 
-    ids: int64 [context]. Every piece's K and V are encoded into the cache's pages first, and attention reads them from
+    ids: int64 [context]. first: position of the first scored prediction, None for half a context.
+
+    Every piece's K and V are encoded into the cache's pages first, and attention reads them from
     there, the piece's own included. All tokens are fed, the last one too, so that the cache holds a whole context. A model that
     doesn't read pieces right (`LoadedModel.reads_in_pieces`) gets the context whole.
     """
     model: Any = loaded.model
     cache = KVCache(model.config, profile)
-    context, first, last = len(ids), len(ids) // 2, len(ids) - 1  # predictions at [first, last) are scored
+    context, last = len(ids), len(ids) - 1
+    first = context // 2 if first is None else first  # predictions at [first, last) are scored
     keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
     kept = []
     if context > batch and not loaded.reads_in_pieces:

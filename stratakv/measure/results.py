@@ -15,6 +15,7 @@ from stratakv.files import check_writable as check_writable
 from stratakv.files import write_file as write_file
 from stratakv.machine import machine
 from stratakv.measure.corpus import Contexts
+from stratakv.measure.far import NOT_ASKED, FarContexts, NoFar, measurable
 from stratakv.measure.rows import METRICS_VERSION, likelihood_row, quality_rows
 from stratakv.measure.run import Progress, measure
 from stratakv.profile import Profile
@@ -29,24 +30,35 @@ def compare(
     profiles: Sequence[Profile],
     reference: Profile,
     *,
+    far: FarContexts | NoFar = NOT_ASKED,
     batch: int = 512,
     command: str = "",
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure profiles side by side: JSON data, schema "stratakv/compare/1".
 
-    reference: what verdicts are taken against; it is added as a row when none of `profiles` has its pairs. batch: tokens a
-    forward call. command: the command line to be named in the result. progress: see `measure`.
+    reference: what verdicts are taken against; it is added as a row when none of `profiles` stores the same. far: contexts
+    whose far predictions are measured too. batch: tokens a forward call. command: the command line to be named in the result.
+    progress: see `measure`.
     """
     profiles = list(profiles)
-    index = next((i for i, profile in enumerate(profiles) if profile.pairs == reference.pairs), len(profiles))
+    index = next((i for i, profile in enumerate(profiles) if profile.storages == reference.storages), len(profiles))
     if index == len(profiles):
         profiles.append(reference)
-    baseline, scores = measure(loaded, contexts, profiles, batch=batch, progress=progress)
-    rows = quality_rows(profiles, scores, baseline, index, contexts.context)
+    far_contexts, told = measurable(loaded, far, batch)
+    passes = len(contexts.ids) * (1 + len(profiles))
+    total = passes + told["chunks"] * (1 + len(profiles))
+    baseline, scores = measure(loaded, contexts, profiles, batch=batch, progress=lambda done, _: progress(done, total))
+    measured = None
+    if far_contexts:
+        measured = measure(
+            loaded, far_contexts, profiles, batch=batch, progress=lambda done, _: progress(passes + done, total)
+        )
+    rows = quality_rows(profiles, scores, baseline, index, contexts.context, measured)
     return {
         "schema": COMPARE_SCHEMA,
-        **conditions(loaded, contexts, batch, command),
+        **conditions(loaded, contexts, batch, command, far_contexts),
+        "far": told,
         "reference": profiles[index].name,
         "baseline": {"name": "f16", "seconds": baseline.seconds},
         "rows": rows,
@@ -71,15 +83,18 @@ def perplexity(
     baseline, scores = measure(loaded, contexts, [profile], batch=batch, against=divergence, progress=progress)
     if divergence:
         (row,) = quality_rows([profile], scores, baseline, 0, contexts.context)
-        for name in ("kld_diff", "kld_diff_ci95", "verdict", "verdict_kind", "pareto"):
+        for name in ("kld_diff", "kld_diff_ci95", "verdict", "verdict_kind", "pareto", "far"):
             del row[name]
     else:
         row = likelihood_row(profile, scores[0], contexts.context)
     return {"schema": PERPLEXITY_SCHEMA, **conditions(loaded, contexts, batch, command), "rows": [row]}
 
 
-def conditions(loaded: LoadedModel, contexts: Contexts, batch: int, command: str) -> dict[str, Any]:
+def conditions(
+    loaded: LoadedModel, contexts: Contexts, batch: int, command: str, far: FarContexts | None = None
+) -> dict[str, Any]:
     """What a number needs beside it to be compared with another one."""
+    warnings = [*loaded.warnings, *contexts.warnings, *(far.warnings if far else ())]
     dtype: torch.dtype = loaded.model.dtype
     return {
         "stratakv": __version__,
@@ -97,7 +112,7 @@ def conditions(loaded: LoadedModel, contexts: Contexts, batch: int, command: str
         "compute_dtype": str(dtype).removeprefix("torch."),
         "command": command,
         "machine": machine(),
-        "warnings": [*loaded.warnings, *contexts.warnings],
+        "warnings": warnings,
     }
 
 

@@ -14,23 +14,47 @@ from stratakv.measure.verdicts import judge, pareto_front
 from stratakv.profile import Profile
 
 METRICS_VERSION = 1
+_VERDICT = ("pareto", "verdict_kind", "verdict")
 
 
 def quality_rows(
-    profiles: Sequence[Profile], scores: Sequence[Scores], baseline: Scores, reference: int, context: int
+    profiles: Sequence[Profile],
+    scores: Sequence[Scores],
+    baseline: Scores,
+    reference: int,
+    context: int,
+    far: tuple[Scores, Sequence[Scores]] | None = None,
 ) -> list[dict[str, Any]]:
     """One JSON row a profile, in the given order. reference: index of the profile that KLD differences are taken against.
-    context: tokens of a context. Every Scores needs its kld. Intervals are null below MIN_BLOCKS contexts.
+    context: tokens of a context. Every Scores needs its kld. Intervals are null below MIN_BLOCKS contexts. far: baseline's
+    and profiles' scores of far predictions; a row's "far" then has the same numbers of those, else it is null.
     """
     rows = [
-        _row(profile, each, baseline, scores[reference], context)
+        {
+            **likelihood_row(profile, each, context),
+            **_divergences(each, baseline, scores[reference]),
+            "baseline": all(pair == (BASELINE, BASELINE) for pair in profile.pairs),
+        }
         for profile, each in zip(profiles, scores, strict=True)
     ]
+    _add_verdicts(rows, reference)
+    if far is None:
+        return [{**row, "far": None} for row in rows]
+    far_baseline, far_scores = far
+    found = [_likelihood(each) | _divergences(each, far_baseline, far_scores[reference]) for each in far_scores]
+    whole = [row | each for row, each in zip(rows, found, strict=True)]
+    _add_verdicts(whole, reference)
+    return [
+        {**row, "far": {name: other[name] for name in (*each, *_VERDICT)}}
+        for row, each, other in zip(rows, found, whole, strict=True)
+    ]
+
+
+def _add_verdicts(rows: Sequence[dict[str, Any]], reference: int) -> None:
     front = pareto_front([(row["bytes_per_token"], row["kld_mean"]) for row in rows])
     for index, (row, on_front) in enumerate(zip(rows, front, strict=True)):
         kind, text = judge(row, rows[reference], is_reference=index == reference)
-        row.update(pareto=on_front, verdict_kind=kind, verdict=text)
-    return rows
+        row.update(zip(_VERDICT, (on_front, kind, text), strict=True))
 
 
 def likelihood_row(profile: Profile, scores: Scores, context: int) -> dict[str, Any]:
@@ -38,9 +62,6 @@ def likelihood_row(profile: Profile, scores: Scores, context: int) -> dict[str, 
 
     context: tokens of a context; context_bytes is what the types take for them, allocated_bytes what the cache took.
     """
-    nll = scores.nll.mean(axis=1)
-    ppl = math.exp(nll.mean())
-    over = "contexts" if len(nll) >= MIN_BLOCKS else "tokens"
     return {
         "name": profile.name,
         "profile": [list(pair) for pair in profile.pairs],
@@ -48,22 +69,30 @@ def likelihood_row(profile: Profile, scores: Scores, context: int) -> dict[str, 
         "bpv": profile.bpv,
         "context_bytes": profile.bytes_at(context),
         "allocated_bytes": scores.allocated,
+        **_likelihood(scores),
+        "warnings": list(profile.warnings),
+    }
+
+
+def _likelihood(scores: Scores) -> dict[str, Any]:
+    nll = scores.nll.mean(axis=1)
+    ppl = math.exp(nll.mean())
+    over = "contexts" if len(nll) >= MIN_BLOCKS else "tokens"
+    return {
         "ppl": ppl,
         "ppl_se": ppl * standard_error(nll if over == "contexts" else scores.nll.ravel()),
         "ppl_se_over": over,
         "nll_per_chunk": nll.tolist(),
         "seconds": scores.seconds,
-        "warnings": list(profile.warnings),
     }
 
 
-def _row(profile: Profile, scores: Scores, baseline: Scores, reference: Scores, context: int) -> dict[str, Any]:
+def _divergences(scores: Scores, baseline: Scores, reference: Scores) -> dict[str, Any]:
+    """What needs the f16 cache (baseline) and the profile that differences are taken against (reference)."""
     kld, agree = _kld(scores), scores.agree
     assert agree is not None
     per_chunk, other = kld.mean(axis=1), _kld(reference).mean(axis=1)
-    row = likelihood_row(profile, scores, context)
     return {
-        **row,
         **_ppl_difference(scores.nll.mean(axis=1) - baseline.nll.mean(axis=1), math.exp(baseline.nll.mean())),
         "kld_mean": float(kld.mean()),
         "kld_mean_ci95": _json(mean_interval(per_chunk)),
@@ -71,7 +100,6 @@ def _row(profile: Profile, scores: Scores, baseline: Scores, reference: Scores, 
         "kld_diff": float((per_chunk - other).mean()),
         "kld_diff_ci95": _kld_difference(per_chunk, other),
         "kld_per_chunk": per_chunk.tolist(),
-        "baseline": all(pair == (BASELINE, BASELINE) for pair in profile.pairs),
     }
 
 

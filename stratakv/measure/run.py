@@ -71,8 +71,8 @@ def measure(
     if batch < 1:
         raise UserError(f"-b {batch}: at least 1 token a forward call")
     baseline = resolve(BASELINE, loaded.geometry)
-    first = contexts.context // 2
-    shape = len(contexts.ids), contexts.context - 1 - first
+    first = contexts.first
+    shape = len(contexts.ids), contexts.scored
     grown = [_Growing(*shape, against) for _ in profiles]
     reference = _Growing(*shape, False)
     total = len(contexts.ids) * (len(profiles) + against)
@@ -81,10 +81,10 @@ def measure(
         targets = ids[first + 1 :].to(loaded.model.device)
         logits: torch.Tensor | None = None
         if against:
-            logits = _score(loaded, baseline, ids, targets, batch, None, reference, index)
+            logits = _score(loaded, baseline, ids, first, targets, batch, None, reference, index)
             progress(done := done + 1, total)
         for profile, into in zip(profiles, grown, strict=True):
-            _score(loaded, profile, ids, targets, batch, logits, into, index)
+            _score(loaded, profile, ids, first, targets, batch, logits, into, index)
             progress(done := done + 1, total)
     scores = [each.scores() for each in grown]
     return (reference.scores() if against else scores[0]), scores
@@ -94,6 +94,7 @@ def _score(
     loaded: LoadedModel,
     profile: Profile,
     ids: torch.Tensor,
+    first: int,
     targets: torch.Tensor,
     batch: int,
     reference: torch.Tensor | None,
@@ -103,7 +104,7 @@ def _score(
     """Run one context with one profile, add its scores, return its logits."""
     started = time.perf_counter()
     try:
-        logits, into.allocated = context_logits(loaded, profile, ids, batch)
+        logits, into.allocated = context_logits(loaded, profile, ids, batch, first)
         into.nll[index] = negative_log_likelihood(logits, targets)
         if reference is not None and into.kld is not None and into.agree is not None:
             into.kld[index], into.agree[index] = divergence(reference, logits)

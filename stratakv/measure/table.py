@@ -10,19 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stratakv.measure.metrics import METRICS
+from stratakv.measure.verdicts import far_in_words
 
 WIDTH = 120
 _NAME = 20
 _SHORTEST_NAME = 10
+_SHOWN = [metric for metric in METRICS if metric.heading]
 
 
 def format_comparison(data: Mapping[str, Any]) -> str:
-    """The whole of a "stratakv/compare/1": conditions, numbers, verdicts with Pareto marks, warnings."""
+    """The whole of a "stratakv/compare/1": conditions, numbers of all and of far predictions, verdicts, warnings."""
     rows = data["rows"]
     label = labels([row["name"] for row in rows])
-    shown = [metric for metric in METRICS if metric.heading]
     cells = [["profile", "bpv", "bytes/token", "PPL", "PPL - f16 [95 %]", "KLD [95 %]"]]
-    cells[0] += [metric.heading or "" for metric in shown]
+    cells[0] += [metric.heading or "" for metric in _SHOWN]
     for row in rows:
         cells.append(
             [
@@ -32,23 +33,44 @@ def format_comparison(data: Mapping[str, Any]) -> str:
                 significant(row["ppl"], 4),
                 _signed(row["ppl_diff"]) + _signed_interval(row["ppl_diff_ci95"]),
                 milli(row["kld_mean"]) + _milli_interval(row["kld_mean_ci95"]),
-                *(milli(row[each.field]) if each.unit == "nats" else f"{row[each.field]:.1%}" for each in shown),
+                *_metrics(row),
             ]
         )
     lines = [*conditions(data), "KLD in 1e-3 nats against an f16 cache of the same weights; PPL is a side note", ""]
-    lines += _fit(cells)
+    lines += _fit(cells, left=(4, 5))
     over = max(row["allocated_bytes"] / row["context_bytes"] - 1 for row in rows)
     lines.append(f"allocated for a context, pages included: at most {over:.1%} above bytes/token x tokens kept")
+    lines += _far(data, label)
     reference = label.get(data["reference"], data["reference"])
     lines += ["", f"against {reference} (* no row is as good or better in both KLD and bytes):"]
     width = max(len(label[row["name"]]) for row in rows)
+    base: Mapping[str, Any] = next((row for row in rows if row["verdict_kind"] == "reference"), {})
     for row in rows:
-        text = f"{'*' if row['pareto'] else ' '} {label[row['name']]:<{width}}  {row['verdict']}"
+        verdict = "; ".join(filter(None, (row["verdict"], far_in_words(row, base))))
+        text = f"{'*' if row['pareto'] else ' '} {label[row['name']]:<{width}}  {verdict}"
         lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * (width + 4)) if len(text) > WIDTH else [text]
     lines += legend(label)
     warnings = [*data["warnings"]]
     warnings += [_named(row["name"], label[row["name"]], warning) for row in rows for warning in row["warnings"]]
     return "\n".join([*lines, *format_warnings(warnings)])
+
+
+def _far(data: Mapping[str, Any], label: Mapping[str, str]) -> list[str]:
+    """Far predictions beside all, or why there are none; nothing for a result from before they were measured."""
+    if "far" not in data:
+        return []
+    lines = ["", *textwrap.wrap(data["far"]["words"], WIDTH)]
+    if not data["far"]["chunks"]:
+        return lines
+    cells = [["profile", "KLD [95 %]", "far KLD [95 %]", *(f"far {metric.heading}" for metric in _SHOWN)]]
+    for row in data["rows"]:
+        klds = [milli(each["kld_mean"]) + _milli_interval(each["kld_mean_ci95"]) for each in (row, row["far"])]
+        cells.append([label[row["name"]], *klds, *_metrics(row["far"])])
+    return [*lines, *_fit(cells, left=(1, 2))]
+
+
+def _metrics(numbers: Mapping[str, Any]) -> list[str]:
+    return [milli(numbers[each.field]) if each.unit == "nats" else f"{numbers[each.field]:.1%}" for each in _SHOWN]
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:
@@ -153,18 +175,18 @@ def _interval(interval: Sequence[float] | None, form: str) -> str:
     return "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def _fit(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned lines; names, the first column, give way where the numbers need the width."""
-    rest = max(map(len, _align([["", *row[1:]] for row in cells])))
+def _fit(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    """Aligned lines, columns `left` and names to the left; names, the first column, give way where numbers need the width."""
+    rest = max(map(len, _align([["", *row[1:]] for row in cells], left)))
     width = min(_NAME, max(_SHORTEST_NAME, WIDTH - rest))
-    return _align([[short_name(row[0], width), *row[1:]] for row in cells])
+    return _align([[short_name(row[0], width), *row[1:]] for row in cells], left)
 
 
-def _align(cells: Sequence[Sequence[str]]) -> list[str]:
+def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if index in (0, 4, 5) else cell.rjust(width)
+            cell.ljust(width) if index in (0, *left) else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in cells

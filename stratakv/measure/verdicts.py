@@ -32,6 +32,15 @@ def judge(row: Mapping[str, Any], reference: Mapping[str, Any], *, is_reference:
     return kind, f"{kind}: {size} {cost}"
 
 
+def far_in_words(row: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
+    """'far: better, KLD -34 % [-40, -27]' against the reference row; '' where nothing was measured or nothing is judged."""
+    far = row.get("far")
+    if not far or far["verdict_kind"] in ("reference", "baseline"):
+        return ""
+    size = kld_in_words(far["kld_diff"], far["kld_diff_ci95"], reference["far"]["kld_mean"])
+    return f"far: {far['verdict_kind']}, {size}"
+
+
 def kld_in_words(difference: float, interval: Sequence[float] | None, reference: float) -> str:
     """'KLD -76 % [-79, -72]': the difference in percent of the reference's KLD, in nats where that is 0."""
     if reference <= 0:

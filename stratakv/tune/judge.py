@@ -12,10 +12,11 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.evidence.judgement import SCHEMA
 from stratakv.measure.corpus import Contexts
+from stratakv.measure.far import NOT_ASKED, FarContexts, NoFar, measurable
 from stratakv.measure.intervals import change_interval
 from stratakv.measure.results import conditions
 from stratakv.measure.rows import quality_rows
-from stratakv.measure.run import Progress
+from stratakv.measure.run import Progress, Scores
 from stratakv.profile import Profile
 from stratakv.tune.baselines import TOLERANCE, baselines, reference_for
 from stratakv.tune.run import open_store
@@ -29,6 +30,7 @@ def judge(
     contexts: Contexts,
     tuned: Profile,
     *,
+    far: FarContexts | NoFar = NOT_ASKED,
     runs: Path,
     permutations: int = 20,
     batch: int = 512,
@@ -37,8 +39,9 @@ def judge(
 ) -> dict[str, Any]:
     """A comparison ("stratakv/compare/1" with a family in every row) and the claims that it shows or doesn't.
 
-    contexts: of a text other than the tuning's, UserError where the profile's evidence names the same. runs: where scores are
-    kept, so that a killed judgement goes on. progress: called with (contexts done, contexts in all).
+    contexts: of a text other than the tuning's, UserError where the profile's evidence names the same. far: contexts whose far
+    predictions are measured too. runs: where scores are kept, so that a killed judgement goes on. progress: called with
+    (contexts done, contexts in all).
     """
     if tuned.evidence and tuned.evidence.get("text") == contexts.text.sha256:
         raise UserError(
@@ -46,17 +49,30 @@ def judge(
         )
     reference = reference_for(tuned.geometry, tuned.bytes_per_token)
     families, profiles = zip(*baselines(tuned, reference, permutations), strict=True)
-    store = open_store(loaded, contexts, runs, f"judge {batch}")
-    baseline, scores = kept_scores(loaded, contexts, profiles, store, batch=batch, progress=progress)
-    store.close()
-    index = next(i for i, profile in enumerate(profiles) if profile.pairs == reference.pairs)
-    rows = quality_rows(profiles, scores, baseline, index, contexts.context)
+    far_contexts, told = measurable(loaded, far, batch)
+    there = len(contexts.ids)
+    total = there + told["chunks"]
+
+    def measured(part: Contexts, name: str, before: int) -> tuple[Scores, list[Scores]]:
+        store = open_store(loaded, part, runs, name)
+        try:
+            return kept_scores(
+                loaded, part, profiles, store, batch=batch, progress=lambda done, _: progress(before + done, total)
+            )
+        finally:
+            store.close()
+
+    baseline, scores = measured(contexts, f"judge {batch}", 0)
+    far_scores = measured(far_contexts, f"judge {batch} far {far_contexts.first}", there) if far_contexts else None
+    index = next(i for i, profile in enumerate(profiles) if profile.storages == reference.storages)
+    rows = quality_rows(profiles, scores, baseline, index, contexts.context, far_scores)
     for row, family in zip(rows, families, strict=True):
         row["family"] = family
     at = reference.bytes_per_token if _equal(tuned, reference) else tuned.bytes_per_token
     return {
         "schema": SCHEMA,
-        **conditions(loaded, contexts, batch, command),
+        **conditions(loaded, contexts, batch, command, far_contexts),
+        "far": told,
         "reference": rows[index]["name"],
         "baseline": {"name": "f16", "seconds": baseline.seconds},
         "tuned": tuned.name,
@@ -95,6 +111,10 @@ def claims(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any], at: 
                 interval,
             )
         )
+    if tuned.get("far") and reference.get("far"):
+        change, interval = _change(tuned["far"], reference["far"])
+        shown = None if interval is None or interval[0] <= 0 <= interval[1] else change < 0
+        made.append(_claim(f"less KLD of far predictions than uniform {reference['name']}", shown, change, interval))
     for family, words in (
         ("uniform", "every other uniform pair"),
         ("mode", "every mode"),

@@ -16,7 +16,7 @@ from stratakv.tune.effort import EFFORTS
 
 TEXT = str(judging_text())
 load_once = functools.cache(load_model)
-SHORT = ["compare", "-m", "embedded", "-f", TEXT, "-c", "32", "--chunks", "4"]
+SHORT = ["compare", "-m", "embedded", "-f", TEXT, "-c", "32", "--far", "0", "--chunks", "4"]
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,17 @@ def test_table_json_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert again[again.index("--chunks") :][:2] == ["--chunks", "4"]
 
 
+def test_far_predictions_are_asked_for_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """The embedded model has none, and the result says why."""
+    words = ["compare", "-m", "embedded", "-f", TEXT, "-c", "32", "--chunks", "1", "--far-ctx-size", "512"]
+    assert main([*words, "turbo4", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    data = json.loads(out)
+    assert "doesn't copy" in data["far"]["words"]
+    assert "no far predictions: strata-8m-q8_0 doesn't copy" in err
+    assert "--far 4 --far-ctx-size 512" in data["command"]
+
+
 def test_json_on_standard_output_has_it_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SHORT[:-1], "2", "turbo3", "--reference", "q8_0", "--json", "-"]) == 0
     out, err = capsys.readouterr()
@@ -58,6 +69,9 @@ def test_json_on_standard_output_has_it_for_itself(capsys: pytest.CaptureFixture
     [
         ([*SHORT, "turbo9"], "turbo9"),
         ([*SHORT, "mode3"], "mode"),
+        ([*SHORT, "turbo4", "--far", "-1"], "--far -1: at least 0 contexts"),
+        ([*SHORT, "turbo4", "--far-ctx-size", "100"], "--far-ctx-size 100: a far context needs at least 512 tokens"),
+        ([*SHORT, "turbo4", "--far", "1", "--far-ctx-size", "9999"], "the model's context is 4096"),
         ([*SHORT, "first99: q8_0; rest: turbo4"], "12 KV layers"),
         ([*SHORT, "turbo4", "--reference", "nonsense"], "nonsense"),
         ([*SHORT, "turbo4", "--plot", "plot.pdf"], "must end in .png or .svg"),

@@ -20,13 +20,13 @@ from stratakv.profile import resolve
 
 TOP = {
     "schema", "stratakv", "metrics_version", "model", "text", "context", "chunk", "chunks", "compute_dtype", "command",
-    "machine", "warnings", "reference", "baseline", "rows",
+    "machine", "warnings", "reference", "baseline", "far", "rows",
 }  # fmt: skip
 ROW = {
     "name", "profile", "bytes_per_token", "bpv", "context_bytes", "allocated_bytes", "ppl", "ppl_se", "ppl_se_over",
     "nll_per_chunk", "seconds", "warnings", "ppl_diff", "ppl_diff_ci95", "kld_mean", "kld_mean_ci95",
     *(metric.field for metric in METRICS), "kld_diff", "kld_diff_ci95", "kld_per_chunk", "baseline",
-    "pareto", "verdict", "verdict_kind",
+    "pareto", "verdict", "verdict_kind", "far",
 }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def test_perplexity_without_divergence_runs_one_profile(loaded: LoadedModel, con
     assert row["ppl_se"] == pytest.approx(row["ppl"] * spread)
     with_divergence = perplexity(loaded, contexts, profile, divergence=True)["rows"][0]
     assert with_divergence["ppl"] == row["ppl"]
-    assert set(with_divergence) == ROW - {"kld_diff", "kld_diff_ci95", "verdict", "verdict_kind", "pareto"}
+    assert set(with_divergence) == ROW - {"far", "kld_diff", "kld_diff_ci95", "verdict", "verdict_kind", "pareto"}
 
 
 def test_a_model_with_broken_weights_is_refused(
