@@ -156,7 +156,7 @@ class Stack:
                 layouts,
                 kernel.name,
                 kernel.precise,
-                len(placed[0].step),
+                len(splits[0].step),
                 splits[0].decoding,
                 x.data_ptr(),
                 rows,

@@ -54,11 +54,12 @@ const Kernel &find_kernel(const std::string &name) {
 namespace {
 
 // Pages that one softmax goes over before it is merged with others. By the sequence alone, never by what else there is
-// or how many threads: so a token's sums are the same in any company. Longer ones for chunks, whose states are large.
-std::int64_t unit_pages(const Attention &a, int sequence) { return a.q_tokens(sequence) > 8 ? 16 : 4; }
+// or how many threads: so a token's sums are the same in any company. Longer ones for chunks of prompts, whose states
+// are large; by their arithmetic, since how many tokens a chunk has hangs on company.
+std::int64_t unit_pages(const Attention &a) { return a.precise ? 16 : 4; }
 
-std::int64_t unit_count(const Attention &a, int sequence, std::int64_t pages) {
-    const std::int64_t unit = unit_pages(a, sequence);
+std::int64_t unit_count(const Attention &a, std::int64_t pages) {
+    const std::int64_t unit = unit_pages(a);
     return std::max<std::int64_t>(1, (pages + unit - 1) / unit);
 }
 
@@ -97,7 +98,7 @@ const char *attend(const Kernel &kernel, const Attention &a, int threads) {
         total += pages[s] * a.kv_heads;
         work += pages[s] * a.kv_heads * a.groups * a.q_tokens(s);
         if (const std::size_t size = a.partial_floats(s)) {
-            const std::size_t own = std::size_t(unit_count(a, s, pages[s])) * a.kv_heads;
+            const std::size_t own = std::size_t(unit_count(a, pages[s])) * a.kv_heads;
             units += own, floats += own * size;
         }
     }
@@ -114,8 +115,7 @@ const char *attend(const Kernel &kernel, const Attention &a, int threads) {
     for (int s = 0; s < a.sequences; ++s) {
         const std::size_t size = a.partial_floats(s), rows = std::size_t(a.groups) * a.q_tokens(s);
         if (!size) continue;
-        const std::int64_t unit = unit_pages(a, s), own = unit_count(a, s, pages[s]),
-                           together = (per_part + unit - 1) / unit;
+        const std::int64_t unit = unit_pages(a), own = unit_count(a, pages[s]), together = (per_part + unit - 1) / unit;
         for (int h = 0; h < a.kv_heads; ++h, ++count) {
             Group &group = groups[count];
             group.begin = partials.size(), group.end = group.begin + own;
@@ -132,8 +132,7 @@ const char *attend(const Kernel &kernel, const Attention &a, int threads) {
     std::atomic<const char *> ran{""};
     parallel_for(threads, static_cast<int>(parts.size()), [&](int i) {
         const Part &part = all[i];
-        ran =
-            kernel.run(a, part.sequence, part.head, part.begin, part.end, unit_pages(a, part.sequence), of + part.unit);
+        ran = kernel.run(a, part.sequence, part.head, part.begin, part.end, unit_pages(a), of + part.unit);
         Group &group = groups[part.group];
         // who finishes last merges
         if (--group.left == 0)

@@ -72,10 +72,10 @@ class CpuKernel:
         if step.mask is not None:
             return self._attend_under_mask(query, pool, step, options, lse)
         split = Split.of(step)
-        if split.decoding == len(step):
-            return self._read(query, pool, step, options, lse, self.precise)
+        if split.decoding == len(split.step):
+            return self._read(query, pool, split.step, options, lse, self.precise)
         if split.decoding == 0:
-            return self._read(query, pool, step, options, lse, True)
+            return self._read(query, pool, split.step, options, lse, True)
         out = torch.empty(*query.shape[:2], pool.layout.v_dim, dtype=query.dtype)
         sums = torch.empty(query.shape[:2]) if lse else None
         for part, precise in ((split.others, self.precise), (split.short_chunks, True)):

@@ -13,14 +13,16 @@ from stratakv.kernels.step import Step, running
 
 # Sequences with more query tokens than this are chunks of prompts
 FEW_QUERY_TOKENS = 8
-# Chunks of so few query tokens, or of so few pairs of a query and a token that it may see, read packed rows as decoding does, in
-# float32, in the step's one compiled call; others decode whole blocks for torch. A prompt's end of 16 to 384 tokens on SmolLM2
-# (turbo4, two cores, Zen 5), ms to the first token in the one way and the other: 64 tokens 27 against 55 alone, 52 against 80
-# after 512 tokens, 254 against 276 after 6,000; 256 tokens 141 against 174 alone, 262 against 237 after 512; 128 after 6,000 604
-# against 451. Integers would take a sixth (1 token) to a third, with errors of 6e-5: enough to move a code here and there, and
-# with it greedy tokens
+# Query tokens of a chunk that see so many tokens or fewer read packed rows as decoding does, in float32, in the step's one
+# compiled call. They see one unit of pages (attend.cpp), so that their sums are the same to the bit however a prompt was cut
+NEAR = 2048
+# Those that see more are decoded in whole blocks for torch, unless they are so few
 SHORT_CHUNK = 64
-FEW_PAIRS = 2**16
+# So many query tokens at a time: their scores stay in the first-level cache, and tokens after them aren't looked at.
+# 512 tokens of SmolLM2 (turbo4, two cores of Zen 5), ms in pieces of 512, 128, 64 and 32, and by torch: at a prompt's begin 333,
+# 243, 217, 201, 321; after 512 tokens 548, 406, 344, 327, 421; after 1,536 966, 711, 604, 574, 621. Integers would take less,
+# with errors of 6e-5: enough to move a code here and there, and with it greedy tokens
+PIECE = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +52,15 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A step as the compiled kernels take it, made once for all its layers."""
+    """A step as the compiled kernels take it, made once for all its layers: chunks of prompts are cut into pieces, each a
+    sequence with the same block table."""
 
     step: Step
 
     @staticmethod
     def of(step: Step) -> Split:
         """The step's split."""
-        return step.once(Split, lambda: Split(step))
+        return step.once(Split, lambda: Split(_cut(step)))
 
     @cached_property
     def addresses(self) -> tuple[int, ...]:
@@ -68,10 +71,10 @@ class Split:
 
     @cached_property
     def decoding(self) -> int | None:
-        """How many sequences there are before the short chunks, where these are the last ones and there are no long
-        ones: what one compiled call can take. None for other steps."""
+        """How many sequences there are before the pieces of chunks, where these are the last ones and torch has nothing
+        to do: what one compiled call can take. None for other steps."""
         step = self.step
-        if step.rectangle is not None and step.prefill is None and len(step.slots) <= FEW_QUERY_TOKENS * len(step):
+        if _decodes(step):
             return len(step) if step.mask is None else None
         chunks = np.flatnonzero(self._prefill)
         count = len(self.step) - len(chunks)
@@ -80,12 +83,12 @@ class Split:
 
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
-        """Long chunks of prompts: sequences with many query tokens (or as `prefill` says)."""
+        """Long chunks of prompts, for torch."""
         return tuple(self._chunk(s) for s in np.flatnonzero(self._prefill & ~self._short).tolist())
 
     @cached_property
     def short_chunks(self) -> Part:
-        """Chunks of few query tokens, or of few pairs of a query and what it sees."""
+        """Pieces of chunks."""
         return self._part(self._prefill & self._short)
 
     @cached_property
@@ -99,16 +102,11 @@ class Split:
 
     @cached_property
     def _prefill(self) -> NDArray[np.bool_]:
-        prefill = self.step.prefill
-        many: NDArray[np.bool_] = self._counts > FEW_QUERY_TOKENS if prefill is None else prefill
-        return many & (self._counts > 0)
+        return _prompts(self.step, self._counts)
 
     @cached_property
     def _short(self) -> NDArray[np.bool_]:
-        counts = self._counts.astype(np.int64)
-        seen = np.zeros(len(self.step), dtype=np.int64)
-        seen[counts > 0] = self.step.last[self.step.query_start[1:][counts > 0] - 1]
-        short: NDArray[np.bool_] = (counts <= SHORT_CHUNK) | (counts * seen <= FEW_PAIRS)
+        short: NDArray[np.bool_] = self._counts <= PIECE
         return short
 
     def _part(self, mine: NDArray[np.bool_]) -> Part:
@@ -138,6 +136,48 @@ class Split:
         causal = not ((np.diff(last) != 1).any() or (first != expected).any())
         pages = np.ascontiguousarray(step.pages[step.page_start[s] : step.page_start[s + 1]])
         return Chunk(pages, queries, int(last.max()), causal, window, first, last)
+
+
+def _decodes(step: Step) -> bool:
+    """Whether a rectangle has few query tokens a sequence: told at once, a decoding step's time is in microseconds."""
+    return step.rectangle is not None and step.prefill is None and len(step.slots) <= FEW_QUERY_TOKENS * len(step)
+
+
+def _prompts(step: Step, counts: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which sequences are chunks of prompts: those with many query tokens, or as `prefill` says."""
+    many: NDArray[np.bool_] = counts > FEW_QUERY_TOKENS if step.prefill is None else step.prefill
+    return many & (counts > 0)
+
+
+def _cut(step: Step) -> Step:
+    """The step with its chunks in pieces; a chunk's tokens that are torch's stay together, and are more than a piece."""
+    if step.mask is not None or _decodes(step):
+        return step
+    counts = np.diff(step.query_start)
+    prompts = _prompts(step, counts)
+    if not (prompts & (counts > PIECE)).any():
+        return step
+    of: list[int] = []  # sequence of each piece
+    ends: list[int] = []
+    for s, (begin, end) in enumerate(zip(step.query_start[:-1].tolist(), step.query_start[1:].tolist(), strict=True)):
+        cuts = [end]
+        if prompts[s]:
+            far = step.last[begin:end] - step.first[begin:end] > NEAR
+            near = begin + int(far.argmax()) if far.any() else end
+            near = near if end - near > SHORT_CHUNK else end
+            cuts = [*range(begin + PIECE, near, PIECE), *([near] if begin < near < end else []), end]
+        of += [s] * len(cuts)
+        ends += cuts
+    sizes = np.diff(step.page_start)[of]
+    page_start = running(sizes)
+    return replace(
+        step,
+        pages=step.pages[np.repeat(step.page_start[of] - page_start[:-1], sizes) + np.arange(page_start[-1])],
+        page_start=page_start,
+        query_start=np.array([0, *ends], dtype=np.int32),
+        prefill=prompts[of],
+        rectangle=None,
+    )
 
 
 def address(array: NDArray[Any]) -> int:

@@ -23,9 +23,9 @@ pytestmark = pytest.mark.skipif(not KERNELS, reason="installed without a C++ com
 
 
 @pytest.fixture(autouse=True)
-def _no_short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split, "SHORT_CHUNK", 0)
-    monkeypatch.setattr(split, "FEW_PAIRS", 0)
+def _all_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("NEAR", -1), ("SHORT_CHUNK", 0), ("PIECE", 1)):
+        monkeypatch.setattr(split, name, value)
 
 
 def both(packed: Packed, q: torch.Tensor, step: Step | None = None, kernel: str = "", **options):
