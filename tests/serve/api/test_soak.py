@@ -20,21 +20,16 @@ from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import resolve
 from stratakv.serve.request import Limits
 
-# Two logits of the run alone that are this near may change places. With --deterministic (f32 here) answers hang on no company.
-# Else prompts are cut into other pieces in company, whose attention is summed in another order; where that moves an activation
-# across the border of its 8 bits, or a value across that of two codes, a logit moves by up to 0.06. A wrong page: by units.
-TIE = {"f32": 1e-3, "turbo4": 0.1}
 LEAVES = 0.3  # of the requests
 LENGTHS = (118, 20, 250, 124, 380, 60, 247, 1, 122, 500, 126)  # of prompts; answers cross the borders of pages
 
 
 @dataclass(frozen=True)
 class Alone:
-    """A prompt's greedy answer with nothing beside it, and how far its first and second token were apart at each place."""
+    """A prompt's greedy answer with nothing beside it."""
 
     prompt: list[int]
     tokens: list[int]
-    gaps: list[float]
 
 
 def prompts(count: int, randomly: random.Random) -> list[list[int]]:
@@ -51,13 +46,11 @@ def prompts(count: int, randomly: random.Random) -> list[list[int]]:
 
 def alone(server: Running, prompt: list[int], tokens: int) -> Alone:
     """Ask an idle server, without its prefix cache."""
-    body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "n_probs": 2, "cache_prompt": False}
-    answer = httpx.post(f"{server.url}/completion", json={**body, "return_tokens": True}, timeout=60).json()
-    best = [token["top_logprobs"] for token in answer["completion_probabilities"]]
-    return Alone(prompt, answer["tokens"], [first["logprob"] - second["logprob"] for first, second in best])
+    body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "return_tokens": True, "cache_prompt": False}
+    return Alone(prompt, httpx.post(f"{server.url}/completion", json=body, timeout=60).json()["tokens"])
 
 
-async def ask(http: httpx.AsyncClient, known: Alone, tie: float, tokens: int, leave_after: int | None) -> str:
+async def ask(http: httpx.AsyncClient, known: Alone, tokens: int, leave_after: int | None) -> str:
     """One streamed request, compared with the answer alone; how it ended. leave_after: events that are read first."""
     got: list[int] = []
     body = {"prompt": known.prompt, "n_predict": tokens, "temperature": 0, "stream": True}
@@ -75,9 +68,7 @@ async def ask(http: httpx.AsyncClient, known: Alone, tie: float, tokens: int, le
                 events += 1
     expected = known.tokens[:tokens]
     different = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), None)
-    if different is not None:
-        assert known.gaps[different] <= tie, f"token {different}: {got[different]} instead of {expected[different]}"
-        return "tie"
+    assert different is None, f"token {different}: {got} instead of {expected}, a prompt of {len(known.prompt)}"
     if not last.get("stop"):
         return "left"
     assert len(got) == len(expected) == last["tokens_predicted"], (got, expected)
@@ -85,7 +76,7 @@ async def ask(http: httpx.AsyncClient, known: Alone, tie: float, tokens: int, le
 
 
 async def crowd(
-    server: Running, answers: list[Alone], tie: float, clients: int, seconds: float, seed: int
+    server: Running, answers: list[Alone], clients: int, seconds: float, seed: int
 ) -> tuple[Counter[str], Counter[str]]:
     """Let clients ask one request after another; (how the requests ended, the most that was seen at once)."""
     ends: Counter[str] = Counter()
@@ -98,7 +89,7 @@ async def crowd(
             known = randomly.choice(answers)
             most = len(known.tokens)
             tokens, leaves = randomly.randint(most // 2, most), randomly.random() < LEAVES
-            ends[await ask(http, known, tie, tokens, randomly.randrange(tokens) if leaves else None)] += 1
+            ends[await ask(http, known, tokens, randomly.randrange(tokens) if leaves else None)] += 1
 
     async def watch(http: httpx.AsyncClient) -> None:
         while True:
@@ -131,7 +122,7 @@ def soak(profile: str, *, clients: int, seconds: float, different: int, longest:
         answers = [alone(server, prompt, longest) for prompt in chosen]
         before = server.engine.snapshot()
         assert (before.pages_used, before.pages_free) == (0, capacity(server)) == (0, pages)
-        ends, peaks = asyncio.run(crowd(server, answers, TIE[profile], clients, seconds, seed))
+        ends, peaks = asyncio.run(crowd(server, answers, clients, seconds, seed))
         server.wait_idle(30)
 
         after = server.engine.snapshot()
@@ -144,15 +135,15 @@ def soak(profile: str, *, clients: int, seconds: float, different: int, longest:
         assert counters.preempted > 0, "the cache was large enough: nothing was tried"
         assert counters.cached_tokens > 0 and counters.cancelled > 0
         assert ends["finished"] >= clients // 2 and ends["left"] >= clients // 8
-        assert ends["tie"] <= ends.total() * {"f32": 0.01, "turbo4": 0.1}[profile], ends  # rare, as such ties are
         return f"{dict(ends)}, at most {dict(peaks)}, {counters}"
 
 
-def test_a_crowd_that_comes_and_goes():
-    print(soak("f32", clients=24, seconds=2, different=9, longest=24, pages=14))
+@pytest.mark.parametrize("profile", ["f32", "turbo4"])
+def test_a_crowd_that_comes_and_goes(profile):
+    print(soak(profile, clients=24, seconds=2, different=9, longest=24, pages=14))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", list(TIE))
+@pytest.mark.parametrize("profile", ["f32", "turbo4"])
 def test_a_crowd_that_comes_and_goes_for_minutes(profile):
     print(soak(profile, clients=64, seconds=120, different=40, longest=100, pages=64))
