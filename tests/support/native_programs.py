@@ -19,7 +19,7 @@ CROSS = "aarch64-linux-gnu-g++"
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 
 # As in CMakeLists.txt: every kernel's file has the flags of its instruction set.
-_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mfma", "-mf16c"]
+_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vbmi", "-mavx512vbmi2", "-mavx512vnni", "-mfma", "-mf16c"]
 X86_FLAGS = {
     "avx512": [*_AVX512, "-Wno-uninitialized", "-Wno-maybe-uninitialized"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
@@ -77,7 +77,7 @@ def native_kernels() -> set[str]:
     path = Path("/proc/cpuinfo")
     features = set(path.read_text().split()) if path.exists() else set()
     needs = {
-        "avx512": {"avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512_vnni"},
+        "avx512": {"avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512_vbmi2", "avx512_vnni"},
         "avx2": {"avx2", "fma", "f16c"},
         "neon": {"asimddp"},
     }

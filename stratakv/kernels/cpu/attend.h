@@ -23,7 +23,13 @@ namespace stratakv {
     X(pair)       /* turbo2: value i at bits 2 (i % 4) of byte i / 4 */                                   \
     X(pair_1)     /* turbo3: and a plane of bit 2 */                                                      \
     X(halves)     /* q4_0, q4_1: blocks of 32, low nibbles the first 16 values, high ones the other 16 */ \
-    X(halves_1)   /* q5_0, q5_1: and a plane of bit 4 */
+    X(halves_1)   /* q5_0, q5_1: and a plane of bit 4 */                                                  \
+    /* tcq2 ... tcq6, stratakv/kvtypes/trellis.py: planes of as many bits as turbo's, read by trellis.h */  \
+    X(trellis_pair)                                                                                       \
+    X(trellis_pair_1)                                                                                     \
+    X(trellis_nibble)                                                                                     \
+    X(trellis_nibble_1)                                                                                   \
+    X(trellis_nibble_2)
 
 #define STRATAKV_VALUE(name) name,
 #define STRATAKV_NAME(name) #name,
@@ -44,8 +50,24 @@ struct Side {
     bool vectors;        // whether the integer kernels can read it (whole words and vectors)
     std::int64_t base, high, scale, minimum;  // offsets of the regions in a head's tile
     float unit;
-    alignas(64) std::int8_t table[64];
+    alignas(64) std::int8_t table[128];
 };
+
+constexpr bool is_trellis(Codes codes) { return codes >= Codes::trellis_pair; }
+
+// What an index into a side's table stands for: the code itself, and for trellis codes the number of the level, 4 u + 2
+// z1 + z0, of an index that trellis.h puts together.
+constexpr int level_of(Codes codes, int index) {
+    const auto bit = [&](int at) { return index >> at & 1; };
+    switch (codes) {
+        case Codes::trellis_pair: return 4 * bit(1) + 2 * bit(0) + bit(2);
+        case Codes::trellis_nibble: return 4 * (index >> 1 & 7) + 2 * bit(0) + bit(4);
+        case Codes::trellis_pair_1: return 4 * (index & 3) + (index >> 2 & 3);
+        case Codes::trellis_nibble_1: return 4 * (index & 15) + (index >> 4 & 3);
+        case Codes::trellis_nibble_2: return 4 * ((index & 15) + 16 * bit(5)) + 2 * bit(4) + bit(6);
+        default: return index;
+    }
+}
 
 // One layer's attention for all sequences of a step, ragged: sequence s has query tokens [query_start[s], query_start[s
 // + 1]) and a block table of pages [page_start[s], page_start[s + 1]). A query token sees tokens [first, last) of its

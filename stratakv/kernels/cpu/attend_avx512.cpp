@@ -1,6 +1,6 @@
 #include "attend.h"
 
-#if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
+#if defined(__AVX512VBMI2__) && defined(__AVX512VNNI__)
 #include "simd_avx512.h"
 //
 #include "attend_body.h"

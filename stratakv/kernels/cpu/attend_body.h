@@ -88,7 +88,7 @@ private:
 };
 
 struct Work {
-    int q_tokens, rows, k_stride, units, lanes;  // lanes: floats of one output row in unit order
+    int q_tokens, rows, k_stride, lanes;  // lanes: floats of one output row in unit order
     float *q;                // [rows][k_stride], row path
     IntegerQuery integer;    // integer path
     float *scores;           // [rows][kPageTokens], then the weights
@@ -98,6 +98,8 @@ struct Work {
     float *out;              // [rows][lanes]
     float *minimum;          // [rows][v.blocks]: sum of weights * minimum
     float *maximum, *sum;    // [rows]
+    std::int32_t *dims;      // [lanes]: which value a lane of the integer path is, -1: none
+    std::uint8_t *codes;     // trellis V: a block of the tile, unpacked
     float *row;              // one decoded row
 };
 
@@ -109,9 +111,17 @@ inline int subs(Codes codes) {
     return found;
 }
 
-inline int lane_dim(Codes codes, int byte, int sub) {
+// Which value a lane of the integer path's output is; -1: none.
+inline int lane_dim(const Side &v, int unit, int sub, int lane) {
+    int byte = unit * 16 + lane;
+    if (is_trellis(v.codes)) {  // in the order of trellis_v; unit: of 16 values
+        const int bytes = v.base_bytes / v.blocks, units = (v.dim / v.blocks + 15) / 16;
+        const int at = unit % units * 16 + lane;
+        sub = at / bytes, byte = unit / units * bytes + at % bytes;
+    }
+    if (byte >= v.base_bytes || sub >= subs(v.codes)) return -1;
     int found = byte;
-    with_codes(codes, [&](auto c) { found = dim_of<decltype(c)::value>(byte, sub); });
+    with_codes(v.codes, [&](auto c) { found = dim_of<decltype(c)::value>(byte, sub, stretch_of(v)); });
     return found;
 }
 
@@ -126,8 +136,9 @@ inline Work prepare(const Attention &a, int sequence, int head, Scratch &scratch
     w.rows = a.groups * w.q_tokens;
     w.k_stride = (k.dim + 15) / 16 * 16;
     const bool k_integer = integer_side(a, k), v_integer = integer_side(a, v);
-    w.units = v_integer ? v.blocks * ((v.base_bytes / v.blocks + 15) / 16) : 0;
-    w.lanes = v_integer ? w.units * subs(v.codes) * 16 : (v.dim + 15) / 16 * 16;
+    const bool trellis = v_integer && is_trellis(v.codes);
+    const int kSub = trellis ? 1 : subs(v.codes), unit_bytes = (trellis ? v.dim : v.base_bytes) / v.blocks;
+    w.lanes = v_integer ? v.blocks * ((unit_bytes + 15) / 16) * kSub * 16 : (v.dim + 15) / 16 * 16;
     w.integer.words_per_row = k_integer ? k.base_bytes / 4 * subs(k.codes) : 0;
     const std::size_t rows = w.rows;
     w.factor = premultiplied(a) ? 1.0f : a.scale;
@@ -147,8 +158,12 @@ inline Work prepare(const Attention &a, int sequence, int head, Scratch &scratch
         {w.out, rows * w.lanes},
         {w.maximum, rows},
         {w.sum, rows},
+        {w.dims, static_cast<std::size_t>(v_integer ? w.lanes : 0)},
+        {w.codes, trellis ? std::size_t(v.dim / v.blocks) * kPageTokens + 64 : 0},
         {w.row, static_cast<std::size_t>(std::max(w.k_stride, (v.dim + 15) / 16 * 16))},
     });
+    if (v_integer)
+        for (int i = 0; i < w.lanes; ++i) w.dims[i] = lane_dim(v, i / 16 / kSub, i / 16 % kSub, i % 16);
     std::memset(w.q, 0, rows * w.k_stride * sizeof(float));
     for (int r = 0; r < w.rows; ++r) {
         float *q = w.q + std::size_t(r) * w.k_stride;
@@ -278,7 +293,7 @@ inline void prefetch_rest(const Attention &a, const std::uint8_t *next) {
 inline void finish(const Attention &a, const Work &w, const Partial &partial) {
     const Side &v = a.v;
     const bool integer = integer_side(a, v);
-    const int block_dim = v.dim / v.blocks, kSub = subs(v.codes);
+    const int block_dim = v.dim / v.blocks;
     for (int r = 0; r < w.rows; ++r) {
         const float *lanes = w.out + std::size_t(r) * w.lanes;
         float *out = partial.out + std::size_t(r) * v.dim;
@@ -288,14 +303,10 @@ inline void finish(const Attention &a, const Work &w, const Partial &partial) {
             std::memcpy(out, lanes, sizeof(float) * v.dim);
             continue;
         }
-        for (int unit = 0; unit < w.units; ++unit)
-            for (int s = 0; s < kSub; ++s)
-                for (int lane = 0; lane < 16; ++lane) {
-                    const int byte = unit * 16 + lane;
-                    if (byte >= v.base_bytes) continue;
-                    const int d = lane_dim(v.codes, byte, s);
-                    out[d] = lanes[(unit * kSub + s) * 16 + lane] + w.minimum[r * v.blocks + d / block_dim];
-                }
+        for (int lane = 0; lane < w.lanes; ++lane)
+            if (const int d = w.dims[lane]; d >= 0) out[d] = lanes[lane];
+        if (v.has_minimum)
+            for (int d = 0; d < v.dim; ++d) out[d] += w.minimum[r * v.blocks + d / block_dim];
     }
 }
 
@@ -342,18 +353,20 @@ const char *run(const Attention &a, int sequence, int head, std::int64_t page_be
         const Rounding rounding = round_weights(a, w, first == 0 && last == kPageTokens);
         with_codes(a.v.codes, [&](auto c) {
             constexpr Codes kCodes = decltype(c)::value;
-            if constexpr (kCodes == Codes::halves || kCodes == Codes::halves_1) {
+            const auto weighed = [&](auto rounding) {
+                constexpr Rounding kRounding = decltype(rounding)::value;
+                if constexpr (is_trellis(kCodes))
+                    all_weighed_trellis<kCodes, kRounding>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead, w.codes);
+                else
+                    all_weighed<kCodes, kRounding>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
+            };
+            if constexpr (kCodes == Codes::halves || kCodes == Codes::halves_1)
                 if (rounding == Rounding::negative_too)
-                    return all_weighed<kCodes, Rounding::negative_too>(a.v, tile, w.weights, w.rows, w.out, w.lanes,
-                                                                       ahead);
-            }
-            if constexpr (kWeightBits == 8 && (kCodes == Codes::nibble || kCodes == Codes::pair ||
-                                               kCodes == Codes::pair_1 || kCodes == Codes::halves)) {
+                    return weighed(std::integral_constant<Rounding, Rounding::negative_too>());
+            if constexpr (kWeightBits == 8 && coarse(kCodes))
                 if (rounding == Rounding::one_plane)
-                    return all_weighed<kCodes, Rounding::one_plane>(a.v, tile, w.weights, w.rows, w.out, w.lanes,
-                                                                    ahead);
-            }
-            all_weighed<kCodes, Rounding::two_planes>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
+                    return weighed(std::integral_constant<Rounding, Rounding::one_plane>());
+            weighed(std::integral_constant<Rounding, Rounding::two_planes>());
         });
     }
     for (; unit_end < page_end; unit_end += unit) finish(a, w, *partial++), begin_softmax(a.v, w);

@@ -50,7 +50,7 @@ Out matrix(const Given &given, int heads, int dim) {
 Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes, int base_word, std::int64_t base,
           int high_bytes, int high_word, std::int64_t high, std::int64_t scale, std::int64_t minimum, bool signed_scale,
           float unit, const std::vector<int> &table) {
-    if (table.size() > 64) throw std::invalid_argument("a code table has at most 64 entries");
+    if (table.size() > 128) throw std::invalid_argument("a code table has at most 128 entries");
     if (dim > 1024) throw std::invalid_argument("head_dim above 1024 has no kernel");
     Side s{};
     s.codes = static_cast<Codes>(codes);
@@ -61,13 +61,16 @@ Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes,
     s.has_minimum = minimum >= 0, s.signed_scale = signed_scale;
     s.unit = unit;
     // repeated, so that look-ups may ignore index bits above the table's
-    for (std::size_t i = 0; i < 64 && !table.empty(); ++i)
-        s.table[i] = static_cast<std::int8_t>(table[i % table.size()]);
+    for (std::size_t i = 0; i < std::size(s.table) && !table.empty(); ++i)
+        s.table[i] = static_cast<std::int8_t>(table[level_of(s.codes, static_cast<int>(i % table.size()))]);
     const bool codes_only = s.codes >= Codes::byte;
     const bool whole_words = base_bytes / blocks % 4 == 0 && (high_bytes == 0 || high_bytes % 4 == 0);
     const bool whole_units = blocks == 1 ? high_bytes == 0 || base_bytes % 16 == 0 : base_bytes / blocks % 16 == 0;
-    const bool known_order = s.codes < Codes::halves || dim / blocks == 32;
+    const bool known_order = (s.codes != Codes::halves && s.codes != Codes::halves_1) || dim / blocks == 32;
     s.vectors = codes_only && whole_words && whole_units && known_order;
+    // V's trellis codes are unpacked block by block, whatever their length
+    if (is_trellis(s.codes))
+        s.vectors = dim / blocks >= 32 && (group == 4 || (whole_words && high_bytes / blocks % 4 == 0));
     return s;
 }
 

@@ -63,6 +63,7 @@ std::vector<std::string> cpu_features() {
         {"avx512bw", zmm && bit(seven.ebx, 30)},
         {"avx512vl", zmm && bit(seven.ebx, 31)},
         {"avx512_vbmi", zmm && bit(seven.ecx, 1)},
+        {"avx512_vbmi2", zmm && bit(seven.ecx, 6)},
         {"avx512_vnni", zmm && bit(seven.ecx, 11)},
         {"avx512_bf16", zmm && bit(seven_one.eax, 5)},
     };

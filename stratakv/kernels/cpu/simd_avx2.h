@@ -36,6 +36,9 @@ inline __m128i load128(const void *p) { return _mm_loadu_si128(static_cast<const
 inline I load(const void *p) {
     return each([&](int i) { return load256(static_cast<const std::uint8_t *>(p) + 32 * i); });
 }
+inline void store(void *p, I a) {
+    for (int i = 0; i < 2; ++i) _mm256_storeu_si256(static_cast<__m256i *>(p) + i, a.v[i]);
+}
 inline I set1(std::int32_t x) {
     return each([&](int) { return _mm256_set1_epi32(x); });
 }
@@ -77,6 +80,43 @@ inline I or_(I a, I b) {
 }
 inline I xor_(I a, I b) {
     return each([&](int i) { return _mm256_xor_si256(a.v[i], b.v[i]); });
+}
+inline I xor3(I a, I b, I c) { return xor_(xor_(a, b), c); }
+// a with the bits of `mask` flipped where b has them.
+inline I flip(I a, I b, I mask) { return xor_(a, and_(b, mask)); }
+// Bits of a where the mask has them, else b's.
+inline I select(I mask, I a, I b) {
+    return each([&](int i) {
+        return _mm256_or_si256(_mm256_and_si256(mask.v[i], a.v[i]), _mm256_andnot_si256(mask.v[i], b.v[i]));
+    });
+}
+// Lanes of a moved up by N bits, the upper ones of `below` coming in.
+template <int N>
+inline I funnel(I a, I below) {
+    return or_(shl32<N>(a), shr32<32 - N>(below));
+}
+// Eight lanes of both, a's last N before b's first ones.
+template <int N>
+inline __m256i join_lanes(__m256i a, __m256i b) {
+    static_assert(N >= 0 && N < 8);
+    if constexpr (N == 0) return b;
+    const __m256i middle = _mm256_permute2x128_si256(a, b, 0x21);  // a's upper half, b's lower one
+    if constexpr (N == 4) return middle;
+    if constexpr (N < 4) return _mm256_alignr_epi8(b, middle, 16 - 4 * (N % 4));
+    return _mm256_alignr_epi8(middle, a, 16 - 4 * (N % 4));
+}
+// Lane i becomes lane i - N of a, and before the first one `before`'s last ones.
+template <int N>
+inline I shift_lanes(I a, I before) {
+    static_assert(N > 0 && N < 16);
+    if constexpr (N < 8) return {{join_lanes<N>(before.v[1], a.v[0]), join_lanes<N>(a.v[0], a.v[1])}};
+    return {{join_lanes<N % 8>(before.v[0], before.v[1]), join_lanes<N % 8>(before.v[1], a.v[0])}};
+}
+// In each run of N lanes every lane becomes the one before it, the first the last.
+template <int N>
+inline I turn_lanes(I a) {
+    static_assert(N == 2 || N == 4);
+    return each([&](int i) { return _mm256_shuffle_epi32(a.v[i], N == 4 ? 0x93 : 0xb1); });
 }
 // Per byte: value where (a & bit) has a bit, else 0.
 inline I where_bit(I a, I bit, I value) {
@@ -136,6 +176,12 @@ inline I lookup(I index, const Table &t) {
         const __m256i high = _mm256_blendv_epi8(_mm256_shuffle_epi8(t.v[2], at), _mm256_shuffle_epi8(t.v[3], at), bit4);
         return _mm256_blendv_epi8(low, high, _mm256_slli_epi16(at, 2));
     });
+}
+// Of 7 bits: `low` has the first 64 entries.
+inline I lookup7(I index, const Table &low, const Table &high) {
+    const I first = lookup<6>(index, low), second = lookup<6>(index, high);
+    // bit 6 to bit 7, where vpblendvb looks
+    return each([&](int i) { return _mm256_blendv_epi8(first.v[i], second.v[i], _mm256_slli_epi16(index.v[i], 1)); });
 }
 
 inline __m256i add_dot(__m256i acc, __m256i unsigned_bytes, __m256i signed_bytes) {

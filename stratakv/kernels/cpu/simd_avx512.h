@@ -1,4 +1,4 @@
-// Primitives for AVX-512 (F, BW, DQ, VL, VBMI, VNNI). One I is 64 bytes, 16 lanes of 32 bits; one F is 16 floats.
+// Primitives for AVX-512 (F, BW, DQ, VL, VBMI, VBMI2, VNNI). One I is 64 bytes, 16 lanes of 32 bits; one F is 16 floats.
 #pragma once
 #include <immintrin.h>
 
@@ -22,6 +22,7 @@ constexpr int kCodeOffset = 128;
 constexpr int kWeightBits = 8;
 
 inline I load(const void *p) { return {_mm512_loadu_si512(p)}; }
+inline void store(void *p, I a) { _mm512_storeu_si512(p, a.v); }
 inline I zero() { return {_mm512_setzero_si512()}; }
 inline I set1(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I set4(std::uint32_t bytes) { return {_mm512_set1_epi32(static_cast<std::int32_t>(bytes))}; }
@@ -54,6 +55,27 @@ inline I shl16(I a) {
 inline I and_(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline I or_(I a, I b) { return {_mm512_or_si512(a.v, b.v)}; }
 inline I xor_(I a, I b) { return {_mm512_xor_si512(a.v, b.v)}; }
+inline I xor3(I a, I b, I c) { return {_mm512_ternarylogic_epi32(a.v, b.v, c.v, 0x96)}; }
+// a with the bits of `mask` flipped where b has them.
+inline I flip(I a, I b, I mask) { return {_mm512_ternarylogic_epi32(a.v, b.v, mask.v, 0x78)}; }
+// Bits of a where the mask has them, else b's.
+inline I select(I mask, I a, I b) { return {_mm512_ternarylogic_epi32(mask.v, a.v, b.v, 0xca)}; }
+// Lanes of a moved up by N bits, the upper ones of `below` coming in.
+template <int N>
+inline I funnel(I a, I below) {
+    return {_mm512_shldi_epi32(a.v, below.v, N)};
+}
+// Lane i becomes lane i - N of a, and before the first one `before`'s last ones.
+template <int N>
+inline I shift_lanes(I a, I before) {
+    return {_mm512_alignr_epi32(a.v, before.v, 16 - N)};
+}
+// In each run of N lanes every lane becomes the one before it, the first the last.
+template <int N>
+inline I turn_lanes(I a) {
+    static_assert(N == 2 || N == 4);
+    return {_mm512_shuffle_epi32(a.v, static_cast<_MM_PERM_ENUM>(N == 4 ? 0x93 : 0xb1))};
+}
 // Per byte: value where (a & bit) has a bit, else 0.
 inline I where_bit(I a, I bit, I value) { return {_mm512_maskz_mov_epi8(_mm512_test_epi8_mask(a.v, bit.v), value.v)}; }
 // Byte j of each 32-bit lane becomes byte P_j of that lane.
@@ -86,6 +108,10 @@ inline Table table(const std::int8_t *entries, int offset) {
 template <int BITS>
 inline I lookup(I index, Table t) {
     return {_mm512_permutexvar_epi8(index.v, t.v)};
+}
+// Of 7 bits: `low` has the first 64 entries.
+inline I lookup7(I index, Table low, Table high) {
+    return {_mm512_permutex2var_epi8(low.v, index.v, high.v)};
 }
 
 // acc + dot of 4 bytes a lane: codes (shifted by kCodeOffset, unsigned) times signed bytes.

@@ -42,6 +42,9 @@ inline uint32x4_t u32(int8x16_t a) { return vreinterpretq_u32_s8(a); }
 inline I load(const void *p) {
     return each([&](int i) { return s8(vld1q_u8(static_cast<const std::uint8_t *>(p) + 16 * i)); });
 }
+inline void store(void *p, I a) {
+    for (int i = 0; i < 4; ++i) vst1q_u8(static_cast<std::uint8_t *>(p) + 16 * i, u8(a.v[i]));
+}
 inline I set1(std::int32_t x) {
     return each([&](int) { return s8(vdupq_n_s32(x)); });
 }
@@ -86,6 +89,40 @@ inline I or_(I a, I b) {
 }
 inline I xor_(I a, I b) {
     return each([&](int i) { return veorq_s8(a.v[i], b.v[i]); });
+}
+inline I xor3(I a, I b, I c) { return xor_(xor_(a, b), c); }
+// a with the bits of `mask` flipped where b has them.
+inline I flip(I a, I b, I mask) { return xor_(a, and_(b, mask)); }
+// Bits of a where the mask has them, else b's.
+inline I select(I mask, I a, I b) {
+    return each([&](int i) { return s8(vbslq_u8(u8(mask.v[i]), u8(a.v[i]), u8(b.v[i]))); });
+}
+// Lanes of a moved up by N bits, the upper ones of `below` coming in.
+template <int N>
+inline I funnel(I a, I below) {
+    return or_(shl32<N>(a), shr32<32 - N>(below));
+}
+// Lane i becomes lane i - N of a, and before the first one `before`'s last ones.
+template <int N>
+inline I shift_lanes(I a, I before) {
+    static_assert(N > 0 && N < 16);
+    const auto part = [&](int i) { return u32(i < 4 ? before.v[i] : a.v[i - 4]); };
+    return each([&](int i) {
+        const int first = 4 + i - (N + 3) / 4;
+        if constexpr (N % 4 == 0)
+            return s8(part(first));
+        else
+            return s8(vextq_u32(part(first), part(first + 1), 4 - N % 4));
+    });
+}
+// In each run of N lanes every lane becomes the one before it, the first the last.
+template <int N>
+inline I turn_lanes(I a) {
+    static_assert(N == 2 || N == 4);
+    return each([&](int i) {
+        const uint32x4_t x = u32(a.v[i]);
+        return s8(N == 4 ? vextq_u32(x, x, 3) : vrev64q_u32(x));
+    });
 }
 // Per byte: value where (a & bit) has a bit, else 0.
 inline I where_bit(I a, I bit, I value) {
@@ -133,6 +170,14 @@ inline I lookup(I index, const Table &t) {
             return vqtbl2q_s8({{t.v[0], t.v[1]}}, at);
         else
             return vqtbl4q_s8({{t.v[0], t.v[1], t.v[2], t.v[3]}}, at);
+    });
+}
+// Of 7 bits: `low` has the first 64 entries.
+inline I lookup7(I index, const Table &low, const Table &high) {
+    return each([&](int i) {
+        const uint8x16_t at = vandq_u8(u8(index.v[i]), vdupq_n_u8(127));
+        const int8x16_t first = vqtbl4q_s8({{low.v[0], low.v[1], low.v[2], low.v[3]}}, at);
+        return vqtbx4q_s8(first, {{high.v[0], high.v[1], high.v[2], high.v[3]}}, vsubq_u8(at, vdupq_n_u8(64)));
     });
 }
 

@@ -47,6 +47,7 @@ inline I load(const void *p) {
     std::memcpy(out.v, p, 64);
     return out;
 }
+inline void store(void *p, I a) { std::memcpy(p, a.v, 64); }
 inline I set4(std::uint32_t x) {
     return each([&](int) { return UnsignedWords{x, x, x, x}; });
 }
@@ -88,6 +89,34 @@ inline I or_(I a, I b) {
 }
 inline I xor_(I a, I b) {
     return each([&](int i) { return a.v[i] ^ b.v[i]; });
+}
+inline I xor3(I a, I b, I c) { return xor_(xor_(a, b), c); }
+// a with the bits of `mask` flipped where b has them.
+inline I flip(I a, I b, I mask) { return xor_(a, and_(b, mask)); }
+// Bits of a where the mask has them, else b's.
+inline I select(I mask, I a, I b) {
+    return each([&](int i) { return (mask.v[i] & a.v[i]) | (~mask.v[i] & b.v[i]); });
+}
+// Lanes of a moved up by N bits, the upper ones of `below` coming in.
+template <int N>
+inline I funnel(I a, I below) {
+    return or_(shl32<N>(a), shr32<32 - N>(below));
+}
+// Lane i becomes lane i - N of a, and before the first one `before`'s last ones.
+template <int N>
+inline I shift_lanes(I a, I before) {
+    std::uint32_t lanes[32];
+    std::memcpy(lanes, before.v, 64), std::memcpy(lanes + 16, a.v, 64);
+    return load(lanes + 16 - N);
+}
+// In each run of N lanes every lane becomes the one before it, the first the last.
+template <int N>
+inline I turn_lanes(I a) {
+    static_assert(N == 2 || N == 4);
+    return each([&](int i) {
+        const UnsignedWords x = a.v[i];
+        return N == 4 ? UnsignedWords{x[3], x[0], x[1], x[2]} : UnsignedWords{x[1], x[0], x[3], x[2]};
+    });
 }
 // Per byte: value where (a & bit) has a bit, else 0.
 inline I where_bit(I a, I bit, I value) {
@@ -131,6 +160,14 @@ inline I lookup(I index, const Table &t) {
                         std::uint32_t(t.v[at >> 24]) << 24;
         }
         return out;
+    });
+}
+// Of 7 bits: `low` has the first 64 entries.
+inline I lookup7(I index, const Table &low, const Table &high) {
+    const I first = lookup<6>(index, low), second = lookup<6>(index, high);
+    return each([&](int i) {
+        const UnsignedWords in_high = as<UnsignedWords>(as<Bytes>(index.v[i] << 1) < 0);  // bit 6
+        return (in_high & second.v[i]) | (~in_high & first.v[i]);
     });
 }
 

@@ -5,12 +5,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "unpack.h"
+#include "trellis.h"
 
 namespace {
 
 using stratakv::kPageTokens;
-using stratakv::Side;
 
 // Rows (queries of one kv head) that share an unpacked vector; more would spill registers.
 constexpr int kRows = 8;
@@ -37,10 +36,10 @@ void prepare_query(const Side &side, const float *q, int row, const IntegerQuery
     std::int8_t *low = high + std::size_t(out.words_per_row) * 4;
     std::int32_t *sums = out.sums + row * side.blocks;
     std::memset(sums, 0, sizeof(std::int32_t) * side.blocks);
-    const int block_dim = side.dim / side.blocks;
+    const int block_dim = side.dim / side.blocks, stretch = stretch_of(side);
     for (int byte = 0; byte < side.base_bytes; ++byte)
         for (int sub = 0; sub < kSub; ++sub) {
-            const int d = dim_of<C>(byte, sub);
+            const int d = dim_of<C>(byte, sub, stretch);
             const int value = static_cast<int>(std::nearbyint(q[d] / step));
             const int up = (value + 64) >> 7;
             const int at = ((byte / 4) * kSub + sub) * 4 + byte % 4;
@@ -50,10 +49,6 @@ void prepare_query(const Side &side, const float *q, int row, const IntegerQuery
         }
 }
 
-// Each vector that is read asks for the one at the same place in the next tile, `ahead` bytes on: memory works while we
-// do, and never gets more requests at once than it can queue (all of a tile's at its start took 1.5 times as long).
-inline void prefetch(const std::uint8_t *p) { __builtin_prefetch(p, 0, 2); }
-
 // Scores of R rows for the tile's 128 tokens, out[r * kPageTokens + token] = q . k.
 template <Codes C, int R>
 void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &query, int row, float *out,
@@ -61,7 +56,7 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
     constexpr int kSub = Packing<C>::kSub;
     // A single row has too few sums to keep the multipliers busy: its products go to several.
     constexpr int kSplit = R == 1 ? 4 : R == 2 ? 2 : 1;
-    const Table entries = table(side.table, kCodeOffset);
+    const auto entries = entries_of<C>(side, kCodeOffset);
     const int words = side.base_bytes / 4, per_block = words / side.blocks;
     const std::int32_t *q[R];
     for (int r = 0; r < R; ++r) q[r] = query.words + std::size_t(row + r) * 2 * query.words_per_row;
@@ -79,30 +74,41 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
                 for (int s = 0; s < kSplit; ++s) sum[r][0][s] = sum[r][1][s] = zero();
-            for (int w0 = block * per_block; w0 < (block + 1) * per_block; w0 += 2) {
-#pragma GCC unroll 2
-                for (int step = 0; step < 2; ++step) {
-                    const int w = w0 + step;
-                    if (w >= (block + 1) * per_block) break;
-                    const I unit = load(base + std::size_t(w) * 64);
-                    prefetch(base + std::size_t(w) * 64 + ahead);
-#pragma GCC unroll 4
-                    for (int sub = 0; sub < kSub; ++sub) {
-                        I codes;
-                        if constexpr (Packing<C>::kBase == 8) {
-                            constexpr bool kShift = (C == Codes::byte_index) != (kCodeOffset == 128);
-                            codes = kShift ? xor_(unit, set4(0x80808080u)) : unit;
-                        } else {
-                            I index = base_part<C>(unit, sub);
-                            if constexpr (kHasHigh<C>) index = join<C>(index, high_k<C>(high, w, sub));
-                            codes = lookup<Packing<C>::kIndexBits>(index, entries);
-                        }
-                        const int slot = (step * kSub + sub) % kSplit;
+            // codes times the query's word `word`, added to the sums' part `slot`
+            const auto multiply = [&](I codes, int word, int slot) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                        for (int r = 0; r < R; ++r) {
-                            const std::int32_t *at = q[r] + w * kSub + sub;
-                            sum[r][0][slot] = dot_codes(sum[r][0][slot], codes, broadcast(at));
-                            sum[r][1][slot] = dot_codes(sum[r][1][slot], codes, broadcast(at + plane));
+                for (int r = 0; r < R; ++r) {
+                    const std::int32_t *at = q[r] + word;
+                    sum[r][0][slot % kSplit] = dot_codes(sum[r][0][slot % kSplit], codes, broadcast(at));
+                    sum[r][1][slot % kSplit] = dot_codes(sum[r][1][slot % kSplit], codes, broadcast(at + plane));
+                }
+            };
+            if constexpr (is_trellis(C)) {
+                const int first = block * per_block;
+                trellis_k<C>(base + std::size_t(first) * 64, high + std::size_t(block) * (side.high_bytes / side.blocks) * 16,
+                             per_block, ahead, [&](I index, int word, int slot) __attribute__((always_inline)) {
+                                 multiply(lookup<Packing<C>::kIndexBits>(index, entries), first * kSub + word, slot);
+                             });
+            } else {
+                for (int w0 = block * per_block; w0 < (block + 1) * per_block; w0 += 2) {
+#pragma GCC unroll 2
+                    for (int step = 0; step < 2; ++step) {
+                        const int w = w0 + step;
+                        if (w >= (block + 1) * per_block) break;
+                        const I unit = load(base + std::size_t(w) * 64);
+                        prefetch(base + std::size_t(w) * 64 + ahead);
+#pragma GCC unroll 4
+                        for (int sub = 0; sub < kSub; ++sub) {
+                            I codes;
+                            if constexpr (Packing<C>::kBase == 8) {
+                                constexpr bool kShift = (C == Codes::byte_index) != (kCodeOffset == 128);
+                                codes = kShift ? xor_(unit, set4(0x80808080u)) : unit;
+                            } else {
+                                I index = base_part<C>(unit, sub);
+                                if constexpr (kHasHigh<C>) index = join<C>(index, high_k<C>(high, w, sub));
+                                codes = lookup<Packing<C>::kIndexBits>(index, entries);
+                            }
+                            multiply(codes, w * kSub + sub, step * kSub + sub);
                         }
                     }
                 }
@@ -139,11 +145,11 @@ constexpr float kOnePlaneError = 0.0075f;
 
 // Whether a type's own error is ten times that of one plane of weights: 4 bits and less. 7 bits would err twice as
 // much.
-inline bool bears_one_plane(const Side &v) {
-    const bool coarse =
-        v.codes == Codes::nibble || v.codes == Codes::pair || v.codes == Codes::pair_1 || v.codes == Codes::halves;
-    return coarse && !v.signed_scale && kWeightBits == 8;
+constexpr bool coarse(Codes c) {
+    return c == Codes::nibble || c == Codes::pair || c == Codes::pair_1 || c == Codes::halves ||
+           c == Codes::trellis_pair || c == Codes::trellis_pair_1 || c == Codes::trellis_nibble;
 }
+inline bool bears_one_plane(const Side &v) { return coarse(v.codes) && !v.signed_scale && kWeightBits == 8; }
 
 // Softmax weights of one row times V's scales, rounded for one block: bytes[plane][token] and the step of the lowest
 // bit.
@@ -299,21 +305,17 @@ void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeight
 template <Codes C, Rounding W>
 constexpr int kWeighRows = 16 / (Packing<C>::kSub * planes_of(W));
 
-// The same for all units of the vector, as many at once as registers hold.
+// The same for all units of a block, `first` to `first + units`, as many at once as registers hold.
 template <Codes C, int R, Rounding W>
-void weigh(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, float *out,
-           std::size_t out_stride, std::ptrdiff_t ahead) {
+void weigh_block(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, int block, int first,
+                 int units, float *out, std::size_t out_stride, std::ptrdiff_t ahead) {
     constexpr int kFit = 16 / (R * Packing<C>::kSub * planes_of(W));
     constexpr int U = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
-    const int per_block = (side.base_bytes / side.blocks + 15) / 16;
-    for (int block = 0; block < side.blocks; ++block) {
-        int unit = block * per_block;
-        const int end = unit + per_block;
-        for (; unit + U <= end; unit += U)
-            weigh_units<C, R, U, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
-        for (; unit < end; ++unit)
-            weigh_units<C, R, 1, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
-    }
+    int unit = first;
+    for (; unit + U <= first + units; unit += U)
+        weigh_units<C, R, U, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
+    for (; unit < first + units; ++unit)
+        weigh_units<C, R, 1, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
 }
 
 // All rows, in runs of 8, 4, 2 and 1.
@@ -327,20 +329,50 @@ void all_scores(const Side &side, const std::uint8_t *tile, const IntegerQuery &
     if (row < rows) scores_of<C, 1>(side, tile, query, row, out + row * kPageTokens, ahead);
 }
 
+// Calls f(R, row) for runs of R rows whose sums fit into registers together, 8, 4, 2 and 1.
+template <Codes C, Rounding W, typename Function>
+void for_rows(int rows, Function f) {
+    int row = 0;
+    if constexpr (kWeighRows<C, W> >= 8)
+        for (; row + 8 <= rows; row += 8) f(std::integral_constant<int, 8>(), row);
+    if constexpr (kWeighRows<C, W> >= 4)
+        for (; row + 4 <= rows; row += 4) f(std::integral_constant<int, 4>(), row);
+    if constexpr (kWeighRows<C, W> >= 2)
+        for (; row + 2 <= rows; row += 2) f(std::integral_constant<int, 2>(), row);
+    for (; row < rows; ++row) f(std::integral_constant<int, 1>(), row);
+}
+
 template <Codes C, Rounding W>
 void all_weighed(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int rows, float *out,
                  std::size_t out_stride, std::ptrdiff_t ahead) {
-    int row = 0;
-    if constexpr (kWeighRows<C, W> >= 8)
-        for (; row + 8 <= rows; row += 8)
-            weigh<C, 8, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
-    if constexpr (kWeighRows<C, W> >= 4)
-        for (; row + 4 <= rows; row += 4)
-            weigh<C, 4, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
-    if constexpr (kWeighRows<C, W> >= 2)
-        for (; row + 2 <= rows; row += 2)
-            weigh<C, 2, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
-    for (; row < rows; ++row) weigh<C, 1, W>(side, tile, weights, row, out + row * out_stride, out_stride, ahead);
+    const int units = (side.base_bytes / side.blocks + 15) / 16;
+    for_rows<C, W>(rows, [&](auto count, int row) {
+        for (int block = 0; block < side.blocks; ++block)
+            weigh_block<C, decltype(count)::value, W>(side, tile, weights, row, block, block * units, units,
+                                                      out + row * out_stride, out_stride, ahead);
+    });
+}
+
+// The same for trellis codes: each block is unpacked once for all rows, to `codes` (128 tokens of a block, and 64 bytes),
+// and read as bytes. out: [row][block][values of a block, rounded up to 16] in the order of trellis_v.
+template <Codes C, Rounding W>
+void all_weighed_trellis(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int rows, float *out,
+                         std::size_t out_stride, std::ptrdiff_t ahead, std::uint8_t *codes) {
+    const auto entries = entries_of<C>(side, 0);
+    const int base_bytes = side.base_bytes / side.blocks, high_bytes = side.high_bytes / side.blocks;
+    Side bytes = side;  // of one block, as bytes
+    bytes.base = bytes.high = bytes.high_bytes = 0, bytes.base_bytes = side.dim / side.blocks;
+    const int units = (bytes.base_bytes + 15) / 16;
+    for (int block = 0; block < side.blocks; ++block) {
+        for (int group = 0; group < kPageTokens / 4; ++group)
+            trellis_v<C>(tile + side.base + std::size_t(group * side.blocks + block) * base_bytes * 4,
+                         tile + side.high + std::size_t(group * side.blocks + block) * high_bytes * 4, base_bytes,
+                         entries, ahead, codes + std::size_t(group) * bytes.base_bytes * 4);
+        for_rows<Codes::byte, W>(rows, [&](auto count, int row) {
+            weigh_block<Codes::byte, decltype(count)::value, W>(bytes, codes, weights, row, block, 0, units,
+                                                                out + row * out_stride + block * units * 16, out_stride, 0);
+        });
+    }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Float arithmetic on one tile, row by row: for floats, for the precise mode, and for head dims whose code bytes don't
 // fill whole words and vectors.
 #pragma once
+#include <algorithm>
 #include <cstring>
 
 #include "unpack.h"
@@ -9,7 +10,6 @@
 namespace {
 
 using stratakv::kPageTokens;
-using stratakv::Side;
 
 // The canonical bytes of one plane of one token.
 inline void token_bytes(const std::uint8_t *region, int token, int nbytes, int group, int word, std::uint8_t *out) {
@@ -23,7 +23,43 @@ inline void token_bytes(const std::uint8_t *region, int token, int nbytes, int g
     }
 }
 
-// Codes of one token, one a byte, in the order of its values. Loops that compilers turn into vector code.
+// Table indices of one block of trellis codes, one a byte, in the order of its values; `count` of them. See trellis.h.
+template <Codes C>
+void trellis_indices(const std::uint8_t *base, const std::uint8_t *high, int count, std::uint8_t *indices) {
+    using T = Trellis<C>;
+    constexpr int kBase = Packing<C>::kBase, kSub = Packing<C>::kSub, kValues = 8 / T::kStep, kPast = 24;
+    const std::uint8_t *narrow = T::kWide ? high : base;
+    const int narrow_bytes = count / kValues, steps = count / 8;
+    std::uint8_t fields[1024], room[kPast + 1024], *x = room + kPast;
+    for (int i = 0; i < narrow_bytes; ++i)
+        for (int s = 0; s < kValues; ++s) {
+            const int field = narrow[i] >> (T::kStep * s) & ((1 << T::kStep) - 1);
+            fields[kValues * i + s] = static_cast<std::uint8_t>(field), x[kValues * i + s] = field & 1;
+        }
+    for (int i = -kPast; i < 0; ++i) {  // round the block
+        int step = (i + kPast) / 8 - kPast / 8, place = (i + kPast) % 8;
+        for (; step < 0; step += steps) place = (place + 7) % 8;
+        x[i] = x[8 * step + place];
+    }
+    const auto subset = [&](int i, int z1, int z0) {
+        return (x[i] ^ x[i - 8] ^ x[i - 24]) << z1 | x[i - 16] << z0;
+    };
+    // where narrow fields and z1 and z0 lie in an index: as trellis.h puts them together
+    if constexpr (!T::kWide) {
+        for (int i = 0; i < count; ++i) indices[i] = static_cast<std::uint8_t>((fields[i] & ~1) | subset(i, 0, T::kStep));
+        return;
+    }
+    for (int i = 0; i < narrow_bytes; ++i)
+        for (int turn = 0; turn < T::kRatio; ++turn)
+            for (int s = 0; s < kSub; ++s)
+                indices[kValues * i + T::kRatio * s + turn] = base[turn * narrow_bytes + i] >> (kBase * s) & ((1 << kBase) - 1);
+    for (int i = 0; i < count; ++i) {
+        const int more = T::kStep == 1 ? subset(i, kBase + 1, kBase) : subset(i, kBase, kBase + 2) | (fields[i] & ~1) << kBase;
+        indices[i] = static_cast<std::uint8_t>(indices[i] | more);
+    }
+}
+
+// Codes of one token, one a byte, in the order of its values; of trellis codes indices. Loops that compilers turn into vector code.
 template <Codes C>
 void token_codes(const Side &side, const std::uint8_t *tile, int token, std::uint8_t *codes) {
     using P = Packing<C>;
@@ -31,6 +67,14 @@ void token_codes(const Side &side, const std::uint8_t *tile, int token, std::uin
     alignas(64) std::uint8_t bytes[1024], high[512];
     std::uint8_t *base = P::kBase == 8 ? codes : bytes;
     token_bytes(tile + side.base, token, side.base_bytes, side.group, side.base_word, base);
+    if constexpr (is_trellis(C)) {
+        const int base_bytes = side.base_bytes / side.blocks, high_bytes = side.high_bytes / side.blocks,
+                  count = side.dim / side.blocks;
+        if (side.high_bytes) token_bytes(tile + side.high, token, side.high_bytes, side.group, side.high_word, high);
+        for (int block = 0; block < side.blocks; ++block)
+            trellis_indices<C>(bytes + block * base_bytes, high + block * high_bytes, count, codes + block * count);
+        return;
+    }
     if constexpr (C == Codes::halves || C == Codes::halves_1) {
         const int half = side.dim / side.blocks / 2;
         for (int block = 0; block < side.blocks; ++block)
@@ -62,11 +106,9 @@ void decode_codes(const Side &side, const std::uint8_t *tile, int token, float *
         for (int d = 0; d < side.dim; ++d)
             values[d] = static_cast<std::int8_t>(C == Codes::byte_index ? codes[d] ^ 128 : codes[d]);
     } else {
-        const Table entries = table(side.table, 0);
-        for (int d = 0; d < side.dim; d += 64) {
-            const I found = lookup<6>(load(codes + d), entries);
-            std::memcpy(values + d, &found, 64);
-        }
+        const auto entries = entries_of<C>(side, 0);
+        for (int d = 0; d < side.dim; d += 64)
+            store(values + d, lookup<std::max(6, Packing<C>::kIndexBits)>(load(codes + d), entries));
     }
     const int block_dim = side.dim / side.blocks;
     for (int block = 0; block < side.blocks; ++block) {

@@ -10,6 +10,8 @@
 namespace {
 
 using stratakv::Codes;
+using stratakv::is_trellis;
+using stratakv::Side;
 using namespace simd;
 
 template <Codes C>
@@ -29,6 +31,12 @@ template <> struct Packing<Codes::pair> : Bits<2, 2> {};
 template <> struct Packing<Codes::pair_1> : Bits<2, 3> {};
 template <> struct Packing<Codes::halves> : Bits<4, 4> {};
 template <> struct Packing<Codes::halves_1> : Bits<4, 5> {};
+// of an index, one bit longer than a code
+template <> struct Packing<Codes::trellis_pair> : Bits<2, 3> {};
+template <> struct Packing<Codes::trellis_pair_1> : Bits<2, 4> {};
+template <> struct Packing<Codes::trellis_nibble> : Bits<4, 5> {};
+template <> struct Packing<Codes::trellis_nibble_1> : Bits<4, 6> {};
+template <> struct Packing<Codes::trellis_nibble_2> : Bits<4, 7> {};
 
 // Calls f with the packing as a template argument; not for floats, which have no codes.
 template <typename Function>
@@ -43,17 +51,63 @@ inline void with_codes(Codes codes, Function f) {
 }
 
 template <Codes C>
-constexpr bool kHasHigh = Packing<C>::kIndexBits > Packing<C>::kBase;
+constexpr bool kHasHigh = Packing<C>::kIndexBits > Packing<C>::kBase && !is_trellis(C);
 
-// Which value of the vector byte `byte` (of all blocks) of the base plane holds in part `sub`. half: half a block of
-// halves.
+// A code table in registers, in two parts where one of 64 entries isn't enough.
+struct LongTable {
+    Table low, high;
+};
 template <Codes C>
-inline int dim_of(int byte, int sub, int half = 16) {
+inline auto entries_of(const Side &side, int offset) {
+    if constexpr (Packing<C>::kIndexBits == 7)
+        return LongTable{table(side.table, offset), table(side.table + 64, offset)};
+    else
+        return table(side.table, offset);
+}
+template <int BITS>
+inline I lookup(I index, const LongTable &entries) {
+    static_assert(BITS == 7);
+    return lookup7(index, entries.low, entries.high);
+}
+
+// Trellis codes: the bit x of all values lies in the narrow plane, the only one or the one beside the base plane.
+template <Codes C>
+struct Trellis {
+    static constexpr bool kWide =
+        C == Codes::trellis_pair_1 || C == Codes::trellis_nibble_1 || C == Codes::trellis_nibble_2;
+    // bits of a value in the narrow plane; and bytes of 8 values, one step of the trellis
+    static constexpr int kStep = C == Codes::trellis_nibble ? 4
+                                 : C == Codes::trellis_pair || C == Codes::trellis_nibble_2 ? 2
+                                                                                            : 1;
+    // bytes of the base plane for each of the narrow one, a stretch of it apart
+    static constexpr int kRatio = kWide ? Packing<C>::kBase / kStep : 1;
+    // x's in a byte of the narrow plane
+    static constexpr std::uint32_t kX = kStep == 4 ? 0x11111111u : kStep == 2 ? 0x55555555u : 0xffffffffu;
+};
+
+// Which value of the vector byte `byte` (of all blocks) of the base plane holds in part `sub`. stretch: half a block of
+// halves, or the narrow plane's bytes of a block.
+template <Codes C>
+inline int dim_of(int byte, int sub, int stretch = 16) {
     if constexpr (C == Codes::byte || C == Codes::byte_index) return byte;
-    if constexpr (C == Codes::pair || C == Codes::pair_1) return 4 * byte + sub;
-    if constexpr (C == Codes::halves || C == Codes::halves_1) return byte / half * 2 * half + byte % half + half * sub;
+    if constexpr (C == Codes::pair || C == Codes::pair_1 || C == Codes::trellis_pair) return 4 * byte + sub;
+    if constexpr (C == Codes::halves || C == Codes::halves_1)
+        return byte / stretch * 2 * stretch + byte % stretch + stretch * sub;
+    if constexpr (Trellis<C>::kWide) {
+        constexpr int kRatio = Trellis<C>::kRatio, kValues = 8 / Trellis<C>::kStep;
+        const int block = byte / (kRatio * stretch), turn = byte / stretch % kRatio;
+        return kValues * (block * stretch + byte % stretch) + kRatio * sub + turn;
+    }
     return 2 * byte + sub;
 }
+
+inline int stretch_of(const Side &side) {
+    return is_trellis(side.codes) ? side.high_bytes / side.blocks : 16;
+}
+
+// Each vector that is read asks for the one at the same place in the next tile, `ahead` bytes on: memory works while we
+// do, and never gets more requests at once than it can queue (all of a tile's at its start took 1.5 times as long).
+inline void prefetch(const std::uint8_t *p) { __builtin_prefetch(p, 0, 2); }
 
 inline std::uint32_t bytes4(int b0, int b1, int b2, int b3) {
     return std::uint32_t(b0) | std::uint32_t(b1) << 8 | std::uint32_t(b2) << 16 | std::uint32_t(b3) << 24;

@@ -22,7 +22,7 @@ using stratakv::Partial;
 constexpr double kDefaultLimit = 2e-3, kCoarseLimit = 8e-3, kPreciseLimit = 1e-5, kHugeLogitsLimit = 1e-2;
 
 bool coarse(const Type &v) {
-    return v.codes != Codes::byte && v.low_bits + v.high_bits <= 4 && !is_rows(v.codes) && !v.signed_scale;
+    return v.codes != Codes::byte && v.bits() <= 4 && !is_rows(v.codes) && !v.signed_scale;
 }
 
 enum class Input {
@@ -251,6 +251,7 @@ std::vector<Case> cases(int round) {
         out.push_back(draw(all[i], all[(i + 1) % all.size()], 192, 128));
         out.push_back(draw(all[i], all[i], 512, 64));
         out.push_back(draw(all[i], all[(i + 3) % all.size()], 8, 16));
+        out.push_back(draw(all[i], all[(i + 2) % all.size()], 32, 160));
         if (!all[i].turbo) out.push_back(draw(all[i], all[(i + 2) % all.size()], 576, 512));
         for (Input input : {Input::dominant_key, Input::equal_keys, Input::huge_logits, Input::zero_query,
                             Input::tiny_query, Input::tiny_scales, Input::huge_values, Input::extreme_codes}) {

@@ -1,4 +1,5 @@
-// Types as bytes in pages, written and read by code of their own: nothing here is shared with the kernels but `Side`.
+// Types as bytes in pages, written and read by code of their own: nothing here is shared with the kernels but `Side` and what
+// its table's indices stand for.
 //
 // A vector's canonical bytes are its blocks one after another, each block its fields in order (stratakv/kvtypes); a
 // page's bytes are a permutation of them (stratakv/cache/layout.py).
@@ -23,7 +24,9 @@ struct Type {
     const char *name;
     Codes codes;
     int low_bits, high_bits;  // bits of the base plane and of the high plane; floats: bytes of one, 0
-    bool turbo, minimum, signed_scale, high_first;
+    bool turbo, minimum, signed_scale, high_first, trellis = false;
+
+    int bits() const { return low_bits + high_bits; }
 };
 
 inline const std::vector<Type> &types() {
@@ -38,6 +41,11 @@ inline const std::vector<Type> &types() {
         {"turbo6", Codes::nibble_2, 4, 2, true, false, false, false},
         {"turbo2", Codes::pair, 2, 0, true, false, false, false},
         {"turbo3", Codes::pair_1, 2, 1, true, false, false, false},
+        {"tcq2", Codes::trellis_pair, 2, 0, true, false, false, false, true},
+        {"tcq3", Codes::trellis_pair_1, 2, 1, true, false, false, false, true},
+        {"tcq4", Codes::trellis_nibble, 4, 0, true, false, false, false, true},
+        {"tcq5", Codes::trellis_nibble_1, 4, 1, true, false, false, false, true},
+        {"tcq6", Codes::trellis_nibble_2, 4, 2, true, false, false, false, true},
         {"q4_0", Codes::halves, 4, 0, false, false, true, false},
         {"q4_1", Codes::halves, 4, 0, false, true, false, false},
         {"q5_0", Codes::halves_1, 4, 1, false, false, true, true},
@@ -57,10 +65,10 @@ inline int block_size(const Type &type, int dim) {
 
 inline int gcd4(int n) { return n % 4 == 0 ? 4 : n % 2 == 0 ? 2 : 1; }
 
-// Value of a code, before the scale: what the 64-byte table holds, and the byte itself for 8 bits.
+// Value of a code, or of a trellis's level, before the scale: what the table holds, and the byte itself for 8 bits.
 inline int value_of(const Type &type, int code) {
     if (type.low_bits == 8) return type.codes == Codes::byte_index ? code - 128 : static_cast<std::int8_t>(code);
-    const int bits = type.low_bits + type.high_bits;
+    const int bits = type.bits() + type.trellis;
     if (!type.turbo) return type.minimum ? code : code - (1 << (bits - 1));
     // any odd ladder serves as a codebook: -127 ... 127, neither linear nor quite symmetric
     const double x = (code + 0.5) / (1 << (bits - 1)) - 1;
@@ -94,9 +102,11 @@ inline Side side_of(const Type &type, int dim, bool k) {
     s.vectors =
         k ? block_bytes % 4 == 0 && (!s.high_bytes || s.high_word == 4) : s.blocks == 1 || block_bytes % 16 == 0;
     if (is_halves(type.codes) && block != 32) s.vectors = false;
-    const int entries = 1 << (type.low_bits + type.high_bits);
-    for (int i = 0; i < 64; ++i)
-        s.table[i] = static_cast<std::int8_t>(type.low_bits == 8 ? 0 : value_of(type, i % entries));
+    if (type.trellis) s.vectors = block >= 32 && (!k || (block_bytes % 4 == 0 && s.high_word == 4));
+    const int entries = 1 << (type.bits() + type.trellis);
+    for (int i = 0; i < 128; ++i)
+        s.table[i] = static_cast<std::int8_t>(
+            type.low_bits == 8 ? 0 : value_of(type, stratakv::level_of(type.codes, i % entries)));
     return s;
 }
 
@@ -149,6 +159,20 @@ struct Vector {
     std::vector<double> values;
 };
 
+// Levels of a block of trellis codes u * 2 + x. The trellis visits values 0, 8, 16, ..., then 1, 9, ..., round and round;
+// a value's level is in the subset that x and those of the three values before it say.
+inline std::vector<int> levels_of(const std::vector<int> &codes) {
+    const int n = static_cast<int>(codes.size());
+    std::vector<int> walk, levels(n);
+    for (int first = 0; first < 8; ++first)
+        for (int i = first; i < n; i += 8) walk.push_back(i);
+    for (int p = 0; p < n; ++p) {
+        const auto x = [&](int delay) { return codes[walk[(p - delay + n) % n]] & 1; };
+        levels[walk[p]] = codes[walk[p]] / 2 * 4 + (x(0) ^ x(1) ^ x(3)) * 2 + x(2);
+    }
+    return levels;
+}
+
 // Values of about unit size times `size`. `extreme`: codes of the lowest and the highest value only.
 inline Vector random_vector(const Type &type, const Side &s, std::mt19937 &random, double size, bool extreme) {
     Vector out;
@@ -159,7 +183,7 @@ inline Vector random_vector(const Type &type, const Side &s, std::mt19937 &rando
         for (double &x : out.values) x = normal(random) * size;
         return out;
     }
-    const int block = s.dim / s.blocks, entries = 1 << (type.low_bits + type.high_bits);
+    const int block = s.dim / s.blocks, entries = 1 << type.bits();
     for (int b = 0; b < s.blocks; ++b) {
         double scale = size * uniform(random) * (type.minimum || type.turbo ? 1.0 : type.low_bits == 8 ? 1.0 : 0.6);
         if (type.signed_scale && random() % 2) scale = -scale;
@@ -170,7 +194,15 @@ inline Vector random_vector(const Type &type, const Side &s, std::mt19937 &rando
         int code = static_cast<int>(random() % entries);
         if (extreme) code = type.codes == Codes::byte ? 127 + code % 2 : code % 2 * (entries - 1);
         out.codes.push_back(code);
-        out.values[d] = value_of(type, out.codes[d]) * double(s.unit) * half_value(out.scales[d / block]);
+    }
+    std::vector<int> levels = out.codes;
+    if (type.trellis)
+        for (int d = 0; d < s.dim; d += block) {
+            const std::vector<int> found = levels_of({&out.codes[d], &out.codes[d] + block});
+            std::copy(found.begin(), found.end(), &levels[d]);
+        }
+    for (int d = 0; d < s.dim; ++d) {
+        out.values[d] = value_of(type, levels[d]) * double(s.unit) * half_value(out.scales[d / block]);
         if (type.minimum) out.values[d] += half_value(out.minima[d / block]);
     }
     return out;
@@ -204,10 +236,17 @@ inline void store(const Type &type, const Side &s, Vector &vector, std::uint8_t 
     const int block = s.dim / s.blocks;
     std::vector<std::uint8_t> base(s.base_bytes, 0), high(s.high_bytes, 0);
     for (int d = 0; d < s.dim; ++d) {
-        const int low = vector.codes[d] & ((1 << type.low_bits) - 1), up = vector.codes[d] >> type.low_bits;
+        // a trellis's x is in the last plane
+        const int u = type.trellis && type.high_bits ? vector.codes[d] >> 1 : vector.codes[d];
+        const int low = u & ((1 << type.low_bits) - 1),
+                  up = u >> type.low_bits << type.trellis | (type.trellis ? vector.codes[d] & 1 : 0);
         const int b = d / block, i = d % block, start = b * (s.base_bytes / s.blocks),
                   high_start = b * (s.high_bytes / s.blocks);
-        if (is_halves(type.codes)) {
+        if (type.trellis && type.high_bits) {  // bytes that belong to one of the last plane take turns
+            const int values = 8 / type.high_bits, turns = type.low_bits / type.high_bits, place = i % values;
+            const int byte = i / values + place % turns * (s.high_bytes / s.blocks);
+            base[start + byte] |= static_cast<std::uint8_t>(low << (type.low_bits * (place / turns)));
+        } else if (is_halves(type.codes)) {
             base[start + i % (block / 2)] |= static_cast<std::uint8_t>(low << (i < block / 2 ? 0 : 4));
         } else {
             const int per_byte = 8 / type.low_bits;

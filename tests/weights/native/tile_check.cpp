@@ -81,7 +81,7 @@ bool has(const std::vector<std::string> &features, const char *name) {
 int main() {
     const std::vector<std::string> features = cpu_features();
     std::vector<const TileKernel *> kernels;
-    if (avx512_tiles() && has(features, "avx512_vbmi") && has(features, "avx512_vnni"))
+    if (avx512_tiles() && has(features, "avx512_vbmi") && has(features, "avx512_vbmi2") && has(features, "avx512_vnni"))
         kernels.push_back(avx512_tiles());
     if (avx2_tiles() && has(features, "avx2") && has(features, "fma") && has(features, "f16c"))
         kernels.push_back(avx2_tiles());
