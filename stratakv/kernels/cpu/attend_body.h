@@ -139,6 +139,7 @@ inline Work prepare(const Attention &a, int sequence, int head, Scratch &scratch
     const bool trellis = v_integer && is_trellis(v.codes);
     const int kSub = trellis ? 1 : subs(v.codes), unit_bytes = (trellis ? v.dim : v.base_bytes) / v.blocks;
     w.lanes = v_integer ? v.blocks * ((unit_bytes + 15) / 16) * kSub * 16 : (v.dim + 15) / 16 * 16;
+    w.integer.rows = w.weights.rows = w.rows;
     w.integer.words_per_row = k_integer ? k.base_bytes / 4 * subs(k.codes) : 0;
     const std::size_t rows = w.rows;
     w.factor = premultiplied(a) ? 1.0f : a.scale;
@@ -254,7 +255,7 @@ inline Rounding round_weights(const Attention &a, const Work &w, bool whole) {
     const int blocks = a.v.blocks, count = w.rows * blocks;
     const auto weights = [&](int i) { return w.scores + std::size_t(i / blocks) * kPageTokens; };
     const auto scales = [&](int i) { return w.scales + std::size_t(i % blocks) * kPageTokens; };
-    const auto bytes = [&](int i) { return w.weights.bytes + std::size_t(i) * kPlanes * kPageTokens; };
+    const auto bytes = [&](int i) { return w.weights.of(i % blocks, i / blocks); };
     if (a.v.has_minimum)
         for (int i = 0; i < count; ++i) {
             const float *minima = w.minima + std::size_t(i % blocks) * kPageTokens;

@@ -14,13 +14,27 @@ using stratakv::kPageTokens;
 // Rows (queries of one kv head) that share an unpacked vector; more would spill registers.
 constexpr int kRows = 8;
 
-// A query in the order of the unit's bytes: for row r, [plane][unit word][sub] as 4 bytes; and what it takes to scale
-// back.
+// Rows are taken in runs of 8, 4, 2 and 1: the one that a row is in.
+struct Run {
+    int first, rows;
+};
+inline Run run_of(int row, int rows) {
+    Run run{0, kRows};
+    while (true) {
+        while (run.first + run.rows > rows) run.rows /= 2;
+        if (row < run.first + run.rows) return run;
+        run.first += run.rows;
+    }
+}
+
+// Queries in the order of use, so that one pointer walks along them: for each run [word][row of the run][plane], a word
+// being 4 bytes that are multiplied at once; and what it takes to scale back.
 struct IntegerQuery {
-    std::int32_t *words;   // [rows][2][base_bytes / 4 * kSub]
+    std::int32_t *words;   // [rows * words_per_row * 2]
     float *scale;          // [rows]
     std::int32_t *sums;    // [rows][blocks]: sum of the rounded query over a block's dims
-    int words_per_row;
+    int words_per_row;     // base_bytes / 4 * kSub
+    int rows;
 };
 
 // q: [dim] of one row. Rounded to 15 bits: high * 128 + low, high and low signed bytes.
@@ -32,8 +46,9 @@ void prepare_query(const Side &side, const float *q, int row, const IntegerQuery
     // 16256 = 127 * 128; a query so small that 1 / step overflows scores 0 anyway
     const float step = largest > 1e-30f ? largest / 16256.0f : 1.0f;
     out.scale[row] = step;
-    std::int8_t *high = reinterpret_cast<std::int8_t *>(out.words + std::size_t(row) * 2 * out.words_per_row);
-    std::int8_t *low = high + std::size_t(out.words_per_row) * 4;
+    const Run run = run_of(row, out.rows);
+    std::int8_t *bytes = reinterpret_cast<std::int8_t *>(out.words + std::size_t(run.first) * 2 * out.words_per_row);
+    bytes += (row - run.first) * 8;
     std::int32_t *sums = out.sums + row * side.blocks;
     std::memset(sums, 0, sizeof(std::int32_t) * side.blocks);
     const int block_dim = side.dim / side.blocks, stretch = stretch_of(side);
@@ -42,9 +57,9 @@ void prepare_query(const Side &side, const float *q, int row, const IntegerQuery
             const int d = dim_of<C>(byte, sub, stretch);
             const int value = static_cast<int>(std::nearbyint(q[d] / step));
             const int up = (value + 64) >> 7;
-            const int at = ((byte / 4) * kSub + sub) * 4 + byte % 4;
-            high[at] = static_cast<std::int8_t>(up);
-            low[at] = static_cast<std::int8_t>(value - up * 128);
+            std::int8_t *at = bytes + std::size_t(word_of<C>(byte / 4, stretch / 4) * kSub + sub) * run.rows * 8 + byte % 4;
+            at[0] = static_cast<std::int8_t>(up);
+            at[4] = static_cast<std::int8_t>(value - up * 128);
             sums[d / block_dim] += value;
         }
 }
@@ -58,9 +73,7 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
     constexpr int kSplit = R == 1 ? 4 : R == 2 ? 2 : 1;
     const auto entries = entries_of<C>(side, kCodeOffset);
     const int words = side.base_bytes / 4, per_block = words / side.blocks;
-    const std::int32_t *q[R];
-    for (int r = 0; r < R; ++r) q[r] = query.words + std::size_t(row + r) * 2 * query.words_per_row;
-    const int plane = query.words_per_row;
+    const std::int32_t *rows = query.words + std::size_t(row) * 2 * query.words_per_row;
     for (int group = 0; group < kPageTokens / 16; ++group) {
         const std::uint8_t *base = tile + side.base + std::size_t(group) * side.base_bytes * 16;
         const std::uint8_t *high = tile + side.high + std::size_t(group) * side.high_bytes * 16;
@@ -74,20 +87,23 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
                 for (int s = 0; s < kSplit; ++s) sum[r][0][s] = sum[r][1][s] = zero();
-            // codes times the query's word `word`, added to the sums' part `slot`
-            const auto multiply = [&](I codes, int word, int slot) __attribute__((always_inline)) {
+            // codes times words of the query at `q`, added to the sums' part `slot`
+            const auto multiply = [&](I codes, const std::int32_t *q, int slot) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) {
-                    const std::int32_t *at = q[r] + word;
-                    sum[r][0][slot % kSplit] = dot_codes(sum[r][0][slot % kSplit], codes, broadcast(at));
-                    sum[r][1][slot % kSplit] = dot_codes(sum[r][1][slot % kSplit], codes, broadcast(at + plane));
-                }
+                for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+                    for (int p = 0; p < 2; ++p) {
+                        I &at = sum[r][p][slot % kSplit];
+                        at = dot_codes(at, codes, broadcast(q + 2 * r + p));
+                    }
             };
+            const std::int32_t *q = rows + std::size_t(block) * per_block * kSub * R * 2;
             if constexpr (is_trellis(C)) {
-                const int first = block * per_block;
-                trellis_k<C>(base + std::size_t(first) * 64, high + std::size_t(block) * (side.high_bytes / side.blocks) * 16,
-                             per_block, ahead, [&](I index, int word, int slot) __attribute__((always_inline)) {
-                                 multiply(lookup<Packing<C>::kIndexBits>(index, entries), first * kSub + word, slot);
+                trellis_k<C>(base + std::size_t(block) * per_block * 64,
+                             high + std::size_t(block) * (side.high_bytes / side.blocks) * 16, per_block, ahead,
+                             [&](I index, int slot) __attribute__((always_inline)) {
+                                 multiply(lookup<Packing<C>::kIndexBits>(index, entries), q, slot);
+                                 q += R * 2;
                              });
             } else {
                 for (int w0 = block * per_block; w0 < (block + 1) * per_block; w0 += 2) {
@@ -108,8 +124,9 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
                                 if constexpr (kHasHigh<C>) index = join<C>(index, high_k<C>(high, w, sub));
                                 codes = lookup<Packing<C>::kIndexBits>(index, entries);
                             }
-                            multiply(codes, w * kSub + sub, step * kSub + sub);
+                            multiply(codes, q + sub * R * 2, step * kSub + sub);
                         }
+                        q += kSub * R * 2;
                     }
                 }
             }
@@ -154,9 +171,14 @@ inline bool bears_one_plane(const Side &v) { return coarse(v.codes) && !v.signed
 // Softmax weights of one row times V's scales, rounded for one block: bytes[plane][token] and the step of the lowest
 // bit.
 struct IntegerWeights {
-    std::uint8_t *bytes;  // [rows][blocks][kPlanes][kPageTokens]
+    std::uint8_t *bytes;  // [blocks][rows][kPlanes][kPageTokens]
     float *step;          // [rows][blocks]
     std::int32_t *sums;   // [rows][blocks]: sum of the rounded weights
+    int rows;
+
+    std::uint8_t *of(int block, int row) const {
+        return bytes + (std::size_t(block) * rows + row) * kPlanes * kPageTokens;
+    }
 };
 
 constexpr int kVectors = kPageTokens / 16;
@@ -235,9 +257,7 @@ void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeight
     constexpr bool kSigned = W == Rounding::negative_too;
     constexpr int kPlanes = planes_of(W);
     const Table entries = table(side.table, kSigned ? kCodeOffset : 0);
-    const std::uint8_t *w[R];
-    for (int r = 0; r < R; ++r)
-        w[r] = weights.bytes + (std::size_t(row + r) * side.blocks + block) * ::kPlanes * kPageTokens;
+    const std::uint8_t *rows = weights.of(block, row);
     I sum[R][U][kSub][kPlanes];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -270,7 +290,7 @@ void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeight
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
             for (int p = 0; p < kPlanes; ++p) {
-                const I weight = broadcast(w[r] + p * kPageTokens + group * 4);
+                const I weight = broadcast(rows + (r * ::kPlanes + p) * kPageTokens + group * 4);
 #pragma GCC unroll 4
                 for (int u = 0; u < U; ++u)
 #pragma GCC unroll 4

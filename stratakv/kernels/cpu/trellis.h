@@ -80,7 +80,8 @@ inline void indices_of(const Narrow &narrow, int turn, I wide, I (&index)[Packin
     }
 }
 
-// Calls use(index vector, query word) for all values of one block of 16 tokens of K. base, narrow: the block's planes.
+// Calls use(index vector, its number modulo 4 or more) for all values of one block of 16 tokens of K, words in the order
+// of word_of. base, high: the block's planes.
 template <Codes C, typename Use>
 [[gnu::always_inline]] inline void trellis_k(const std::uint8_t *base, const std::uint8_t *high, int words, std::ptrdiff_t ahead,
                       Use use) {
@@ -103,15 +104,15 @@ template <Codes C, typename Use>
                                                delayed_k<T::kStep, 3>(word));
 #pragma GCC unroll 4
             for (int turn = 0; turn < T::kRatio; ++turn) {
-                const int at = w + turn * narrow_words;
                 I wide = word[0], index[kSub];
                 if constexpr (T::kWide) {
-                    wide = load(base + std::size_t(at) * 64);
-                    prefetch(base + std::size_t(at) * 64 + ahead);
+                    const std::uint8_t *at = base + std::size_t(w + turn * narrow_words) * 64;
+                    wide = load(at);
+                    prefetch(at + ahead);
                 }
                 indices_of<C>(part, turn, wide, index);
 #pragma GCC unroll 4
-                for (int sub = 0; sub < kSub; ++sub) use(index[sub], at * kSub + sub, (step * kSub + sub) & 3);
+                for (int sub = 0; sub < kSub; ++sub) use(index[sub], step * kSub + sub);
             }
 #pragma GCC unroll 4
             for (int i = kPast - 1; i > 0; --i) word[i] = word[i - 1];

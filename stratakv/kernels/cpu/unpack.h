@@ -101,6 +101,15 @@ inline int dim_of(int byte, int sub, int stretch = 16) {
     return 2 * byte + sub;
 }
 
+// The place of base word `word` (of all blocks) in the order in which words are read. stretch: words of it.
+template <Codes C>
+inline int word_of(int word, int stretch) {
+    if constexpr (!Trellis<C>::kWide) return word;
+    constexpr int kRatio = Trellis<C>::kRatio;
+    const int block = word / (kRatio * stretch), turn = word / stretch % kRatio;
+    return (block * stretch + word % stretch) * kRatio + turn;
+}
+
 inline int stretch_of(const Side &side) {
     return is_trellis(side.codes) ? side.high_bytes / side.blocks : 16;
 }
