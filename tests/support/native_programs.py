@@ -19,7 +19,8 @@ CROSS = "aarch64-linux-gnu-g++"
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 
 # As in CMakeLists.txt: every kernel's file has the flags of its instruction set.
-_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vbmi", "-mavx512vbmi2", "-mavx512vnni", "-mfma", "-mf16c"]
+_AVX512_PARTS = ["f", "bw", "dq", "vl", "vbmi", "vbmi2", "vnni"]
+_AVX512 = [*(f"-mavx512{part}" for part in _AVX512_PARTS), "-mfma", "-mf16c"]
 X86_FLAGS = {
     "avx512": [*_AVX512, "-Wno-uninitialized", "-Wno-maybe-uninitialized"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],

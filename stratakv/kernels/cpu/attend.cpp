@@ -29,8 +29,8 @@ namespace {
 std::vector<const Kernel *> find_kernels() {
     const std::vector<std::string> features = cpu_features();
     std::vector<const Kernel *> found;
-    if (avx512_kernel() && has(features, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vbmi", "avx512_vbmi2",
-                                          "avx512_vnni"}))
+    if (avx512_kernel() &&
+        has(features, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vbmi", "avx512_vbmi2", "avx512_vnni"}))
         found.push_back(avx512_kernel());
     if (avx2_kernel() && has(features, {"avx2", "fma", "f16c"})) found.push_back(avx2_kernel());
     if (neon_kernel() && has(features, {"neon", "dotprod"})) found.push_back(neon_kernel());

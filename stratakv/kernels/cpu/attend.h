@@ -14,21 +14,21 @@ namespace stratakv {
     X(rows_f32) /* floats, token by token */ \
     X(rows_f16)                              \
     X(rows_bf16)
-#define STRATAKV_PACKINGS(X)                                                                              \
-    X(byte)       /* q8_0: one signed byte a value */                                                     \
-    X(byte_index) /* turbo8: the same, 128 higher */                                                      \
-    X(nibble)     /* turbo4: value i in nibble i % 2 of byte i / 2 */                                     \
-    X(nibble_1)   /* turbo5: and a plane of bit 4 */                                                      \
-    X(nibble_2)   /* turbo6: and a plane of bits 4, 5 */                                                  \
-    X(pair)       /* turbo2: value i at bits 2 (i % 4) of byte i / 4 */                                   \
-    X(pair_1)     /* turbo3: and a plane of bit 2 */                                                      \
-    X(halves)     /* q4_0, q4_1: blocks of 32, low nibbles the first 16 values, high ones the other 16 */ \
-    X(halves_1)   /* q5_0, q5_1: and a plane of bit 4 */                                                  \
-    /* tcq2 ... tcq6, stratakv/kvtypes/trellis.py: planes of as many bits as turbo's, read by trellis.h */  \
-    X(trellis_pair)                                                                                       \
-    X(trellis_pair_1)                                                                                     \
-    X(trellis_nibble)                                                                                     \
-    X(trellis_nibble_1)                                                                                   \
+#define STRATAKV_PACKINGS(X)                                                                               \
+    X(byte)       /* q8_0: one signed byte a value */                                                      \
+    X(byte_index) /* turbo8: the same, 128 higher */                                                       \
+    X(nibble)     /* turbo4: value i in nibble i % 2 of byte i / 2 */                                      \
+    X(nibble_1)   /* turbo5: and a plane of bit 4 */                                                       \
+    X(nibble_2)   /* turbo6: and a plane of bits 4, 5 */                                                   \
+    X(pair)       /* turbo2: value i at bits 2 (i % 4) of byte i / 4 */                                    \
+    X(pair_1)     /* turbo3: and a plane of bit 2 */                                                       \
+    X(halves)     /* q4_0, q4_1: blocks of 32, low nibbles the first 16 values, high ones the other 16 */  \
+    X(halves_1)   /* q5_0, q5_1: and a plane of bit 4 */                                                   \
+    /* tcq2 ... tcq6, stratakv/kvtypes/trellis.py: planes of as many bits as turbo's, read by trellis.h */ \
+    X(trellis_pair)                                                                                        \
+    X(trellis_pair_1)                                                                                      \
+    X(trellis_nibble)                                                                                      \
+    X(trellis_nibble_1)                                                                                    \
     X(trellis_nibble_2)
 
 #define STRATAKV_VALUE(name) name,

@@ -357,7 +357,8 @@ const char *run(const Attention &a, int sequence, int head, std::int64_t page_be
             const auto weighed = [&](auto rounding) {
                 constexpr Rounding kRounding = decltype(rounding)::value;
                 if constexpr (is_trellis(kCodes))
-                    all_weighed_trellis<kCodes, kRounding>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead, w.codes);
+                    all_weighed_trellis<kCodes, kRounding>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead,
+                                                           w.codes);
                 else
                     all_weighed<kCodes, kRounding>(a.v, tile, w.weights, w.rows, w.out, w.lanes, ahead);
             };

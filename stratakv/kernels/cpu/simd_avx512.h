@@ -1,4 +1,5 @@
-// Primitives for AVX-512 (F, BW, DQ, VL, VBMI, VBMI2, VNNI). One I is 64 bytes, 16 lanes of 32 bits; one F is 16 floats.
+// Primitives for AVX-512 (F, BW, DQ, VL, VBMI, VBMI2, VNNI). One I is 64 bytes, 16 lanes of 32 bits; one F is 16
+// floats.
 #pragma once
 #include <immintrin.h>
 
@@ -110,9 +111,7 @@ inline I lookup(I index, Table t) {
     return {_mm512_permutexvar_epi8(index.v, t.v)};
 }
 // Of 7 bits: `low` has the first 64 entries.
-inline I lookup7(I index, Table low, Table high) {
-    return {_mm512_permutex2var_epi8(low.v, index.v, high.v)};
-}
+inline I lookup7(I index, Table low, Table high) { return {_mm512_permutex2var_epi8(low.v, index.v, high.v)}; }
 
 // acc + dot of 4 bytes a lane: codes (shifted by kCodeOffset, unsigned) times signed bytes.
 inline I dot_codes(I acc, I codes, I q) { return {_mm512_dpbusd_epi32(acc.v, codes.v, q.v)}; }

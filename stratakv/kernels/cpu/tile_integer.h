@@ -57,7 +57,8 @@ void prepare_query(const Side &side, const float *q, int row, const IntegerQuery
             const int d = dim_of<C>(byte, sub, stretch);
             const int value = static_cast<int>(std::nearbyint(q[d] / step));
             const int up = (value + 64) >> 7;
-            std::int8_t *at = bytes + std::size_t(word_of<C>(byte / 4, stretch / 4) * kSub + sub) * run.rows * 8 + byte % 4;
+            std::int8_t *at =
+                bytes + std::size_t(word_of<C>(byte / 4, stretch / 4) * kSub + sub) * run.rows * 8 + byte % 4;
             at[0] = static_cast<std::int8_t>(up);
             at[4] = static_cast<std::int8_t>(value - up * 128);
             sums[d / block_dim] += value;
@@ -327,8 +328,8 @@ constexpr int kWeighRows = 16 / (Packing<C>::kSub * planes_of(W));
 
 // The same for all units of a block, `first` to `first + units`, as many at once as registers hold.
 template <Codes C, int R, Rounding W>
-void weigh_block(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, int block, int first,
-                 int units, float *out, std::size_t out_stride, std::ptrdiff_t ahead) {
+void weigh_block(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, int block,
+                 int first, int units, float *out, std::size_t out_stride, std::ptrdiff_t ahead) {
     constexpr int kFit = 16 / (R * Packing<C>::kSub * planes_of(W));
     constexpr int U = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
     int unit = first;
@@ -373,11 +374,11 @@ void all_weighed(const Side &side, const std::uint8_t *tile, const IntegerWeight
     });
 }
 
-// The same for trellis codes: each block is unpacked once for all rows, to `codes` (128 tokens of a block, and 64 bytes),
-// and read as bytes. out: [row][block][values of a block, rounded up to 16] in the order of trellis_v.
+// The same for trellis codes: each block is unpacked once for all rows, to `codes` (128 tokens of a block, and 64
+// bytes), and read as bytes. out: [row][block][values of a block, rounded up to 16] in the order of trellis_v.
 template <Codes C, Rounding W>
-void all_weighed_trellis(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int rows, float *out,
-                         std::size_t out_stride, std::ptrdiff_t ahead, std::uint8_t *codes) {
+void all_weighed_trellis(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int rows,
+                         float *out, std::size_t out_stride, std::ptrdiff_t ahead, std::uint8_t *codes) {
     const auto entries = entries_of<C>(side, 0);
     const int base_bytes = side.base_bytes / side.blocks, high_bytes = side.high_bytes / side.blocks;
     Side bytes = side;  // of one block, as bytes
@@ -390,7 +391,8 @@ void all_weighed_trellis(const Side &side, const std::uint8_t *tile, const Integ
                          entries, ahead, codes + std::size_t(group) * bytes.base_bytes * 4);
         for_rows<Codes::byte, W>(rows, [&](auto count, int row) {
             weigh_block<Codes::byte, decltype(count)::value, W>(bytes, codes, weights, row, block, 0, units,
-                                                                out + row * out_stride + block * units * 16, out_stride, 0);
+                                                                out + row * out_stride + block * units * 16, out_stride,
+                                                                0);
         });
     }
 }

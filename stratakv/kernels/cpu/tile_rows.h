@@ -41,25 +41,27 @@ void trellis_indices(const std::uint8_t *base, const std::uint8_t *high, int cou
         for (; step < 0; step += steps) place = (place + 7) % 8;
         x[i] = x[8 * step + place];
     }
-    const auto subset = [&](int i, int z1, int z0) {
-        return (x[i] ^ x[i - 8] ^ x[i - 24]) << z1 | x[i - 16] << z0;
-    };
+    const auto subset = [&](int i, int z1, int z0) { return (x[i] ^ x[i - 8] ^ x[i - 24]) << z1 | x[i - 16] << z0; };
     // where narrow fields and z1 and z0 lie in an index: as trellis.h puts them together
     if constexpr (!T::kWide) {
-        for (int i = 0; i < count; ++i) indices[i] = static_cast<std::uint8_t>((fields[i] & ~1) | subset(i, 0, T::kStep));
+        for (int i = 0; i < count; ++i)
+            indices[i] = static_cast<std::uint8_t>((fields[i] & ~1) | subset(i, 0, T::kStep));
         return;
     }
     for (int i = 0; i < narrow_bytes; ++i)
         for (int turn = 0; turn < T::kRatio; ++turn)
             for (int s = 0; s < kSub; ++s)
-                indices[kValues * i + T::kRatio * s + turn] = base[turn * narrow_bytes + i] >> (kBase * s) & ((1 << kBase) - 1);
+                indices[kValues * i + T::kRatio * s + turn] =
+                    base[turn * narrow_bytes + i] >> (kBase * s) & ((1 << kBase) - 1);
     for (int i = 0; i < count; ++i) {
-        const int more = T::kStep == 1 ? subset(i, kBase + 1, kBase) : subset(i, kBase, kBase + 2) | (fields[i] & ~1) << kBase;
+        const int more =
+            T::kStep == 1 ? subset(i, kBase + 1, kBase) : subset(i, kBase, kBase + 2) | (fields[i] & ~1) << kBase;
         indices[i] = static_cast<std::uint8_t>(indices[i] | more);
     }
 }
 
-// Codes of one token, one a byte, in the order of its values; of trellis codes indices. Loops that compilers turn into vector code.
+// Codes of one token, one a byte, in the order of its values; of trellis codes indices. Loops that compilers turn into
+// vector code.
 template <Codes C>
 void token_codes(const Side &side, const std::uint8_t *tile, int token, std::uint8_t *codes) {
     using P = Packing<C>;

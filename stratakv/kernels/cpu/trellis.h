@@ -1,9 +1,9 @@
 // Trellis codes to table indices (stratakv/kvtypes/trellis.py has the format). The bit x of a value goes through a
 // convolutional code along the trellis: z1 = x ^ x1 ^ x3 and z0 = x2, xd being x delayed by d steps.
 //
-// A step is 8 values back, which is kStep bytes of the plane that holds x: in K's order a shift of a lane's 32 bits with
-// the words before them, in V's order a shift by whole lanes. x's plane is called narrow; a wide one, where there is
-// one, has kRatio bytes for each byte of it, a stretch of `narrow_bytes` apart. Whole planes are shifted at once, so
+// A step is 8 values back, which is kStep bytes of the plane that holds x: in K's order a shift of a lane's 32 bits
+// with the words before them, in V's order a shift by whole lanes. x's plane is called narrow; a wide one, where there
+// is one, has kRatio bytes for each byte of it, a stretch of `narrow_bytes` apart. Whole planes are shifted at once, so
 // that the trellis costs a few instructions for 64 bytes of a plane.
 #pragma once
 #include "unpack.h"
@@ -68,7 +68,8 @@ inline void indices_of(const Narrow &narrow, int turn, I wide, I (&index)[Packin
         index[0] = select(low, narrow.even, shl16<4>(narrow.odd));
         index[1] = select(low, shr16<4>(narrow.even), narrow.odd);
     } else if constexpr (C == Codes::trellis_pair_1) {
-        const I even = select(set4(0x33333333u), wide, shl16<2>(part)), odd = select(set4(0x33333333u), shr16<2>(wide), part);
+        const I even = select(set4(0x33333333u), wide, shl16<2>(part)),
+                odd = select(set4(0x33333333u), shr16<2>(wide), part);
         index[0] = even, index[2] = shr16<4>(even);
         index[1] = odd, index[3] = shr16<4>(odd);
     } else if (C == Codes::trellis_nibble_1 && turn >= 2) {
@@ -80,19 +81,18 @@ inline void indices_of(const Narrow &narrow, int turn, I wide, I (&index)[Packin
     }
 }
 
-// Calls use(index vector, its number modulo 4 or more) for all values of one block of 16 tokens of K, words in the order
-// of word_of. base, high: the block's planes.
+// Calls use(index vector, its number modulo 4 or more) for all values of one block of 16 tokens of K, words in the
+// order of word_of. base, high: the block's planes.
 template <Codes C, typename Use>
-[[gnu::always_inline]] inline void trellis_k(const std::uint8_t *base, const std::uint8_t *high, int words, std::ptrdiff_t ahead,
-                      Use use) {
+[[gnu::always_inline]] inline void trellis_k(const std::uint8_t *base, const std::uint8_t *high, int words,
+                                             std::ptrdiff_t ahead, Use use) {
     using T = Trellis<C>;
     constexpr int kSub = Packing<C>::kSub, kPast = 1 + (3 * T::kStep + 3) / 4;
     const std::uint8_t *narrow = T::kWide ? high : base;
     const int narrow_words = words / T::kRatio;
     I word[kPast];
 #pragma GCC unroll 4
-    for (int i = 1; i < kPast; ++i)
-        word[i] = turned_k<T::kStep>(load(narrow + std::size_t(narrow_words - i) * 64));
+    for (int i = 1; i < kPast; ++i) word[i] = turned_k<T::kStep>(load(narrow + std::size_t(narrow_words - i) * 64));
     for (int w0 = 0; w0 < narrow_words; w0 += 2)
 #pragma GCC unroll 2
         for (int step = 0; step < 2; ++step) {
@@ -119,8 +119,8 @@ template <Codes C, typename Use>
         }
 }
 
-// One block of 4 tokens of V as bytes, codes[4 * (sub * base_bytes + byte) + token]; 64 bytes behind them are written too.
-// base, high: the block's planes, base_bytes and high_bytes: of one token.
+// One block of 4 tokens of V as bytes, codes[4 * (sub * base_bytes + byte) + token]; 64 bytes behind them are written
+// too. base, high: the block's planes, base_bytes and high_bytes: of one token.
 template <Codes C, typename Entries>
 inline void trellis_v(const std::uint8_t *base, const std::uint8_t *high, int base_bytes, const Entries &entries,
                       std::ptrdiff_t ahead, std::uint8_t *codes) {
@@ -136,7 +136,8 @@ inline void trellis_v(const std::uint8_t *base, const std::uint8_t *high, int ba
         if (unit == 0) {
             // the plane's last 16 bytes; where it has fewer, what lies before them in the page isn't used
             const I before = turned_v<kStep>(load(at + (narrow_bytes - 16) * 4));
-            x1 = shift_lanes<kStep>(x, before), x2 = shift_lanes<2 * kStep>(x, before), x3 = shift_lanes<3 * kStep>(x, before);
+            x1 = shift_lanes<kStep>(x, before), x2 = shift_lanes<2 * kStep>(x, before),
+            x3 = shift_lanes<3 * kStep>(x, before);
         } else {
             x1 = load(at - 4 * kStep), x2 = load(at - 8 * kStep), x3 = load(at - 12 * kStep);
         }

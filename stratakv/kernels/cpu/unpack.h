@@ -76,7 +76,7 @@ struct Trellis {
     static constexpr bool kWide =
         C == Codes::trellis_pair_1 || C == Codes::trellis_nibble_1 || C == Codes::trellis_nibble_2;
     // bits of a value in the narrow plane; and bytes of 8 values, one step of the trellis
-    static constexpr int kStep = C == Codes::trellis_nibble ? 4
+    static constexpr int kStep = C == Codes::trellis_nibble                                 ? 4
                                  : C == Codes::trellis_pair || C == Codes::trellis_nibble_2 ? 2
                                                                                             : 1;
     // bytes of the base plane for each of the narrow one, a stretch of it apart
@@ -110,9 +110,7 @@ inline int word_of(int word, int stretch) {
     return (block * stretch + word % stretch) * kRatio + turn;
 }
 
-inline int stretch_of(const Side &side) {
-    return is_trellis(side.codes) ? side.high_bytes / side.blocks : 16;
-}
+inline int stretch_of(const Side &side) { return is_trellis(side.codes) ? side.high_bytes / side.blocks : 16; }
 
 // Each vector that is read asks for the one at the same place in the next tile, `ahead` bytes on: memory works while we
 // do, and never gets more requests at once than it can queue (all of a tile's at its start took 1.5 times as long).

@@ -266,8 +266,8 @@ const std::vector<const TileKernel *> &tile_kernels() {
     static const std::vector<const TileKernel *> found = [] {
         const std::vector<std::string> features = cpu_features();
         std::vector<const TileKernel *> all;
-        if (avx512_tiles() &&
-            has(features, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vbmi", "avx512_vbmi2", "avx512_vnni"}))
+        if (avx512_tiles() && has(features, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vbmi",
+                                             "avx512_vbmi2", "avx512_vnni"}))
             all.push_back(avx512_tiles());
         if (avx2_tiles() && has(features, {"avx2", "fma", "f16c"})) all.push_back(avx2_tiles());
         if (neon_tiles() && has(features, {"neon", "dotprod"})) all.push_back(neon_tiles());

@@ -21,9 +21,7 @@ using stratakv::Partial;
 // a coarse V 8e-3, floats 1e-6: a wrong -128 is to be seen too.
 constexpr double kDefaultLimit = 2e-3, kCoarseLimit = 8e-3, kPreciseLimit = 1e-5, kHugeLogitsLimit = 1e-2;
 
-bool coarse(const Type &v) {
-    return v.codes != Codes::byte && v.bits() <= 4 && !is_rows(v.codes) && !v.signed_scale;
-}
+bool coarse(const Type &v) { return v.codes != Codes::byte && v.bits() <= 4 && !is_rows(v.codes) && !v.signed_scale; }
 
 enum class Input {
     random,

@@ -25,7 +25,8 @@ inline std::vector<const stratakv::Kernel *> kernels() {
             found.push_back(kernel);
     };
     take("avx512", stratakv::avx512_kernel(),
-         has("avx512bw") && has("avx512dq") && has("avx512vl") && has("avx512_vbmi") && has("avx512_vbmi2") && has("avx512_vnni"));
+         has("avx512bw") && has("avx512dq") && has("avx512vl") && has("avx512_vbmi") && has("avx512_vbmi2") &&
+             has("avx512_vnni"));
     take("avx2", stratakv::avx2_kernel(), has("avx2") && has("fma") && has("f16c"));
     take("neon", stratakv::neon_kernel(), has("dotprod"));
     take("portable", stratakv::portable_kernel(), true);

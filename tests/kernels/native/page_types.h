@@ -1,5 +1,5 @@
-// Types as bytes in pages, written and read by code of their own: nothing here is shared with the kernels but `Side` and what
-// its table's indices stand for.
+// Types as bytes in pages, written and read by code of their own: nothing here is shared with the kernels but `Side`
+// and what its table's indices stand for.
 //
 // A vector's canonical bytes are its blocks one after another, each block its fields in order (stratakv/kvtypes); a
 // page's bytes are a permutation of them (stratakv/cache/layout.py).
@@ -159,8 +159,8 @@ struct Vector {
     std::vector<double> values;
 };
 
-// Levels of a block of trellis codes u * 2 + x. The trellis visits values 0, 8, 16, ..., then 1, 9, ..., round and round;
-// a value's level is in the subset that x and those of the three values before it say.
+// Levels of a block of trellis codes u * 2 + x. The trellis visits values 0, 8, 16, ..., then 1, 9, ..., round and
+// round; a value's level is in the subset that x and those of the three values before it say.
 inline std::vector<int> levels_of(const std::vector<int> &codes) {
     const int n = static_cast<int>(codes.size());
     std::vector<int> walk, levels(n);
