@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": "of memory, context and quality any two give the third: a table and a command",
     "perplexity": "perplexity and KL divergence of one profile on a text",
     "compare": "profiles side by side on a text: bytes, PPL, KL divergence, verdicts",
+    "needles": "keys and values planted in a text and asked for at its end: which profiles still find them",
     "sensitivity": "how much each layer's K and V matter, measured inside llama.cpp for any GGUF that it runs",
     "tune": "find the best profile for a model and a budget of bytes, with its evidence",
     "judge": "a tuned profile against every baseline at its bytes, on text that its tuning never saw",

@@ -21,18 +21,26 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def add_measuring_options(parser: argparse.ArgumentParser) -> None:
-    """Model, text and how it is cut: llama.cpp's names."""
+def add_measuring_options(parser: argparse.ArgumentParser, context: int = 512, chunks: int | None = None) -> None:
+    """Model, text and how it is cut: llama.cpp's names. context, chunks: the defaults."""
     add_model_option(parser)
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="a UTF-8 text file")
-    parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens of a context (512)")
-    add_cut_options(parser)
+    parser.add_argument(
+        "-c", "--ctx-size", type=int, default=context, metavar="N", help=f"tokens of a context ({context})"
+    )
+    add_cut_options(parser, chunks)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="f32", help="of weights and activations (f32)")
 
 
-def add_cut_options(parser: argparse.ArgumentParser) -> None:
-    """How much of the text, and in which pieces."""
-    parser.add_argument("--chunks", type=int, metavar="N", help="only the first N contexts of the text (all)")
+def add_cut_options(parser: argparse.ArgumentParser, chunks: int | None = None) -> None:
+    """How much of the text, and in which pieces. chunks: the default."""
+    parser.add_argument(
+        "--chunks",
+        type=int,
+        default=chunks,
+        metavar="N",
+        help=f"only the first N contexts of the text ({chunks or 'all'})",
+    )
     parser.add_argument(
         "-b", "--batch-size", type=int, default=512, metavar="N", help="tokens in one forward call (512)"
     )

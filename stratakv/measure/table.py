@@ -177,12 +177,13 @@ def _interval(interval: Sequence[float] | None, form: str) -> str:
 
 def _fit(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     """Aligned lines, columns `left` and names to the left; names, the first column, give way where numbers need the width."""
-    rest = max(map(len, _align([["", *row[1:]] for row in cells], left)))
+    rest = max(map(len, align([["", *row[1:]] for row in cells], left)))
     width = min(_NAME, max(_SHORTEST_NAME, WIDTH - rest))
-    return _align([[short_name(row[0], width), *row[1:]] for row in cells], left)
+    return align([[short_name(row[0], width), *row[1:]] for row in cells], left)
 
 
-def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+def align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    """Lines of a table, two spaces between its columns: the first and those in `left` to the left, others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
