@@ -73,7 +73,8 @@ def _encoder(fields: dict[str, Any]) -> bytes:
             struct.pack("=iiiiif", *numbers),
             _vector(np.array(fields["thresholds"], dtype=np.float32)),
             _vector(np.array(fields["integers"], dtype=np.int32)),
-            _vector(np.array(fields["positions"], dtype=np.int32)),
+            struct.pack("=f", fields["bins"]),
+            *(_vector(np.array(fields[name], dtype=np.int32)) for name in ("numbers", "costs", "positions")),
             struct.pack("=iif", rotation["block"], rotation["order"], rotation["norm"]),
             *(_vector(np.array(rotation[name], dtype=np.float32)) for name in ("first", "second", "paley")),
         ]

@@ -164,11 +164,14 @@ Failure encode(const Kernel &kernel, const EncodeTask *tasks, int count, int thr
     const int per_part = 64, heads = tasks->heads, parts = (tasks->tokens + per_part - 1) / per_part;
     std::atomic<int> states[2] = {{0}, {0}};
     if (heads * tasks->tokens <= per_part) threads = 1;
-    parallel_for(threads, count * heads * parts, [&](int i) {
-        const EncodeTask &task = tasks[i / (heads * parts)];
-        const int head = i / parts % heads, begin = i % parts * per_part;
-        const Encoded one = kernel.encode(task, head, begin, std::min(begin + per_part, task.tokens));
-        if (one != Encoded::good) states[i / (heads * parts)] = static_cast<int>(one);
+    // the heads of a few tokens go together: some types encode vectors side by side
+    const int together = tasks->tokens < 4 ? heads : 1, pieces = heads / together * parts;
+    parallel_for(threads, count * pieces, [&](int i) {
+        const EncodeTask &task = tasks[i / pieces];
+        const int head = i / parts % (heads / together) * together, begin = i % parts * per_part;
+        const int end = std::min(begin + per_part, task.tokens);
+        const Encoded one = kernel.encode(task, head, head + together, begin, end);
+        if (one != Encoded::good) states[i / pieces] = static_cast<int>(one);
     });
     for (int i = 0; i < count; ++i)
         if (states[i]) return {i, static_cast<Encoded>(states[i].load())};

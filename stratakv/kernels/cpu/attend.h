@@ -113,8 +113,8 @@ struct Kernel {
     void (*merge)(const Attention &, int sequence, int head, const Partial *parts, int count);
     // Tokens [begin, end) of a head's tile as rows [tokens, dim], into whichever of the two outputs isn't null.
     void (*decode)(const Side &, const std::uint8_t *tile, int begin, int end, float *floats, std::uint16_t *bfloats);
-    // Encodes tokens [begin, end) of one head into their pages.
-    Encoded (*encode)(const EncodeTask &, int head, int begin, int end);
+    // Encodes tokens [begin, end) of heads [first, last) into their pages.
+    Encoded (*encode)(const EncodeTask &, int first, int last, int begin, int end);
 };
 
 // Null where the library or the machine doesn't have it.

@@ -186,13 +186,14 @@ void bind_attention(nb::module_ &m) {
         .def(
             "__init__",
             [](Encoder *self, int form, int dim, int nbytes, int blocks, int bits, const Rotation &rotation,
-               std::vector<float> thresholds, std::vector<int> integers, float unit,
-               std::vector<std::int32_t> positions) {
+               std::vector<float> thresholds, std::vector<int> integers, float unit, float bins,
+               const std::vector<int> &numbers, const std::vector<int> &costs,
+               const std::vector<std::int32_t> &positions) {
                 new (self) Encoder(make_encoder(form, dim, nbytes, blocks, bits, rotation, std::move(thresholds),
-                                                std::move(integers), unit, positions));
+                                                std::move(integers), unit, bins, numbers, costs, positions));
             },
             "form"_a, "dim"_a, "nbytes"_a, "blocks"_a, "bits"_a, "rotation"_a, "thresholds"_a, "integers"_a, "unit"_a,
-            "positions"_a);
+            "bins"_a, "numbers"_a, "costs"_a, "positions"_a);
     nb::class_<Layout>(m, "Layout", "A layer's page layout: both sides, and a head's tile.")
         .def(
             "__init__",

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "encode.h"
+#include "encode_trellis.h"
 #include "vectors.h"
 
 namespace {
@@ -53,6 +54,7 @@ inline bool finite(const float *x, int dim) {
 // Sums halves until an odd number is left, then one by one: the order of _sum_of_squares in kvtypes/turbo.py.
 inline float squares_of(const float *x, int block) {
     float y[kMaxDim];
+    y[0] = 0;  // gcc doesn't know that no block is empty
     for (int i = 0; i < block; ++i) y[i] = x[i] * x[i];
     int half = block;
     while (half % 2 == 0) {
@@ -64,10 +66,10 @@ inline float squares_of(const float *x, int block) {
     return squares;
 }
 
-// Codebook indices of a block's direction, and its norm. Blocks of 16 N values, N a power of two, stay in registers.
-template <int N, int BITS>
-inline float turbo_indices_of(const Encoder &e, const float *x, std::uint8_t *indices) {
-    F v[N], squares[N];
+// A block's direction in the rotated basis, and its norm. Blocks of 16 N values, N a power of two, stay in registers.
+template <int N>
+[[gnu::always_inline]] inline float direction_of(const Encoder &e, const float *x, F (&v)[N]) {
+    F squares[N];
 #pragma GCC unroll 8
     for (int i = 0; i < N; ++i) v[i] = fload(x + 16 * i), squares[i] = fmul(v[i], v[i]);
 #pragma GCC unroll 4
@@ -79,6 +81,22 @@ inline float turbo_indices_of(const Encoder &e, const float *x, std::uint8_t *in
 #pragma GCC unroll 8
     for (int i = 0; i < N; ++i) v[i] = fdiv(v[i], divisor);
     rotate_vectors<N>(e.rotation, v);
+    return norm;
+}
+
+// The same for any block, into y.
+inline float direction_of(const Encoder &e, const float *x, int block, float *y) {
+    const float norm = std::sqrt(squares_of(x, block)), divisor = norm > 0 ? norm : 1.0f;
+    for (int i = 0; i < block; ++i) y[i] = x[i] / divisor;
+    rotate_run(e.rotation, y);
+    return norm;
+}
+
+// Codebook indices of a block's direction, and its norm.
+template <int N, int BITS>
+inline float turbo_indices_of(const Encoder &e, const float *x, std::uint8_t *indices) {
+    F v[N];
+    const float norm = direction_of<N>(e, x, v);
 #pragma GCC unroll 8
     for (int i = 0; i < N; ++i) store_low_bytes(indices + 16 * i, rank<BITS>(v[i], e.thresholds.data()));
     return norm;
@@ -97,9 +115,7 @@ inline float turbo_indices(const Encoder &e, const float *x, int block, std::uin
         }
     }
     alignas(64) float y[kMaxDim];
-    const float norm = std::sqrt(squares_of(x, block)), divisor = norm > 0 ? norm : 1.0f;
-    for (int i = 0; i < block; ++i) y[i] = x[i] / divisor;
-    rotate_run(e.rotation, y);
+    const float norm = direction_of(e, x, block, y);
     const int count = (1 << e.bits) - 1;
     const float *thresholds = e.thresholds.data();
     if (count < 64) {
@@ -152,6 +168,68 @@ inline Encoded encode_turbo(const Encoder &e, const float *x, std::uint8_t *out)
         default: std::memcpy(out, indices, block);
     }
     return state;
+}
+
+// A block's codes after its norm. Returns the sum of the squares of their levels.
+template <int WIDE, int NARROW>
+inline int put_codes(const Encoder &e, const std::uint16_t *bins, const std::uint8_t *ways, int block,
+                     std::uint8_t *out) {
+    std::uint8_t wide[kMaxDim], narrow[kMaxDim];
+    const int squares = codes_of<WIDE, NARROW>(e, bins, ways, block, wide, narrow);
+    if constexpr (WIDE > 0) out = put_plane<WIDE>(wide, block, 0, out);
+    put_plane<NARROW>(narrow, block, 0, out);
+    return squares;
+}
+
+template <int N>
+inline float direction_bins(const Encoder &e, const float *x, std::uint16_t *bins) {
+    F v[N];
+    alignas(64) float y[16 * N];
+    const float norm = direction_of<N>(e, x, v);
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) fstore(y + 16 * i, v[i]);
+    bins_of(e, y, 16 * N, bins);
+    return norm;
+}
+
+// V vectors side by side -> their canonical bytes.
+template <int V>
+inline Encoded encode_trellis(const Encoder &e, const float (*x)[kMaxDim], std::uint8_t (*out)[4 * kMaxDim]) {
+    const int block = e.dim / e.blocks, bytes = e.nbytes / e.blocks;
+    std::uint16_t bins[V][kMaxDim];
+    std::uint8_t ways[V][kMaxDim];
+    float norms[V];
+    Encoded states[V] = {};  // good
+    for (int first = 0, to = 0; first < e.dim; first += block, to += bytes) {
+        for (int v = 0; v < V; ++v) {
+            const float *from = x[v] + first;
+            if (block == 128) {
+                norms[v] = direction_bins<8>(e, from, bins[v]);
+            } else if (block == 64) {
+                norms[v] = direction_bins<4>(e, from, bins[v]);
+            } else {
+                alignas(64) float y[kMaxDim];
+                norms[v] = direction_of(e, from, block, y);
+                bins_of(e, y, block, bins[v]);
+            }
+            // a sum of squares may be infinite where no value is
+            if (!std::isfinite(norms[v]) && !finite(from, block)) states[v] = Encoded::not_finite;
+        }
+        cheapest<V>(e, bins, block, ways);
+        for (int v = 0; v < V; ++v) {
+            const int squares = e.bits == 2   ? put_codes<0, 2>(e, bins[v], ways[v], block, out[v] + to + 2)
+                                : e.bits == 3 ? put_codes<2, 1>(e, bins[v], ways[v], block, out[v] + to + 2)
+                                : e.bits == 4 ? put_codes<0, 4>(e, bins[v], ways[v], block, out[v] + to + 2)
+                                : e.bits == 5 ? put_codes<4, 1>(e, bins[v], ways[v], block, out[v] + to + 2)
+                                              : put_codes<4, 2>(e, bins[v], ways[v], block, out[v] + to + 2);
+            const float root = std::sqrt(static_cast<float>(squares < 1 ? 1 : squares));
+            const Encoded state = put_half(norms[v] / (root * e.unit), out[v] + to);
+            if (states[v] == Encoded::good) states[v] = state;
+        }
+    }
+    for (const Encoded state : states)
+        if (state != Encoded::good) return state;
+    return Encoded::good;
 }
 
 inline float inverse_of(float scale) {
@@ -283,30 +361,73 @@ inline void put_tokens(const Encoder &e, const std::uint8_t (*bytes)[4 * kMaxDim
     }
 }
 
-// Tokens [begin, end) of one head, into their pages.
-Encoded encode(const EncodeTask &task, int head, int begin, int end) {
-    const Encoder &e = *task.encoder;
-    alignas(64) float x[kMaxDim];
-    std::uint8_t bytes[4][4 * kMaxDim];
-    for (int token = begin, count = 1; token < end; token += count) {
-        const std::int64_t slot = task.slots[token];
-        const bool four = slot >= 0 && slot % 4 == 0 && token + 4 <= end && task.slots[token + 1] == slot + 1 &&
-                          task.slots[token + 2] == slot + 2 && task.slots[token + 3] == slot + 3;
-        count = four ? 4 : 1;
-        if (slot < 0) continue;
-        for (int t = 0; t < count; ++t) {
-            read_row(task.states, token + t, head, e.dim, x);
-            const Encoded state = encode_vector(e, x, bytes[t]);
-            if (state != Encoded::good) return state;
-        }
-        std::uint8_t *tile = task.where.at(slot / kPageTokens) + head * task.tile_bytes;
-        const int place = static_cast<int>(slot % kPageTokens);
-        if (four)
-            put_tokens(e, bytes, tile, place);
-        else
-            put_token(e, bytes[0], tile, place);
+// Vectors of a trellis type that no others follow in their page: up to 4 of them are encoded side by side.
+class Strays {
+public:
+    explicit Strays(const Encoder &e) : e_(e) {}
+
+    // Where the next one belongs.
+    float *next() { return x_[count_]; }
+
+    // It is there; its bytes go to this place of the tile.
+    Encoded add(std::uint8_t *tile, int place) {
+        tiles_[count_] = tile, places_[count_] = place;
+        return ++count_ == 4 ? put() : Encoded::good;
     }
-    return Encoded::good;
+
+    Encoded put() {
+        if (count_ == 3) std::memcpy(x_[3], x_[2], sizeof(float) * e_.dim);
+        const Encoded state = count_ == 0   ? Encoded::good
+                              : count_ == 1 ? encode_trellis<1>(e_, x_, bytes_)
+                              : count_ == 2 ? encode_trellis<2>(e_, x_, bytes_)
+                                            : encode_trellis<4>(e_, x_, bytes_);
+        for (int i = 0; i < count_ && state == Encoded::good; ++i) put_token(e_, bytes_[i], tiles_[i], places_[i]);
+        count_ = 0;
+        return state;
+    }
+
+private:
+    const Encoder &e_;
+    alignas(64) float x_[4][kMaxDim];
+    std::uint8_t bytes_[4][4 * kMaxDim];
+    std::uint8_t *tiles_[4];
+    int places_[4], count_ = 0;
+};
+
+// Tokens [begin, end) of heads [first, last), into their pages.
+Encoded encode(const EncodeTask &task, int first, int last, int begin, int end) {
+    const Encoder &e = *task.encoder;
+    const bool trellis = e.form == Encoder::Form::trellis;
+    alignas(64) float x[4][kMaxDim];
+    std::uint8_t bytes[4][4 * kMaxDim];
+    Strays strays(e);
+    for (int head = first; head < last; ++head)
+        for (int token = begin, count = 1; token < end; token += count) {
+            const std::int64_t slot = task.slots[token];
+            const bool four = slot >= 0 && slot % 4 == 0 && token + 4 <= end && task.slots[token + 1] == slot + 1 &&
+                              task.slots[token + 2] == slot + 2 && task.slots[token + 3] == slot + 3;
+            count = four ? 4 : 1;
+            if (slot < 0) continue;
+            std::uint8_t *tile = task.where.at(slot / kPageTokens) + head * task.tile_bytes;
+            const int place = static_cast<int>(slot % kPageTokens);
+            Encoded state = Encoded::good;
+            if (trellis && !four) {
+                read_row(task.states, token, head, e.dim, strays.next());
+                state = strays.add(tile, place);
+            } else {
+                for (int t = 0; t < count && state == Encoded::good; ++t) {
+                    read_row(task.states, token + t, head, e.dim, x[t]);
+                    if (!trellis) state = encode_vector(e, x[t], bytes[t]);
+                }
+                if (trellis) state = encode_trellis<4>(e, x, bytes);
+            }
+            if (state != Encoded::good) return state;
+            if (four)
+                put_tokens(e, bytes, tile, place);
+            else if (!trellis)
+                put_token(e, bytes[0], tile, place);
+        }
+    return strays.put();
 }
 
 }  // namespace

@@ -10,7 +10,8 @@
 namespace stratakv {
 
 Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotation rotation,
-                     std::vector<float> thresholds, std::vector<int> integers, float unit,
+                     std::vector<float> thresholds, std::vector<int> integers, float unit, float bins,
+                     const std::vector<int> &numbers, const std::vector<int> &costs,
                      const std::vector<std::int32_t> &positions) {
     if (dim > 1024) throw std::invalid_argument("head_dim above 1024 has no kernel");
     if (static_cast<int>(positions.size()) != kPageTokens * nbytes)
@@ -20,6 +21,18 @@ Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotati
     e.dim = dim, e.nbytes = nbytes, e.blocks = blocks, e.bits = bits, e.rotation = std::move(rotation);
     e.thresholds = std::move(thresholds), e.unit = unit;
     e.thresholds.resize(std::max<std::size_t>(e.thresholds.size(), 128), std::numeric_limits<float>::infinity());
+    if (e.form == Encoder::Form::trellis) {
+        if (numbers.size() != 4 * Encoder::kBins || costs.size() != numbers.size() ||
+            integers.size() != std::size_t(2) << bits)
+            throw std::invalid_argument("a trellis has a number and a cost a bin and subset, and two levels a code");
+        e.bins = bins, e.levels = integers;
+        e.numbers.assign(numbers.begin(), numbers.end()), e.costs.assign(costs.begin(), costs.end());
+        const int block = dim / blocks, stride = block / 8;  // strides of 8 values
+        for (int i = -Encoder::kSeam; i < block + Encoder::kSeam; ++i) {
+            const int at = (i % block + block) % block;
+            e.path.push_back(static_cast<std::uint16_t>(8 * (at % stride) + at / stride));
+        }
+    }
     for (int integer : integers) e.squares.push_back(static_cast<float>(integer * integer));
     for (std::size_t i = 0; i < 64 && bits < 8 && !integers.empty(); ++i)
         e.magnitudes[i] = static_cast<std::int8_t>(std::abs(integers[i % integers.size()]));

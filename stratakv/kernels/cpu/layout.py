@@ -119,6 +119,9 @@ def _form(type_: KVType, dim: int) -> dict[str, Any]:
         "thresholds": list(encoding.thresholds),
         "integers": list(encoding.integers),
         "unit": encoding.unit,
+        "bins": encoding.bins,
+        "numbers": list(encoding.numbers),
+        "costs": list(encoding.costs),
     }
 
 

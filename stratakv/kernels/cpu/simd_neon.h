@@ -302,5 +302,30 @@ inline void store_bytes(std::uint8_t *p, const I (&a)[4]) {
     for (int i = 0; i < 4; ++i) store_low_bytes(p + 16 * i, a[i]);
 }
 
+// Eight 16-bit numbers without a sign.
+struct H {
+    uint16x8_t v;
+};
+inline H hload(const std::uint16_t *p) { return {vld1q_u16(p)}; }
+// Four of them; the others are 0.
+inline H hload4(const std::uint16_t *p) { return {vcombine_u16(vld1_u16(p), vdup_n_u16(0))}; }
+inline void hstore(std::uint16_t *p, H a) { vst1q_u16(p, a.v); }
+inline H hset1(int x) { return {vdupq_n_u16(static_cast<std::uint16_t>(x))}; }
+inline H hadd(H a, H b) { return {vaddq_u16(a.v, b.v)}; }
+inline H hsub(H a, H b) { return {vsubq_u16(a.v, b.v)}; }
+inline H hmin(H a, H b) { return {vminq_u16(a.v, b.v)}; }
+// Number i becomes number P_i.
+template <int P0, int P1, int P2, int P3, int P4, int P5, int P6, int P7>
+inline H hpick(H a) {
+    constexpr std::uint16_t bytes[8] = {0x100 + 0x202 * P0, 0x100 + 0x202 * P1, 0x100 + 0x202 * P2, 0x100 + 0x202 * P3,
+                                        0x100 + 0x202 * P4, 0x100 + 0x202 * P5, 0x100 + 0x202 * P6, 0x100 + 0x202 * P7};
+    return {vreinterpretq_u16_u8(vqtbl1q_u8(vreinterpretq_u8_u16(a.v), vreinterpretq_u8_u16(vld1q_u16(bytes))))};
+}
+// Bit i: whether numbers i differ.
+inline std::uint8_t hdiffers(H a, H b) {
+    constexpr std::uint16_t bits[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    return static_cast<std::uint8_t>(vaddvq_u16(vbicq_u16(vld1q_u16(bits), vceqq_u16(a.v, b.v))));
+}
+
 }  // namespace simd
 }  // namespace

@@ -328,5 +328,47 @@ inline void store_bytes(std::uint8_t *p, const I (&a)[4]) {
     for (int i = 0; i < 4; ++i) store_low_bytes(p + 16 * i, a[i]);
 }
 
+// Eight 16-bit numbers without a sign.
+struct H {
+    std::uint16_t v[8];
+};
+template <typename Function>
+inline H heach(Function f) {
+    H out;
+    for (int i = 0; i < 8; ++i) out.v[i] = static_cast<std::uint16_t>(f(i));
+    return out;
+}
+inline H hload(const std::uint16_t *p) {
+    return heach([&](int i) { return p[i]; });
+}
+// Four of them; the others are 0.
+inline H hload4(const std::uint16_t *p) {
+    return heach([&](int i) { return i < 4 ? p[i] : 0; });
+}
+inline void hstore(std::uint16_t *p, H a) { std::memcpy(p, a.v, 16); }
+inline H hset1(int x) {
+    return heach([&](int) { return x; });
+}
+inline H hadd(H a, H b) {
+    return heach([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline H hsub(H a, H b) {
+    return heach([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline H hmin(H a, H b) {
+    return heach([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+// Number i becomes number P_i.
+template <int P0, int P1, int P2, int P3, int P4, int P5, int P6, int P7>
+inline H hpick(H a) {
+    return {{a.v[P0], a.v[P1], a.v[P2], a.v[P3], a.v[P4], a.v[P5], a.v[P6], a.v[P7]}};
+}
+// Bit i: whether numbers i differ.
+inline std::uint8_t hdiffers(H a, H b) {
+    int bits = 0;
+    for (int i = 0; i < 8; ++i) bits |= (a.v[i] != b.v[i]) << i;
+    return static_cast<std::uint8_t>(bits);
+}
+
 }  // namespace simd
 }  // namespace

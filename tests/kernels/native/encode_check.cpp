@@ -72,6 +72,8 @@ void read_encoder(File &file, Side &side) {
     const float unit = file.number<float>();
     const std::vector<float> thresholds = file.vector<float>();
     const std::vector<int> integers = file.vector<int>();
+    const float bins = file.number<float>();
+    const std::vector<int> numbers = file.vector<int>(), costs = file.vector<int>();
     side.positions = file.vector<std::int32_t>();
     stratakv::Rotation rotation;
     rotation.block = file.number<std::int32_t>(), rotation.order = file.number<std::int32_t>();
@@ -79,8 +81,8 @@ void read_encoder(File &file, Side &side) {
     rotation.first = file.vector<float>(), rotation.second = file.vector<float>(),
     rotation.paley = file.vector<float>();
     for (float &sign : rotation.second) sign *= norm;
-    side.encoder =
-        stratakv::make_encoder(form, dim, nbytes, blocks, bits, rotation, thresholds, integers, unit, side.positions);
+    side.encoder = stratakv::make_encoder(form, dim, nbytes, blocks, bits, rotation, thresholds, integers, unit, bins,
+                                          numbers, costs, side.positions);
 }
 
 Case read_case(File &file) {
@@ -140,7 +142,7 @@ std::string fault_of(const Kernel &kernel, const Case &c) {
         const EncodeTask task{&side.encoder, states, c.heads, tokens, {0, 1}, slots.data(), c.tile_bytes};
         Encoded found = Encoded::good;
         for (int head = 0; head < c.heads; ++head) {
-            const Encoded one = kernel.encode(task, head, 0, tokens);
+            const Encoded one = kernel.encode(task, head, head + 1, 0, tokens);
             if (one != Encoded::good) found = one;
         }
         if (found != side.expected)

@@ -1,0 +1,119 @@
+// The trellis types' codes: Viterbi's algorithm over 8 states, as kvtypes/viterbi.py has it to the bit. Costs are
+// 16-bit integers, the states of one block lie side by side in a vector of 8 lanes, and V blocks go side by side so
+// that none waits for its own last step.
+#pragma once
+#include "encode.h"
+#include "vectors.h"
+
+namespace {
+
+using stratakv::Encoder;
+
+constexpr int kSeam = Encoder::kSeam;
+// Costs differ between states by what 3 steps can cost at most; taken off every 8 steps, all stay within 16 bits.
+constexpr int kSpread = 3 * 4095 + 1;
+
+// x(i), x(i - 1), x(i - 2), x(i - 3) in bits 0 to 3 -> 2 z1 + z0
+constexpr int subset_of(int bits) { return 2 * ((bits ^ bits >> 1 ^ bits >> 3) & 1) + (bits >> 2 & 1); }
+constexpr std::uint32_t subsets_of_all() {
+    std::uint32_t all = 0;
+    for (int bits = 0; bits < 16; ++bits) all |= std::uint32_t(subset_of(bits)) << 2 * bits;
+    return all;
+}
+constexpr std::uint32_t kSubsets = subsets_of_all();
+
+// Steps [begin, end) of the path, a multiple of 8 of them, from costs `states` on. Bit t of a step's decision: whether
+// state t was cheaper to reach from the upper of its two states before.
+template <int V>
+inline void forward(const Encoder &e, const std::uint16_t (*bins)[kMaxDim], int begin, int end, H (&states)[V],
+                    std::uint8_t (*decisions)[kMaxDim]) {
+    for (int at = begin; at < end; at += 8) {
+        for (int step = 0; step < 8; ++step) {
+            const int value = e.path[at + step];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) {
+                const H costs = hload4(e.costs.data() + 4 * bins[v][value]);
+                // state t comes from t / 2 and from t / 2 + 4
+                const H lower = hadd(hpick<0, 0, 1, 1, 2, 2, 3, 3>(states[v]),
+                                     hpick<subset_of(0), subset_of(1), subset_of(2), subset_of(3), subset_of(4),
+                                           subset_of(5), subset_of(6), subset_of(7)>(costs));
+                const H upper = hadd(hpick<4, 4, 5, 5, 6, 6, 7, 7>(states[v]),
+                                     hpick<subset_of(8), subset_of(9), subset_of(10), subset_of(11), subset_of(12),
+                                           subset_of(13), subset_of(14), subset_of(15)>(costs));
+                states[v] = hmin(lower, upper);
+                decisions[v][at - begin + step] = hdiffers(states[v], lower);
+            }
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v)
+            states[v] = hadd(hsub(states[v], hpick<0, 0, 0, 0, 0, 0, 0, 0>(states[v])), hset1(kSpread));
+    }
+}
+
+// The cheapest way round for the bins of V blocks: x(i) ... x(i - 3) of each value i, in bits 0 to 3.
+template <int V>
+inline void cheapest(const Encoder &e, const std::uint16_t (*bins)[kMaxDim], int block, std::uint8_t (*ways)[kMaxDim]) {
+    H states[V];
+    std::uint8_t decisions[V][kMaxDim];
+    int start[V], state[V];
+    for (int v = 0; v < V; ++v) states[v] = hset1(0);
+    forward<V>(e, bins, 0, 2 * kSeam, states, decisions);
+    for (int v = 0; v < V; ++v) {
+        std::uint16_t costs[8];
+        hstore(costs, states[v]);
+        state[v] = 0;
+        for (int t = 1; t < 8; ++t) state[v] = costs[t] < costs[state[v]] ? t : state[v];
+    }
+    for (int step = 2 * kSeam - 1; step >= kSeam; --step)
+        for (int v = 0; v < V; ++v) state[v] = state[v] >> 1 | (decisions[v][step] >> state[v] & 1) << 2;
+    for (int v = 0; v < V; ++v) {
+        start[v] = state[v];
+        std::uint16_t costs[8];
+        for (int t = 0; t < 8; ++t) costs[t] = t == start[v] ? 0 : kSpread;
+        states[v] = hload(costs);
+    }
+    forward<V>(e, bins, kSeam, kSeam + block, states, decisions);
+    for (int step = block - 1; step >= 0; --step) {
+        const int value = e.path[kSeam + step];
+        for (int v = 0; v < V; ++v) {
+            const int way = state[v] | (decisions[v][step] >> state[v] & 1) << 3;
+            ways[v][value] = static_cast<std::uint8_t>(way);
+            state[v] = way >> 1;
+        }
+    }
+}
+
+// Coordinates of a unit vector to their bins, halves to even, not a number to the first.
+inline void bins_of(const Encoder &e, const float *y, int block, std::uint16_t *bins) {
+    constexpr float kHalf = Encoder::kBins / 2;
+    constexpr std::uint32_t kPushed = 0x4b400000u;  // 1.5 * 2^23, where floats are whole numbers
+    for (int i = 0; i < block; ++i) {
+        float bin = y[i] * e.bins;
+        bin = bin > -kHalf ? bin : -kHalf;
+        bin = (bin < kHalf - 1 ? bin : kHalf - 1) + 12582912.0f;
+        std::uint32_t bits;
+        std::memcpy(&bits, &bin, 4);
+        bins[i] = static_cast<std::uint16_t>(bits - kPushed + Encoder::kBins / 2);
+    }
+}
+
+// The codes of a block from its way: WIDE bits of the wide plane, in its own order, and those of the narrow (or only)
+// one of NARROW bits. Returns the sum of the squares of the levels.
+template <int WIDE, int NARROW>
+inline int codes_of(const Encoder &e, const std::uint16_t *bins, const std::uint8_t *ways, int block,
+                    std::uint8_t *wide, std::uint8_t *narrow) {
+    constexpr int kApart = WIDE > 0 ? WIDE / NARROW : 1;
+    int squares = 0;
+    const int each = block / kApart;
+    for (int run = 0, value = 0; run < each; ++run)
+        for (int part = 0; part < kApart; ++part, ++value) {
+            const int way = ways[value], subset = kSubsets >> 2 * way & 3;
+            const int u = e.numbers[4 * bins[value] + subset], level = e.levels[4 * u + subset];
+            squares += level * level;
+            if constexpr (WIDE > 0) wide[part * each + run] = static_cast<std::uint8_t>(u & ((1 << WIDE) - 1));
+            narrow[value] = static_cast<std::uint8_t>((way & 1) | u >> WIDE << 1);
+        }
+    return squares;
+}
+
+}  // namespace
