@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from stratakv.errors import UserError
+from stratakv.kvtypes import kv_type
+from stratakv.kvtypes.trellis import TrellisType
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import Pair, ordinals_text
 
@@ -62,7 +64,9 @@ def check_types(profile: Profile, title: str, types: Iterable[str], which: str =
             if name not in known:
                 found.setdefault(f"{side} {name}", []).append(ordinal)
     if found:
-        raise NotExpressible(f"it has no type for {in_layers(found)} ({which} {', '.join(known)})")
+        alone = any(isinstance(kv_type(words.split()[1]), TrellisType) for words in found)
+        ours = "; trellis types are stratakv's alone" if alone else ""
+        raise NotExpressible(f"it has no type for {in_layers(found)} ({which} {', '.join(known)}{ours})")
 
 
 def in_layers(found: Mapping[str, Iterable[int]]) -> str:

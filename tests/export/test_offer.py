@@ -11,7 +11,7 @@ from geometries import plain
 
 from stratakv.export.costs import MeasuredCosts, distance_costs, relative_error
 from stratakv.export.offer import offer, offer_data
-from stratakv.export.target import budget
+from stratakv.export.target import NotExpressible, budget
 from stratakv.export.targets import target
 from stratakv.kvtypes import kv_type
 from stratakv.profile import Profile, resolve
@@ -104,6 +104,16 @@ def test_without_evidence_the_nearest_in_bits():
     data = offer_data(profile, offer(profile, target("ik"), None), target("ik"), None)
     assert data["text"] == "q4_0_rot" and not data["within_bytes"]  # at equal bits the rotated form
     assert data["predicted_kld"] is None
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("fork", "turbo4"), ("buun", "turbo4"), ("ik", "q4_0_rot")])
+def test_trellis_types_become_the_nearest_in_bits(name, nearest):
+    profile = resolve("tcq4", MODEL)
+    with pytest.raises(
+        NotExpressible, match=r"no type for K tcq4 in KV layers .*; trellis types are stratakv's alone\)"
+    ):
+        target(name).command(profile, "model")
+    assert offer(profile, target(name), None).name == nearest
 
 
 def test_own_types_are_no_distance():

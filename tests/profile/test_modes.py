@@ -57,6 +57,12 @@ def test_few_layers_give_uniform_and_a_warning(mode):
     assert warnings == (f"mode {mode} does nothing: {reason}, so every layer is turbo4",)
 
 
+def test_trellis_types_are_turbo_ones_to_a_mode():
+    pairs, warnings = apply_mode(1, plain(12), ("tcq4", "tcq4"))
+    assert [pair[0] for pair in pairs] == ["q8_0"] * 4 + ["tcq4"] * 4 + ["q8_0"] * 4
+    assert warnings == ()
+
+
 def test_wrong_base_types_are_said():
     pairs, warnings = apply_mode(1, plain(12), ("q8_0", "turbo4"))
     assert pairs == (("q8_0", "turbo4"),) * 12
