@@ -64,6 +64,9 @@ class Encoder:
         thresholds: Sequence[float],
         integers: Sequence[int],
         unit: float,
+        bins: float,
+        numbers: Sequence[int],
+        costs: Sequence[int],
         positions: Sequence[int],
     ) -> None: ...
 

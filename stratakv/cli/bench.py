@@ -32,8 +32,8 @@ def add_parser(commands: Any) -> None:
     attention.add_argument(
         "--types",
         metavar="TYPES,...",
-        default="f16,q8_0,turbo4,turbo3,turbo2,q8_0/turbo4",
-        help="TYPE or K/V (f16,q8_0,turbo4,turbo3,turbo2,q8_0/turbo4)",
+        default="f16,q8_0,turbo4,turbo3,turbo2,q8_0/turbo4,tcq4,tcq3",
+        help="TYPE or K/V (f16,q8_0,turbo4,turbo3,turbo2,q8_0/turbo4,tcq4,tcq3)",
     )
     attention.add_argument("--kv-heads", type=int, default=8, metavar="N", help="kv heads (8)")
     attention.add_argument("--head-dim", type=int, default=128, metavar="N", help="values of a vector (128)")

@@ -53,16 +53,25 @@ def goals(rows: Sequence[Row], prefill: Sequence[Row], encode: Sequence[Row]) ->
         found.append(
             goal(f"{type_} against turbo4", "at most", 1.15, times(value(type_, 4, "ms"), turbo4), "times the time")
         )
+    for trellis, turbo, most in (("tcq4", "turbo4", 1.5), ("tcq3", "turbo3", 1.3)):
+        found.append(
+            goal(
+                f"{trellis} against {turbo}",
+                "at most",
+                most,
+                times(value(trellis, 4, "ms"), value(turbo, 4, "ms")),
+                "times the time",
+            )
+        )
     for type_ in ("q8_0/turbo4", "q8_0"):
         found.append(goal(type_, "at least", 0.70, _share(decode, type_, 4), "of read bandwidth"))
     f16 = times(torch_best, value("f16", 4, "ms"))
     found.append(goal("f16 against the best dense bf16 of torch", "at least", 1, f16, "times faster"))
     for tokens, queries, words in ((8192, 8192, "prefill of 8k"), (CONTEXT + 512, 512, "a chunk of 512 on top of 32k")):
         found.append(_prefill_goal(prefill, tokens, queries, words))
-    turbo4_encode = next(
-        (row["ns_per_vector"] for row in encode if row["name"] == "turbo4" and row["head_dim"] == 128), None
-    )
-    found.append(goal("encode turbo4, one core", "at most", 150, turbo4_encode, "ns a 128-vector"))
+    for type_, most in (("turbo4", 150), ("tcq4", 500)):
+        ns = next((row["ns_per_vector"] for row in encode if row["name"] == type_ and row["head_dim"] == 128), None)
+        found.append(goal(f"encode {type_}, one core", "at most", most, ns, "ns a 128-vector"))
     return found
 
 

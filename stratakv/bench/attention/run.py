@@ -40,6 +40,8 @@ PAIRS: tuple[Pair, ...] = (
     ("turbo3", "turbo3"),
     ("turbo2", "turbo2"),
     ("q8_0", "turbo4"),
+    ("tcq4", "tcq4"),
+    ("tcq3", "tcq3"),
 )
 CONTEXTS = (1024, 8192, 32768, 131072)
 GROUPS = (4, 1, 8)
