@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "profiles",
         nargs="+",
         metavar="PROFILE",
-        help="TYPE, K/V, modeN, modeN@K/V, a preset, a rule line, or a profile file (.json)",
+        help="TYPE, K/V, modeN, modeN@K/V, a preset, a rule line, or a profile file (.json); 'turbo4; recent: 2 pages'",
     )
     parser.add_argument(
         "--reference",
@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     check_far_options(args, model.geometry.context)
     profiles = [resolve(text, model.geometry, fingerprint=model.fingerprint) for text in args.profiles]
     reference = resolve(args.reference, model.geometry, fingerprint=model.fingerprint)
+    for profile in (*profiles, reference):
+        profile.check_context(args.ctx_size)
     loaded, contexts = load_for_measuring(args)
     far = far_for_measuring(args, loaded, contexts)
     for line in format_warnings([*loaded.warnings, *contexts.warnings, *far.warnings]):

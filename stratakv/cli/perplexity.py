@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.json)
     description = describe_model(args.model)
     profile = profile_from_args(args, description.geometry, description.fingerprint)
+    profile.check_context(args.ctx_size)
     loaded, contexts = load_for_measuring(args)
     table = format_table(show_table(profile, [], [*loaded.warnings, *contexts.warnings]))
     if args.json == "-":

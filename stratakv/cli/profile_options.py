@@ -12,13 +12,14 @@ from stratakv.errors import UserError
 
 if TYPE_CHECKING:
     from stratakv.profile import ModelGeometry, Profile
+    from stratakv.profile.spans import Sizes
 
 DEFAULT_TYPE = "f16"
 MODE_VARIABLE = "TURBO_LAYER_ADAPTIVE"
 
 
 def add_profile_options(parser: argparse.ArgumentParser) -> None:
-    """Add -ctk, -ctv, --layer-adaptive, --profile and --compat."""
+    """Add -ctk, -ctv, --layer-adaptive, --profile, --compat, --recent and --first."""
     group = parser.add_argument_group("profile: which layer stores its K and V in which type")
     group.add_argument("-ctk", "--cache-type-k", metavar="TYPE", help=f"K of every layer ({DEFAULT_TYPE})")
     group.add_argument("-ctv", "--cache-type-v", metavar="TYPE", help=f"V of every layer ({DEFAULT_TYPE})")
@@ -32,9 +33,39 @@ def add_profile_options(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="TYPE, K/V, a rule line, a preset, modeN, modeN@K/V, or a profile file (.json)",
     )
+    add_span_options(group)
     group.add_argument(
         "--compat", choices=["fork"], help="assign types as the llama.cpp fork does, its silent rules included"
     )
+
+
+def add_span_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add --recent and --first."""
+    parser.add_argument(
+        "--recent",
+        metavar="PAGES[:TYPE]",
+        help="keep the newest pages of 128 tokens, beside the one being filled, in a finer type (turbo8); 0: none",
+    )
+    parser.add_argument(
+        "--first",
+        metavar="PAGES[:TYPE]",
+        help="keep the first pages of each sequence in a finer type (turbo8); 0: none",
+    )
+
+
+def sizes_from_args(args: argparse.Namespace) -> Sizes:
+    """What --recent and --first say, those that were given. Raises UserError."""
+    from stratakv.profile.spans import parse_size
+
+    sizes = {}
+    for word in ("recent", "first"):
+        if (text := getattr(args, word)) is not None:
+            pages, colon, type_ = text.partition(":")
+            try:
+                sizes[word] = parse_size(pages.strip(), type_.strip() if colon else None)
+            except UserError as error:
+                raise UserError(f"--{word} {text}: {error}") from None
+    return sizes
 
 
 def profile_from_args(
@@ -43,11 +74,21 @@ def profile_from_args(
     fingerprint: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Profile:
-    """The profile that the options of add_profile_options ask for on this model.
+    """The profile that the options of add_profile_options ask for on this model, spans included.
 
     environ: read for TURBO_LAYER_ADAPTIVE; the option wins over it. Raises UserError for options that contradict each
     other, and for whatever `resolve` refuses.
     """
+    from stratakv.profile.parse import respanned
+
+    sizes = sizes_from_args(args)
+    return respanned(_from_types(args, geometry, fingerprint, environ), sizes)
+
+
+def _from_types(
+    args: argparse.Namespace, geometry: ModelGeometry, fingerprint: str | None, environ: Mapping[str, str]
+) -> Profile:
+    """The same without --recent and --first."""
     from stratakv.profile import resolve
     from stratakv.profile.parse import is_rule_line
 

@@ -60,17 +60,19 @@ def _add_verdicts(rows: Sequence[dict[str, Any]], reference: int) -> None:
 def likelihood_row(profile: Profile, scores: Scores, context: int) -> dict[str, Any]:
     """The part of a row that needs no reference: bytes, PPL with its standard error, time.
 
-    context: tokens of a context; context_bytes is what the types take for them, allocated_bytes what the cache took.
+    context: tokens of a context; context_bytes is what the types take for them, allocated_bytes what the cache took. Bytes a
+    token and bpv count spans as they are at this context.
     """
     return {
         "name": profile.name,
         "profile": [list(pair) for pair in profile.pairs],
-        "bytes_per_token": profile.bytes_per_token,
-        "bpv": profile.bpv,
+        "spans": [each.to_json() for each in profile.spans],
+        "bytes_per_token": profile.bytes_per_token_at(context),
+        "bpv": profile.bpv_at(context),
         "context_bytes": profile.bytes_at(context),
         "allocated_bytes": scores.allocated,
         **_likelihood(scores),
-        "warnings": list(profile.warnings),
+        "warnings": [*profile.warnings, *_of_spans(profile, context)],
     }
 
 
@@ -85,6 +87,14 @@ def _likelihood(scores: Scores) -> dict[str, Any]:
         "nll_per_chunk": nll.tolist(),
         "seconds": scores.seconds,
     }
+
+
+def _of_spans(profile: Profile, context: int) -> list[str]:
+    if profile.seals_at(context):
+        return []
+    return [
+        f"{profile.name}: spans cover all {context:,} tokens of a context, so its other types were not read: give a longer one"
+    ]
 
 
 def _divergences(scores: Scores, baseline: Scores, reference: Scores) -> dict[str, Any]:

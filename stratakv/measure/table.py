@@ -38,6 +38,10 @@ def format_comparison(data: Mapping[str, Any]) -> str:
         )
     lines = [*conditions(data), "KLD in 1e-3 nats against an f16 cache of the same weights; PPL is a side note", ""]
     lines += _fit(cells, left=(4, 5))
+    if any(any(row.get("spans") or ()) for row in rows):
+        lines.append(
+            f"bpv and bytes/token of profiles with spans count these as they are at {data['context']:,} tokens"
+        )
     over = max(row["allocated_bytes"] / row["context_bytes"] - 1 for row in rows)
     lines.append(f"allocated for a context, pages included: at most {over:.1%} above bytes/token x tokens kept")
     lines += _far(data, label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 
 from stratakv.errors import UserError
 from stratakv.kvtypes import type_names
@@ -12,8 +13,9 @@ from stratakv.profile.geometry import ModelGeometry
 from stratakv.profile.modes import MODES, apply_mode, fork_pairs
 from stratakv.profile.presets import PRESETS
 from stratakv.profile.profile import Pair, Profile, pair_text
-from stratakv.profile.rules import apply_rules, parse_pair
-from stratakv.profile.spans import Spans
+from stratakv.profile.rules import SPAN_CLAUSE, apply_rules, parse_pair, parse_rules, rule_line, whole_sizes
+from stratakv.profile.spans import Sizes, Spans
+from stratakv.profile.spread import spread_each
 
 MODE_BASE: Pair = ("turbo4", "turbo4")
 _MODE = re.compile(r"mode(-?\d+)(?:@(.*))?", re.DOTALL)
@@ -30,12 +32,16 @@ def resolve(
     """The profile that a text means on this model.
 
     text: a path ending in .json, a preset's name, modeN (over base, else turbo4/turbo4) or modeN@K/V, a rule line (it
-    has a ':'), TYPE, or K/V. base: the -ctk and -ctv types under a rule line or a mode; the other texts name every
-    layer's types themselves. compat_fork: a mode or a type pair is assigned as the llama.cpp fork does it,
-    TURBO_AUTO_ASYMMETRIC in the environment included. fingerprint: of the model's weights, checked against a file's.
+    has a ':'), TYPE, or K/V; and after each of them spans, as in 'turbo4; recent: 2 pages turbo8; first: 1 page turbo8'.
+    base: the -ctk and -ctv types under a rule line or a mode; the other texts name every layer's types themselves.
+    compat_fork: a mode or a type pair is assigned as the llama.cpp fork does it, TURBO_AUTO_ASYMMETRIC in the environment
+    included. fingerprint: of the model's weights, checked against a file's.
     Raises UserError for a text that means nothing, and for whatever does not fit the model.
     """
     text = text.strip()
+    if (head := _head(text)) != text and not is_rule_line(text):
+        profile = resolve(head, geometry, base=base, compat_fork=compat_fork, fingerprint=fingerprint)
+        return respanned(profile, whole_sizes(parse_rules(text.removeprefix(head))))
     mode = _MODE.fullmatch(text)
     if not (is_rule_line(text) or text in PRESETS or mode or text.endswith(".json") or _looks_like_types(text)):
         raise UserError(f"unknown profile {text!r}: {_possible()}")
@@ -62,9 +68,40 @@ def resolve(
     return Profile(name, geometry, pairs, warnings, fingerprint, compat_fork=compat_fork, spans=spans)
 
 
+def respanned(profile: Profile, sizes: Sizes) -> Profile:
+    """The profile with these spans instead of its own in every layer, as far as each can have them; warnings say which can't.
+
+    UserError for the fork's profiles, which have none, and where no layer can have any of them.
+    """
+    if not sizes:
+        return profile
+    if profile.compat_fork and any(pages for pages, _ in sizes.values()):
+        raise UserError("the fork has no spans: leave recent and first pages out with --compat fork")
+    geometry, pairs = profile.geometry, profile.pairs
+    spans, fewer = spread_each([each.having(sizes) for each in profile.spans], geometry, pairs)
+    if is_rule_line(profile.name):
+        name = rule_line(pairs, spans, geometry)
+    else:
+        most = max(spans, key=lambda each: each.pages)
+        name = "; ".join(filter(None, (_head(profile.name), most.text())))
+        name += "; no spans" if name == profile.name and spans != profile.spans else ""
+    return replace(profile, name=name, spans=spans, warnings=(*profile.warnings, *fewer))
+
+
 def is_rule_line(text: str) -> bool:
-    """Whether a profile text is read as a rule line."""
-    return ":" in text and not text.strip().endswith(".json")
+    """Whether a profile text is read as a rule line; 'turbo4; recent: 2 pages' isn't, it is a type with spans."""
+    head = _head(text)
+    if not head:
+        return bool(text.strip())  # spans alone, over types that are said elsewhere
+    return ":" in head and not head.endswith(".json")
+
+
+def _head(text: str) -> str:
+    """A profile text without the spans of the whole profile at its end."""
+    parts = text.split(";")
+    while parts and SPAN_CLAUSE.match(parts[-1]):
+        parts.pop()
+    return ";".join(parts).strip()
 
 
 def _looks_like_types(text: str) -> bool:
@@ -79,5 +116,6 @@ def _possible() -> str:
     return (
         f"allowed are a type ({', '.join(type_names())}), K/V such as q8_0/turbo4, "
         f"a preset ({', '.join(PRESETS)}), modeN or modeN@K/V (N one of {', '.join(map(str, MODES))}), "
-        "a rule line such as 'first3,last3: q8_0/turbo4; rest: turbo4', or a path ending in .json"
+        "a rule line such as 'first3,last3: q8_0/turbo4; rest: turbo4', or a path ending in .json; "
+        "each with spans after it, such as 'turbo4; recent: 2 pages turbo8; first: 1 page turbo8'"
     )

@@ -87,6 +87,25 @@ class Profile:
         """Bits per value outside of spans, averaged over all stored values; norms, scales and padding counted."""
         return 8 * self.bytes_per_token / self.geometry.values
 
+    def spans_bytes_at(self, context: int) -> int:
+        """How many of `bytes_at` are there for the spans: more than the layers' own types would take."""
+        layers = zip(self.pairs, self.geometry.kv_layers, strict=True)
+        return self.bytes_at(context) - sum(LayerStorage.of(pair).nbytes(layer, context) for pair, layer in layers)
+
+    def bytes_per_token_at(self, context: int) -> int:
+        """Bytes a token with what spans take at so many tokens shared out among them, rounded up."""
+        return self.bytes_per_token - (-self.spans_bytes_at(context) // context)
+
+    def bpv_at(self, context: int) -> float:
+        """Bits per value of `bytes_per_token_at`."""
+        return self.bpv * self.bytes_per_token_at(context) / self.bytes_per_token
+
+    def seals_at(self, context: int) -> bool:
+        """Whether any of so many tokens lies outside of the spans in any layer; if not, the layers' own types are never read."""
+        layers = zip(self.storages, self.geometry.kv_layers, strict=True)
+        sealing = [storage for storage, layer in layers if storage.for_layer(layer) == storage]
+        return any(storage.spans.sealed(context) for storage in sealing)
+
     def bytes_at(self, context: int) -> int:
         """Bytes of one sequence of `context` tokens; sliding and chunked layers keep at most their window. Spans count."""
         layers = zip(self.storages, self.geometry.kv_layers, strict=True)

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.profile.geometry import ModelGeometry
 from stratakv.profile.profile import Pair, ordinals_text, pair_text
-from stratakv.profile.spans import NONE, Spans, parse_size
+from stratakv.profile.spans import NONE, Sizes, Spans, parse_size
 from stratakv.profile.spread import fit, spread
 
 SELECTORS = "firstN, lastN, a layer N, a range N-M, -N (counted from the end), rest, all"
@@ -32,8 +31,8 @@ _SELECTOR = re.compile(
     r"(?P<end>first|last)(?P<count>\d+)|(?P<low>\d+)-(?P<high>\d+)|(?P<single>-?\d+)|(?P<word>rest|all)"
 )
 _SPAN = re.compile(r"(recent|first)\b\s*(.*)", re.DOTALL)
+SPAN_CLAUSE = re.compile(r"\s*(recent|first)\s*:")
 _SIZE = re.compile(r"(\S+)\s+pages?(?:\s+(\S+))?")
-Sizes = dict[str, tuple[int, str]]  # recent and first, those that are said: pages and type
 
 
 @dataclass(frozen=True)
@@ -98,17 +97,9 @@ def apply_rules(
             v[ordinal] = clause.v or v[ordinal]
             own[ordinal] |= clause.spans
     pairs = _complete(k, v)
-    spans, fewer = spread(_whole(read), geometry, pairs)
-    spans = tuple(with_sizes(each, sizes) for each, sizes in zip(spans, own, strict=True))
+    spans, fewer = spread(NONE.having(whole_sizes(read)), geometry, pairs)
+    spans = tuple(each.having(sizes) for each, sizes in zip(spans, own, strict=True))
     return pairs, spans, tuple(dict.fromkeys((*warnings, *fewer)))
-
-
-def with_sizes(spans: Spans, sizes: Sizes) -> Spans:
-    """The spans with those of `sizes` in their place."""
-    changes: dict[str, Any] = {}
-    for word, (pages, type_) in sizes.items():
-        changes |= {word: pages, f"{word}_type": type_}
-    return replace(spans, **changes)
 
 
 def rule_line(pairs: Sequence[Pair], spans: Sequence[Spans] = (), geometry: ModelGeometry | None = None) -> str:
@@ -139,23 +130,23 @@ def _shared(pairs: Sequence[Pair], spans: Sequence[Spans], geometry: ModelGeomet
     return whole, own(whole)
 
 
-def _whole(clauses: Sequence[Clause]) -> Spans:
+def whole_sizes(clauses: Sequence[Clause]) -> Sizes:
+    """The spans of the whole profile. UserError where one is said twice."""
     sizes: Sizes = {}
     for clause in clauses:
         if not clause.selectors:
             if twice := sizes.keys() & clause.spans.keys():
                 raise UserError(f"{twice.pop()}: is given twice, in {clause.text!r} too: give it once")
             sizes |= clause.spans
-    return with_sizes(NONE, sizes)
+    return sizes
 
 
 def _clause(text: str) -> Clause:
     head, colon, tail = text.partition(":")
     if not colon:
         raise UserError(f"rule {text!r} has no ':': write selector: types, such as 'rest: turbo4'")
-    word = head.strip()
-    if word in ("recent", "first"):
-        return Clause(text, (), None, None, {word: _size(tail, text)})
+    if whole := SPAN_CLAUSE.match(text):
+        return Clause(text, (), None, None, {whole[1]: _size(tail, text)})
     selectors = tuple(selector.strip() for selector in head.split(","))
     for selector in selectors:
         if not _SELECTOR.fullmatch(selector):

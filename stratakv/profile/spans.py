@@ -10,7 +10,8 @@ Everything between is sealed: stored in the layer's own types. The rule asks for
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stratakv.errors import UserError
@@ -18,6 +19,7 @@ from stratakv.kvtypes import kv_type
 
 PAGE_TOKENS = 128
 DEFAULT_TYPE = "turbo8"
+Sizes = dict[str, tuple[int, str]]  # recent and first, those that are said: pages and type
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,13 @@ class Spans:
         start = min(self.first, pages)
         return range(start, max(start, pages - 1 - self.recent)) if self else range(pages)
 
+    def having(self, sizes: Mapping[str, tuple[int, str]]) -> Spans:
+        """The same with those of `sizes` (see Sizes) instead."""
+        changes: dict[str, Any] = {}
+        for word, (pages, type_) in sizes.items():
+            changes |= {word: pages, f"{word}_type": type_}
+        return replace(self, **changes)
+
     def text(self) -> str:
         """As a rule line says it of a whole profile: 'recent: 2 pages turbo8; first: 1 page turbo8'; '' for none."""
         return "; ".join(f"{word}: {size_text(n, t)}" for word, n, t in self._parts() if n)
@@ -94,22 +103,22 @@ def parse_size(pages: str, type_: str | None) -> tuple[int, str]:
     """Number and type of a span from their texts; None: no type is said. Raises UserError."""
     if not re.fullmatch(r"\d{1,9}", pages):
         raise UserError(f"{pages!r} is no number of pages: give 0 (none) or more pages of {PAGE_TOKENS} tokens")
-    if not int(pages) and type_:
+    if not int(pages) and type_ is not None:
         raise UserError(f"0 pages of {type_}: leave the type out for no pages, or give 1 page or more")
-    return int(pages), kv_type(type_).name if type_ else DEFAULT_TYPE
+    return int(pages), DEFAULT_TYPE if type_ is None else kv_type(type_).name
 
 
-def spans_text(spans: tuple[Spans, ...]) -> str:
+def spans_text(spans: Sequence[Spans]) -> str:
     """The spans of all layers in one phrase: Spans.text of those that most layers have, and how many have others."""
     have = [each for each in spans if each]
     if not have:
         return ""
     most = max(dict.fromkeys(have), key=have.count)
-    others = len(spans) - have.count(most)
+    others = len(spans) - len([each for each in spans if each == most])
     return most.text() + (f" ({others} of {len(spans)} layers have others or none)" if others else "")
 
 
-def refuse_spans(spans: tuple[Spans, ...], what: str) -> None:
+def refuse_spans(spans: Sequence[Spans], what: str) -> None:
     """UserError where any layer has spans: `what` can't store them yet."""
     if text := spans_text(spans):
         raise UserError(f"{what} does not store spans yet ({text}): leave --recent and --first out")

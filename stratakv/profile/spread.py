@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from stratakv.errors import UserError
 from stratakv.profile.geometry import LayerGeometry, ModelGeometry
 from stratakv.profile.profile import Pair, ordinals_text
-from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
+from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans, spans_text
 from stratakv.profile.storage import MLA, LayerStorage
 
 
@@ -17,16 +17,23 @@ def spread(spans: Spans, geometry: ModelGeometry, pairs: Sequence[Pair]) -> tupl
     Layers that slide have no first pages and at most their window's recent ones; MLA layers, and layers whose own types are as
     fine, have none. UserError where no layer can have any.
     """
+    return spread_each([spans] * len(pairs), geometry, pairs)
+
+
+def spread_each(
+    wishes: Sequence[Spans], geometry: ModelGeometry, pairs: Sequence[Pair]
+) -> tuple[tuple[Spans, ...], tuple[str, ...]]:
+    """The same, with a wish of its own for each KV layer."""
     found: list[Spans] = []
     fewer: dict[str, list[int]] = {}
-    for ordinal, (layer, pair) in enumerate(zip(geometry.kv_layers, pairs, strict=True)):
-        fitted, why = fit(spans, layer, pair)
+    for ordinal, (wish, layer, pair) in enumerate(zip(wishes, geometry.kv_layers, pairs, strict=True)):
+        fitted, why = fit(wish, layer, pair)
         found.append(fitted)
         if why:
             fewer.setdefault(why, []).append(ordinal)
     said = tuple(f"spans of KV layers {ordinals_text(ordinals)}: {why}" for why, ordinals in fewer.items())
-    if spans and not any(found):
-        raise UserError(f"no layer can have the spans '{spans.text()}': {'; '.join(said)}")
+    if any(wishes) and not any(found):
+        raise UserError(f"no layer can have the spans '{spans_text(wishes)}': {'; '.join(said)}")
     return tuple(found), said
 
 

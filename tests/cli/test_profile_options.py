@@ -9,6 +9,7 @@ from geometries import plain
 
 from stratakv.cli.profile_options import add_profile_options, profile_from_args
 from stratakv.errors import UserError
+from stratakv.profile import Spans
 
 GEOMETRY = plain(12)
 
@@ -56,6 +57,19 @@ def test_compat_tells_a_mode_of_0_from_no_mode():
     assert chosen(*turbo, environ={"TURBO_LAYER_ADAPTIVE": "0"}).pairs[0] == ("turbo4", "turbo2")
 
 
+def test_spans_over_any_profile():
+    turbo = ("-ctk", "turbo4", "-ctv", "turbo4")
+    both = chosen(*turbo, "--recent", "2", "--first", "1:turbo8")
+    assert both.name == "turbo4; recent: 2 pages turbo8; first: 1 page turbo8"
+    assert set(both.spans) == {Spans(2, first=1)}
+    line = chosen("--profile", "rest: turbo4; recent: 2 pages turbo8; first: 1 page turbo8", "--recent", "0")
+    assert (line.name, set(line.spans)) == ("rest: turbo4; first: 1 page turbo8", {Spans(first=1)})
+    assert set(chosen("--profile", "edges3", "--recent", "1:f16").spans) == {Spans(1, "f16")}
+    assert chosen("-ctk", "turbo4", "-ctv", "turbo4", "--profile", "recent: 1 page").spans[0] == Spans(1)
+    assert not any(chosen(*turbo, "--recent", "0").spans)
+    assert chosen(*turbo, "--compat", "fork", "--recent", "0").compat_fork
+
+
 @pytest.mark.parametrize(
     ("options", "environ", "message"),
     [
@@ -65,6 +79,16 @@ def test_compat_tells_a_mode_of_0_from_no_mode():
         (["--layer-adaptive", "3"], {}, "unknown mode 3: allowed are 0, 1, 2, 5, 6, 7"),
         ([], {"TURBO_LAYER_ADAPTIVE": "on"}, "TURBO_LAYER_ADAPTIVE=on is not a whole number"),
         (["-ctk", "turbo9"], {}, "turbo9"),
+        (["-ctk", "turbo4", "--profile", "turbo4; recent: 1 page"], {}, "already names every layer's types"),
+        (["--recent", "2"], {}, "no layer can have the spans 'recent: 2 pages turbo8': .* f16 is as fine as turbo8"),
+        (["-ctk", "turbo4", "--recent", "-1"], {}, "--recent -1: '-1' is no number of pages: give 0"),
+        (["-ctk", "turbo4", "--recent", "0:turbo8"], {}, "--recent 0:turbo8: 0 pages of turbo8: leave the type out"),
+        (["-ctk", "turbo4", "--first", "1:turbo9"], {}, "--first 1:turbo9: .*turbo9.*turbo8"),
+        (["-ctk", "turbo4", "--first", "1:"], {}, "--first 1:: "),
+        (["-ctk", "turbo4", "--first", "1.5"], {}, "--first 1.5: '1.5' is no number of pages"),
+        (["-ctk", "turbo4", "--recent", "1:f16", "--first", "1"], {}, "both spans of a layer are of one type"),
+        (["-ctk", "turbo4", "--recent", "33"], {}, r"spans of 33 pages \(4,224 tokens\) are longer than the context"),
+        (["-ctk", "turbo4", "-ctv", "turbo4", "--compat", "fork", "--first", "1"], {}, "the fork has no spans"),
         (["--profile", "0: q8_0"], {}, "no K type for KV layers 1-11"),
     ],
 )

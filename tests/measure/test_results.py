@@ -23,7 +23,7 @@ TOP = {
     "machine", "warnings", "reference", "baseline", "far", "rows",
 }  # fmt: skip
 ROW = {
-    "name", "profile", "bytes_per_token", "bpv", "context_bytes", "allocated_bytes", "ppl", "ppl_se", "ppl_se_over",
+    "name", "profile", "spans", "bytes_per_token", "bpv", "context_bytes", "allocated_bytes", "ppl", "ppl_se", "ppl_se_over",
     "nll_per_chunk", "seconds", "warnings", "ppl_diff", "ppl_diff_ci95", "kld_mean", "kld_mean_ci95",
     *(metric.field for metric in METRICS), "kld_diff", "kld_diff_ci95", "kld_per_chunk", "baseline",
     "pareto", "verdict", "verdict_kind", "far",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from geometries import plain
 
 from stratakv.errors import UserError
-from stratakv.profile import resolve, save_profile
+from stratakv.profile import Spans, resolve, save_profile
+from stratakv.profile.parse import respanned
 from stratakv.profile.presets import PRESETS
+from stratakv.profile.spans import NONE
 
 GEOMETRY = plain(12)
 RULE = "first2: q8_0; rest: turbo4"
@@ -91,3 +95,49 @@ def test_compat(monkeypatch):
     for text in (RULE, "edges3", "x.json"):
         with pytest.raises(UserError, match=f"the fork cannot express '{text}'"):
             resolve(text, wide, compat_fork=True)
+
+
+SPANS = "recent: 2 pages turbo8; first: 1 page turbo8"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (f"turbo4; {SPANS}", f"turbo4; {SPANS}"),
+        ("q8_0/turbo4 ;first:1 page ;recent:2 pages", f"q8_0/turbo4; {SPANS}"),
+        (f"mode7;{SPANS}", f"mode 7; {SPANS}"),
+        (f"edges3-turbo3; {SPANS}", f"edges3-turbo3; {SPANS}"),
+        (f"rest: turbo4; {SPANS}", f"rest: turbo4; {SPANS}"),
+    ],
+)
+def test_spans_after_any_text(text, name):
+    profile = resolve(text, GEOMETRY)
+    assert (profile.name, set(profile.spans)) == (name, {Spans(2, first=1)})
+    if not text.startswith("mode"):
+        assert resolve(profile.name, GEOMETRY) == profile
+
+
+def test_spans_after_a_file_win_over_its_own(tmp_path):
+    path = tmp_path / "mine.json"
+    save_profile(resolve(f"rest: turbo4; {SPANS}", GEOMETRY), path)
+    assert set(resolve(f"{path}; recent: 4 pages turbo8", GEOMETRY).spans) == {Spans(4, first=1)}
+    off = resolve(f"{path}; recent: 0 pages; first: 0 pages", GEOMETRY)
+    assert (off.name, set(off.spans)) == ("turbo4", {NONE})
+
+
+def test_the_fork_has_no_spans():
+    with pytest.raises(UserError, match="the fork has no spans"):
+        resolve(f"turbo4; {SPANS}", GEOMETRY, compat_fork=True)
+    assert not any(resolve("turbo4", GEOMETRY, compat_fork=True).spans)
+
+
+def test_respanned():
+    named = replace(resolve("turbo4", GEOMETRY), name="mine", spans=(Spans(2),) * 12)
+    assert respanned(named, {}) is named
+    assert respanned(named, {"recent": (0, "turbo8")}).name == "mine; no spans"
+    changed = respanned(named, {"recent": (1, "f16")})
+    assert (changed.name, changed.spans[0]) == ("mine; recent: 1 page f16", Spans(1, "f16"))
+    with pytest.raises(
+        UserError, match=r"no layer can have the spans 'recent: 2 pages turbo3': .* KV layers 0-11: none"
+    ):
+        respanned(resolve("turbo4", GEOMETRY), {"recent": (2, "turbo3")})

@@ -8,7 +8,7 @@ import pytest
 from geometries import plain, sliding
 
 from stratakv.errors import UserError
-from stratakv.profile import LayerGeometry, ModelGeometry, Profile
+from stratakv.profile import LayerGeometry, ModelGeometry, Profile, resolve
 from stratakv.profile.profile import ordinals_text, pair_text
 
 
@@ -61,3 +61,15 @@ def test_words():
     assert pair_text(("q8_0", "turbo4")) == "q8_0/turbo4"
     assert ordinals_text([5, 0, 1, 2, 7, 8]) == "0-2, 5, 7-8"
     assert ordinals_text([]) == ""
+
+
+def test_bytes_a_token_with_spans_at_a_context():
+    plain_, spanned = (
+        resolve(text, plain(2, context=0)) for text in ("turbo4", "turbo4; recent: 2 pages; first: 1 page")
+    )
+    assert spanned.bytes_per_token == plain_.bytes_per_token == plain_.bytes_per_token_at(512) == 528
+    assert spanned.bytes_per_token_at(512) == 2 * 520
+    assert spanned.bytes_per_token_at(2**20) == 529
+    assert spanned.bpv_at(512) == pytest.approx(8.125)
+    assert plain_.bpv_at(512) == plain_.bpv
+    assert plain_.storages != spanned.storages

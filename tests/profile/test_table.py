@@ -24,6 +24,7 @@ def test_data_of_edges3():
         "v": "turbo4",
         "bytes_per_token": 2 * (136 + 66),
         "window": None,
+        "spans": None,
         "applied": True,
         "why": None,
     }
@@ -65,6 +66,40 @@ def test_context_beyond_the_model_is_said():
 def test_context_must_be_positive(context):
     with pytest.raises(UserError, match=f"context {context}: it must be at least 1"):
         show_table(resolve("turbo4", plain(12)), [context])
+
+
+def test_spans_in_the_table():
+    profile = resolve("turbo4; recent: 2 pages; first: 1 page", plain(2, context=131072))
+    data = show_table(profile, [1000])
+    assert data["layers"][1]["spans"] == {"recent": 2, "recent_type": "turbo8", "first": 1, "first_type": "turbo8"}
+    more = 2 * 2 * 256 // 2  # a token of both layers in turbo8 instead of turbo4: 4 bits of 256 values of 2 heads
+    assert data["spans_bytes_at_context"]["512"] == 512 * more
+    assert data["spans_bytes_at_context"]["1000"] == (128 + 1000 - 5 * 128) * more
+    assert data["bytes_at_context"]["4096"] == 4096 * 2 * 264 + 512 * more
+    lines = format_table(data).splitlines()
+    assert lines[2].endswith("264 each     recent: 2 pages turbo8; first: 1 page turbo8")
+    assert lines[3] == "528 bytes a token outside of spans, 4.125 bpv, 25.8% of f16"
+    assert [line.rpartition(", ")[2] for line in lines[-3:]] == [
+        "12.1% more than without spans",
+        "1.5% more than without spans",
+        "0.4% more than without spans",
+    ]
+    with pytest.raises(UserError, match=r"spans of 3 pages \(384 tokens\) are longer than the context of 200 tokens"):
+        show_table(profile, [200])
+
+
+def test_spans_of_layers_that_slide():
+    text = format_table(show_table(resolve("turbo4; recent: 2 pages; first: 1 page", sliding())))
+    assert "keeps 1,024 tokens; recent: 2 pages turbo8\n" in text
+    assert "warning: spans of KV layers 0-1: no first pages, they leave its window of 1,024 tokens" in text
+
+
+def test_what_is_fine_as_a_whole():
+    profile = resolve("turbo4; recent: 2 pages; first: 1 page", plain(2))
+    assert [profile.seals_at(tokens) for tokens in (1, 512, 513, 4096)] == [False, False, True, True]
+    assert resolve("turbo4", plain(2)).seals_at(1)
+    mixed = resolve("turbo4; recent: 8 pages", sliding())
+    assert [mixed.seals_at(tokens) for tokens in (1152, 1153)] == [False, True]  # by its full layer alone
 
 
 def test_text_folds_equal_neighbours():
