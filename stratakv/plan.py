@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stratakv.errors import UserError
 from stratakv.pages.footprint import LONGEST, allocated_bytes, longest_context
 from stratakv.profile import ModelGeometry, Profile, resolve
+from stratakv.profile.parse import respanned
+from stratakv.profile.rules import rule_line
+from stratakv.profile.spans import Sizes
 
 SCHEMA = "stratakv/plan/1"
 # What is compared where nothing was tuned, most bytes first on usual models; of equal bytes the one with less error
@@ -41,19 +44,25 @@ class Wish:
     sequences: int = 1
 
 
-def usual_candidates(geometry: ModelGeometry) -> list[Candidate]:
-    """Uniform profiles of unknown quality, without those that the model's head dims don't allow."""
+def usual_candidates(geometry: ModelGeometry, sizes: Sizes | None = None) -> list[Candidate]:
+    """Uniform profiles of unknown quality, without those that the model's head dims don't allow.
+
+    sizes: spans for those that can have them. UserError where none can.
+    """
     found = []
     for text in USUAL:
         try:
             found.append(Candidate(resolve(text, geometry)))
         except UserError:
             continue
-    return found
+    return _with_spans(found, sizes or {})
 
 
-def front_candidates(front: Sequence[dict[str, Any]], geometry: ModelGeometry) -> list[Candidate]:
-    """The points of a tuned front (of an evidence file). Raises UserError where they don't fit the model."""
+def front_candidates(
+    front: Sequence[dict[str, Any]], geometry: ModelGeometry, sizes: Sizes | None = None
+) -> list[Candidate]:
+    """The points of a tuned front (of an evidence file). sizes: spans for those that can have them. Raises UserError where they
+    don't fit the model."""
     found = []
     for point in front:
         pairs = tuple((k, v) for k, v in point["pairs"])
@@ -64,6 +73,20 @@ def front_candidates(front: Sequence[dict[str, Any]], geometry: ModelGeometry) -
         kld = point["predicted_kld"] if point["kld"] is None else point["kld"]
         profile = Profile(f"front at {point['bpv']:.3f} bpv", geometry, pairs)
         found.append(Candidate(profile, float(kld), point["kld"] is not None))
+    return _with_spans(found, sizes or {})
+
+
+def _with_spans(candidates: list[Candidate], sizes: Sizes) -> list[Candidate]:
+    """The same profiles by their names, with spans where they can have them."""
+    found, error = [], None
+    for each in candidates:
+        try:
+            profile = replace(respanned(each.profile, sizes), name=each.profile.name)
+        except UserError as problem:
+            profile, error = each.profile, problem
+        found.append(replace(each, profile=profile))
+    if error and not any(any(each.profile.spans) for each in found):
+        raise error
     return found
 
 
@@ -78,6 +101,8 @@ def plan(candidates: Sequence[Candidate], wish: Wish) -> dict[str, Any]:
     context = wish.context
     if context is None and (wish.memory is None or wish.quality is None):
         context = geometry.context or None
+    for each in candidates:
+        each.profile.check_context(context or 0)
     rows = sorted((_row(each, wish, context) for each in candidates), key=lambda row: -row["bytes_per_token"])
     good = [row for row in rows if wish.quality is None or (row["kld"] is not None and row["kld"] <= wish.quality)]
     if not good:
@@ -107,6 +132,8 @@ def _row(candidate: Candidate, wish: Wish, context: int | None) -> dict[str, Any
     return {
         "name": profile.name,
         "profile": [list(pair) for pair in profile.pairs],
+        "spans": [each.to_json() for each in profile.spans],
+        "rule_line": rule_line(profile.pairs, profile.spans, profile.geometry),
         "bytes_per_token": profile.bytes_per_token,
         "bpv": profile.bpv,
         "kld": candidate.kld,

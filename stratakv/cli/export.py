@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> None:
     """Register the command."""
     from stratakv.cli.measuring_options import add_cut_options
+    from stratakv.cli.profile_options import add_span_options
     from stratakv.export.targets import TARGETS, explained
 
     parser = commands.add_parser(
@@ -39,6 +40,7 @@ def add_parser(commands: Any) -> None:
         choices=tuple(TARGETS),
         help=explained(),
     )
+    add_span_options(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="write the command or file there (standard output)")
     parser.add_argument(
         "--evidence",
@@ -59,18 +61,22 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.cli.measuring_options import say
+    from stratakv.cli.profile_options import sizes_from_args
     from stratakv.engine.describe import describe_model
-    from stratakv.export.target import NotExpressible
-    from stratakv.export.targets import target
+    from stratakv.export.target import NotExpressible, lost_spans
+    from stratakv.export.targets import OWN, target
     from stratakv.files import check_writable, write_file
     from stratakv.profile import resolve
+    from stratakv.profile.parse import respanned
 
     if args.output:
         check_writable(args.output)
     goal = target(args.to)
     model = describe_model(args.model)
-    profile = resolve(args.profile, model.geometry, fingerprint=model.fingerprint)
+    profile = respanned(resolve(args.profile, model.geometry, fingerprint=model.fingerprint), sizes_from_args(args))
     path, notes = _model_for(goal, model)
+    if args.to != OWN:
+        notes += lost_spans(profile, goal.title)
     try:
         command = goal.command(profile, path)
     except NotExpressible as reason:

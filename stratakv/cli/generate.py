@@ -90,7 +90,11 @@ def _as_json(
     return {
         "schema": "stratakv/generate/1",
         "model": {"name": loaded.name, "fingerprint": loaded.fingerprint},
-        "profile": {"name": profile.name, "layers": [list(pair) for pair in profile.pairs]},
+        "profile": {
+            "name": profile.name,
+            "layers": [list(pair) for pair in profile.pairs],
+            "spans": [each.to_json() for each in profile.spans],
+        },
         "bytes_per_token": profile.bytes_per_token,
         "bpv": profile.bpv,
         "sampling": asdict(sampling),

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stratakv.cli.model_option import add_model_option
+from stratakv.cli.profile_options import add_span_options, sizes_from_args
 from stratakv.cli.sizes import parse_memory, parse_tokens
 from stratakv.errors import UserError
 from stratakv.measure.table import milli
@@ -22,6 +23,7 @@ from stratakv.sizes import size_text
 if TYPE_CHECKING:
     from stratakv.engine.describe import ModelDescription
     from stratakv.plan import Wish
+    from stratakv.profile.spans import Sizes
 
 _MOST_ROWS = 14
 _BYTES = {"f32": 4, "bf16": 2, "f16": 2}
@@ -52,6 +54,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--quality", type=float, metavar="KLD", help="at most this mean KLD in nats; needs --evidence")
     parser.add_argument("--evidence", metavar="FILE", help="NAME.evidence.json of this model, written by `tune`")
+    add_span_options(parser)
     parser.add_argument("--dtype", choices=list(_BYTES), default="f32", help="of weights that are unpacked (f32)")
     parser.add_argument("--json", action="store_true", help="print JSON (schema stratakv/plan/1)")
     parser.set_defaults(func=run)
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.evidence import read_evidence
     from stratakv.plan import front_candidates, plan, usual_candidates
 
-    wish = _wish(args)
+    wish, sizes = _wish(args), sizes_from_args(args)
     evidence = None if args.evidence is None else read_evidence(args.evidence)
     model = describe_model(args.model)
     weights = weights_size(model, _BYTES[args.dtype])
@@ -72,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
     if args.with_weights:
         wish = replace(wish, memory=_left(wish.memory, weights, held))
     if evidence is None:
-        candidates = usual_candidates(model.geometry)
+        candidates = usual_candidates(model.geometry, sizes)
     else:
         _check_model(evidence, model, args.evidence)
-        candidates = front_candidates(evidence["front"], model.geometry)
+        candidates = front_candidates(evidence["front"], model.geometry, {**_spans_of(evidence), **sizes})
     data = plan(candidates, wish)
     data |= {
         "weights_bytes": weights,
@@ -122,7 +125,14 @@ def format_plan(data: dict[str, Any]) -> str:
         for row in cells
     ]
     return "\n".join(
-        [_title(data), *aligned, *_answer(data), *([] if data["evidence"] else _unknown(data)), *_footer(data)]
+        [
+            _title(data),
+            *_spans(data),
+            *aligned,
+            *_answer(data),
+            *([] if data["evidence"] else _unknown(data)),
+            *_footer(data),
+        ]
     )
 
 
@@ -220,6 +230,28 @@ def _check_model(evidence: dict[str, Any], model: ModelDescription, path: str) -
         )
 
 
+def _spans_of(evidence: dict[str, Any]) -> Sizes:
+    """The spans that a tuning was for."""
+    spans = evidence.get("spans") or {}
+    return {word: (spans[word], spans[f"{word}_type"]) for word in ("recent", "first") if spans.get(word)}
+
+
+def _spans(data: dict[str, Any]) -> list[str]:
+    """Which spans are counted, and in which profiles."""
+    from stratakv.profile.spans import Spans, spans_text
+
+    texts = [
+        spans_text([Spans(**each) if each else Spans() for each in row["spans"]])
+        for row in data["rows"]
+        if any(row["spans"])
+    ]
+    if not texts:
+        return []
+    without = [row["name"] for row in data["rows"] if not any(row["spans"])]
+    but = f" (not in {', '.join(without)}: as fine)" if without else ""
+    return [f"spans are counted: {max(texts, key=texts.count)}{but}"]
+
+
 def _warnings(data: dict[str, Any]) -> list[str]:
     context, limit = data["context"], data["model_context"]
     longest = None if data["recommended"] is None else data["rows"][data["recommended"]]["max_context"]
@@ -233,16 +265,14 @@ def _warnings(data: dict[str, Any]) -> list[str]:
 def _command(model: str, data: dict[str, Any]) -> str | None:
     """What to run with the recommended profile: a server for so many tokens."""
     from stratakv.pages.layout import PAGE_TOKENS
-    from stratakv.profile.rules import rule_line
 
     if data["recommended"] is None:
         return None
     row, limit = data["rows"][data["recommended"]], data["model_context"]
-    profile = rule_line([(k, v) for k, v in row["profile"]])
     tokens = data["context"] or row["max_context"]
     if row["max_context_unlimited"] or 0 < limit < tokens:
         tokens = data["context"] if data["context_given"] else limit
-    words = ["stratakv", "serve", "-m", model, "--profile", profile]
+    words = ["stratakv", "serve", "-m", model, "--profile", row["rule_line"]]
     if tokens and data["sequences"] > 1:
         tokens = -(-tokens // PAGE_TOKENS) * PAGE_TOKENS * data["sequences"]  # no page has two owners
     words += ["-c", str(tokens)] if tokens else []
@@ -254,7 +284,7 @@ def _measure_command(args: argparse.Namespace, data: dict[str, Any]) -> str:
     chosen = data["recommended"]
     rows = data["rows"] if chosen is None else data["rows"][max(0, chosen - 1) : chosen + 3]
     return shlex.join(
-        ["stratakv", "compare", "-m", args.model, "-f", "TEXT", "-c", "2048", *(row["name"] for row in rows)]
+        ["stratakv", "compare", "-m", args.model, "-f", "TEXT", "-c", "2048", *(row["rule_line"] for row in rows)]
     )
 
 

@@ -209,6 +209,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     device = _device(args)
     model = describe_model(args.model)
     profile = profile_from_args(args, model.geometry, model.fingerprint)
+    profile.check_context(args.ctx_size or 0)
     dtype = torch_dtype(args.dtype)
     packed = device == "cpu"  # what stays in a GGUF file's blocks runs on a CPU only
     weights = int(weights_size(model, dtype.itemsize, packed=packed) * WEIGHTS_HEADROOM)
@@ -221,6 +222,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
         memory=None if args.cache_memory is None else parse_memory(args.cache_memory, "--cache-memory"),
         free=free - weights - working_bytes(model.config, slots=args.parallel, chunk=args.batch_size),
     )
+    profile.check_context(capacity.context)
     _say(format_table(show_table(profile, warnings=(*model.warnings, *capacity.notes))))
     _say(capacity_line(profile, capacity, args.parallel))
     loaded = load_model(args.model, dtype=dtype, packed=packed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratakv.cli.model_option import add_model_option
+from stratakv.cli.profile_options import add_span_options, sizes_from_args
 from stratakv.cli.recorded import command_line, set_run
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def add_parser(commands: Any) -> None:
         metavar="LAYER=K/V",
         help="types that a KV layer may not go below in bytes",
     )
+    add_span_options(parser)
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to tune on (the embedded tuning text)")
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=f"tokens of a context ({DEFAULT_CONTEXT})")
     parser.add_argument(
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.engine.load import load_model
     from stratakv.errors import UserError
     from stratakv.measure.corpus import read_text
+    from stratakv.profile.spans import NONE
     from stratakv.tune.budget import budget_from
     from stratakv.tune.run import Request, allowed_types
 
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         floors=_floors(args.floor),
         name=args.name,
         runs=Path(args.runs) if args.runs else out / "stratakv-runs",
+        spans=NONE.having(sizes_from_args(args)),
     )
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
     loaded = load_model(args.model, dtype=dtypes[args.dtype])

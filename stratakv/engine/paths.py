@@ -34,7 +34,9 @@ def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any
     kernel = preferred()
     refused: dict[int, str] = {}
     for layer, storage in zip(layers, profile.storages, strict=True):
-        reason = kernel.refuses(layout_of(layer, storage), torch.device("cpu"))
+        kinds = [kind for kind in (storage.for_layer(layer), storage.fine(layer)) if kind is not None]
+        reasons = [kernel.refuses(layout_of(layer, kind), torch.device("cpu")) for kind in kinds]
+        reason = next((each for each in reasons if each is not None), None)
         if layer not in decoded and reason is not None:
             refused[layer.layer] = reason
     found = {"kernel": kernel.name, "decoded_layers": [layer.layer for layer in decoded], "why": why}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from stratakv.export.costs import MeasuredCosts, distance_costs
-from stratakv.export.target import Target, budget, in_layers
+from stratakv.export.target import Target, budget, in_layers, lost_spans
 from stratakv.profile import Profile
 from stratakv.profile.rules import rule_line
 
@@ -19,7 +19,7 @@ def offer(profile: Profile, target: Target, costs: MeasuredCosts | None) -> Prof
     costs: by what was measured; None: the nearest in bits. Raises UserError where the target can express nothing on this model.
     """
     pairs = target.nearest(profile, distance_costs(profile) if costs is None else costs)
-    return replace(profile, name=rule_line(pairs), pairs=pairs, warnings=(), evidence=None)
+    return replace(profile, name=rule_line(pairs), pairs=pairs, warnings=(), evidence=None, spans=())
 
 
 def offer_data(profile: Profile, offered: Profile, target: Target, costs: MeasuredCosts | None) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def offer_data(profile: Profile, offered: Profile, target: Target, costs: Measur
         "predicted_kld": None if costs is None else costs.total(offered.pairs),
         "asked_predicted_kld": None if costs is None else costs.total(profile.pairs),
         "measured": None,
-        "changes": _changes(profile, offered),
+        "changes": [*_changes(profile, offered), *lost_spans(profile, target.title)],
     }
 
 

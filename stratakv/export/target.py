@@ -11,6 +11,7 @@ from stratakv.kvtypes import kv_type
 from stratakv.kvtypes.trellis import TrellisType
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import Pair, ordinals_text
+from stratakv.profile.spans import spans_text
 
 # (KV ordinal, side: 0 for K and 1 for V, type) -> what it costs there; lower is better
 Costs = Callable[[int, int, str], float]
@@ -67,6 +68,12 @@ def check_types(profile: Profile, title: str, types: Iterable[str], which: str =
         alone = any(isinstance(kv_type(words.split()[1]), TrellisType) for words in found)
         ours = "; trellis types are stratakv's alone" if alone else ""
         raise NotExpressible(f"it has no type for {in_layers(found)} ({which} {', '.join(known)}{ours})")
+
+
+def lost_spans(profile: Profile, title: str) -> list[str]:
+    """What other runtimes lose of a profile with spans, as a note; [] where there is nothing to lose."""
+    text = spans_text(profile.spans)
+    return [f"{title} has no spans: '{text}' is lost, all pages are in the layers' own types there"] if text else []
 
 
 def in_layers(found: Mapping[str, Iterable[int]]) -> str:

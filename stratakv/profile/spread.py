@@ -37,6 +37,11 @@ def spread_each(
     return tuple(found), said
 
 
+def fitted(spans: Spans, geometry: ModelGeometry, pairs: Sequence[Pair]) -> tuple[Spans, ...]:
+    """The same without words: nothing at all where no layer can have any."""
+    return tuple(fit(spans, layer, pair)[0] for layer, pair in zip(geometry.kv_layers, pairs, strict=True))
+
+
 def fit(spans: Spans, layer: LayerGeometry, pair: Pair) -> tuple[Spans, str | None]:
     """What one layer can have of the spans, and why fewer."""
     if not spans or LayerStorage.of(pair, spans).refuses(layer) is None:

@@ -31,6 +31,7 @@ _FAMILIES = {
     "mode": "the fork's modes",
     "rule": "first and last layers",
     "permutation": "the tuned types, shuffled over the layers",
+    "bare": "the tuned types without spans",
 }
 
 

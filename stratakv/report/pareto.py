@@ -19,6 +19,7 @@ STYLES = {
     "mode": ("square", "mode"),
     "rule": ("triangle", "rule"),
     "permutation": ("cross", "permutation"),
+    "bare": ("diamond", "uniform"),
 }
 
 

@@ -266,7 +266,10 @@ class SlotSnapshot:
 
 @dataclass(frozen=True)
 class LayerSnapshot:
-    """What a layer stores. layer: the model's index; window: tokens it keeps, None: all; nbytes: of one token."""
+    """What a layer stores. layer: the model's index; window: tokens it keeps, None: all; nbytes: of one token outside of spans.
+
+    recent, first: pages of its spans; fine: their type, None without spans.
+    """
 
     layer: int
     role: str
@@ -274,6 +277,9 @@ class LayerSnapshot:
     v: str
     window: int | None
     nbytes: int
+    recent: int = 0
+    first: int = 0
+    fine: str | None = None
 
 
 @dataclass(frozen=True)

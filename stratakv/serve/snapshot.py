@@ -61,7 +61,18 @@ def _slot(number: int, sequence: Sequence | None) -> SlotSnapshot:
 
 
 def _layers(profile: Profile) -> tuple[LayerSnapshot, ...]:
+    layers = zip(profile.geometry.kv_layers, profile.storages, strict=True)
     return tuple(
-        LayerSnapshot(layer.layer, layer.role, k, v, layer.window, sum(profile.layer_bytes(ordinal)))
-        for ordinal, (layer, (k, v)) in enumerate(zip(profile.geometry.kv_layers, profile.pairs, strict=True))
+        LayerSnapshot(
+            layer.layer,
+            layer.role,
+            storage.k.name,
+            storage.v.name,
+            layer.window,
+            sum(storage.token_bytes(layer)),
+            storage.spans.recent,
+            storage.spans.first,
+            storage.spans.type if storage.spans else None,
+        )
+        for layer, storage in layers
     )

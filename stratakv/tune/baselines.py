@@ -9,13 +9,14 @@ from typing import Literal
 import numpy as np
 
 from stratakv.errors import UserError
-from stratakv.profile import ModelGeometry, Profile, resolve
+from stratakv.profile import LayerStorage, ModelGeometry, Profile, Spans, resolve
 from stratakv.profile.modes import MODES
 from stratakv.profile.presets import PRESETS
 from stratakv.profile.profile import Pair, ordinals_text, pair_text
+from stratakv.profile.spread import fitted
 from stratakv.tune.options import size_of
 
-Family = Literal["tuned", "uniform", "mode", "rule", "permutation"]
+Family = Literal["tuned", "uniform", "mode", "rule", "permutation", "bare"]
 
 TOLERANCE = 0.005
 TURBO = ("turbo2", "turbo3", "turbo4", "turbo5", "turbo6", "turbo8")
@@ -28,10 +29,12 @@ def baselines(tuned: Profile, reference: Profile, permutations: int, seed: int =
     """Every baseline once, the tuned profile and the reference first.
 
     Uniform pairs near the same bytes and a few around; the fork's modes and our presets at their own bytes; first-N, last-N
-    and both rules adjusted to the tuned profile's bytes; permutations among layers of equal geometry.
+    and both rules adjusted to the tuned profile's bytes; permutations among layers of equal geometry. A profile with spans is
+    compared with others that have the same, and with itself ("bare") and the reference without.
     """
     geometry = tuned.geometry
-    found: dict[tuple[Pair, ...], tuple[Family, Profile]] = {tuned.pairs: ("tuned", tuned)}
+    wish = wish_of(tuned)
+    found: dict[tuple[LayerStorage, ...], tuple[Family, Profile]] = {tuned.storages: ("tuned", tuned)}
     candidates: Iterator[tuple[Family, Profile]] = iter(
         [
             ("uniform", reference),
@@ -43,8 +46,25 @@ def baselines(tuned: Profile, reference: Profile, permutations: int, seed: int =
         ]
     )
     for family, profile in candidates:
-        found.setdefault(profile.pairs, (family, profile))
+        same = profile if any(profile.spans) else spanned(profile, wish)
+        found.setdefault(same.storages, (family, same))
+    if wish:
+        bare = replace(tuned, name=f"{tuned.name}, no spans", spans=(), evidence=None)
+        found.setdefault(bare.storages, ("bare", bare))
+        plain = replace(reference, name=reference.name.removesuffix(" + spans"), spans=())
+        found.setdefault(plain.storages, ("uniform", plain))
     return list(found.values())
+
+
+def spanned(profile: Profile, spans: Spans) -> Profile:
+    """The profile with these spans as far as it can have them, and a name that says so."""
+    found = fitted(spans, profile.geometry, profile.pairs)
+    return replace(profile, name=f"{profile.name} + spans", spans=found) if any(found) else profile
+
+
+def wish_of(profile: Profile) -> Spans:
+    """The spans of a whole profile: those of the layer that has most."""
+    return max(profile.spans, key=lambda spans: spans.pages)
 
 
 def reference_for(geometry: ModelGeometry, size: int) -> Profile:
@@ -93,7 +113,9 @@ def permuted(tuned: Profile, count: int, seed: int) -> list[Profile]:
                 pairs[to] = tuned.pairs[source]
         if tuple(pairs) not in seen:
             seen.add(tuple(pairs))
-            found.append(replace(tuned, name=f"permutation {len(found) + 1}", pairs=tuple(pairs), evidence=None))
+            spans = fitted(wish_of(tuned), tuned.geometry, pairs)
+            name = f"permutation {len(found) + 1}"
+            found.append(replace(tuned, name=name, pairs=tuple(pairs), spans=spans, evidence=None))
     return found
 
 

@@ -10,6 +10,7 @@ from stratakv.machine import machine
 from stratakv.measure.corpus import Text
 from stratakv.measure.rows import METRICS_VERSION
 from stratakv.profile.profile import pair_text
+from stratakv.profile.spans import Spans
 from stratakv.tune.run import Request, Tuned
 from stratakv.tune.sensitivity import agreement, cells_json, split_half
 
@@ -63,7 +64,7 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
         reference=tuned.reference.name,
         warnings=tuned.warnings,
         told=tuned.told,
-        more={"metrics_version": METRICS_VERSION},
+        more={"metrics_version": METRICS_VERSION, "spans": request.spans.to_json()},
     )
 
 
@@ -73,6 +74,8 @@ def format_evidence(data: Mapping[str, Any]) -> str:
     lines = [f"{data['name']} for {data['model']['name']}: {data['chosen']['bytes_per_token']:,} bytes a token, "
              f"{data['chosen']['bpv']:.3f} bpv (budget {data['budget']['text']})"]  # fmt: skip
     lines += [f"  KV layer {ordinal:>3}  {pair_text((k, v))}" for ordinal, (k, v) in enumerate(data["chosen"]["pairs"])]
+    if data.get("spans"):
+        lines.append(f"spans: {Spans(**data['spans']).text()}; bytes a token and bpv are those outside of them")
     lines.append(f"headroom: {data['headroom']['words']}")
     lines.append(
         f"on the part of {data['text']['name']} that nothing was chosen on ({data['text']['validate_chunks']} contexts of "

@@ -17,8 +17,8 @@ from stratakv.measure.intervals import change_interval
 from stratakv.measure.results import conditions
 from stratakv.measure.rows import quality_rows
 from stratakv.measure.run import Progress, Scores
-from stratakv.profile import Profile
-from stratakv.tune.baselines import TOLERANCE, baselines, reference_for
+from stratakv.profile import Profile, Spans
+from stratakv.tune.baselines import TOLERANCE, baselines, reference_for, spanned, wish_of
 from stratakv.tune.run import open_store
 from stratakv.tune.scores import kept_scores
 
@@ -47,7 +47,8 @@ def judge(
         raise UserError(
             f"{contexts.text.name} is the text that {tuned.name} was tuned on: judge it on another one, which it has not seen"
         )
-    reference = reference_for(tuned.geometry, tuned.bytes_per_token)
+    tuned.check_context(contexts.context)
+    reference = spanned(reference_for(tuned.geometry, tuned.bytes_per_token), wish_of(tuned))
     families, profiles = zip(*baselines(tuned, reference, permutations), strict=True)
     far_contexts, told = measurable(loaded, far, batch)
     there = len(contexts.ids)
@@ -68,7 +69,7 @@ def judge(
     rows = quality_rows(profiles, scores, baseline, index, contexts.context, far_scores)
     for row, family in zip(rows, families, strict=True):
         row["family"] = family
-    at = reference.bytes_per_token if _equal(tuned, reference) else tuned.bytes_per_token
+    at = rows[index]["bytes_per_token"] if _equal(rows[0], rows[index]) else rows[0]["bytes_per_token"]
     return {
         "schema": SCHEMA,
         **conditions(loaded, contexts, batch, command, far_contexts),
@@ -76,6 +77,7 @@ def judge(
         "reference": rows[index]["name"],
         "baseline": {"name": "f16", "seconds": baseline.seconds},
         "tuned": tuned.name,
+        "spans": wish_of(tuned).to_json(),
         "equal_bytes": {"at": at, "tolerance": TOLERANCE},
         "claims": claims(rows, rows[index], at),
         "rows": rows,
@@ -134,6 +136,12 @@ def claims(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any], at: 
                     interval,
                 )
             )
+    for row in rows:
+        if row["family"] == "bare":
+            change, interval = _change(tuned, row)
+            fewer = 1 - row["bytes_per_token"] / tuned["bytes_per_token"]
+            words = f"less KLD than the same types without spans, which take {fewer:.1%} fewer bytes at this context"
+            made.append(_claim(words, _below(interval), change, interval))
     others = [row for row in rows if row["family"] == "permutation"]
     if others:
         lowest = min(others, key=lambda row: row["kld_mean"])
@@ -146,7 +154,7 @@ def claims(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any], at: 
 
 def format_claims(data: Mapping[str, Any]) -> str:
     """The claims in lines."""
-    lines = []
+    lines = [f"spans: {Spans(**data['spans']).text()}"] if data.get("spans") else []
     for each in data["claims"]:
         ends = "" if each["ci95"] is None else f" [{each['ci95'][0]:+.0%}, {each['ci95'][1]:+.0%}]"
         flag = "not shown" if each["holds"] is None else "holds" if each["holds"] else "DOES NOT HOLD"
@@ -169,6 +177,6 @@ def _below(interval: Sequence[float] | None) -> bool:
     return interval is not None and interval[1] < 0
 
 
-def _equal(tuned: Profile, reference: Profile) -> bool:
-    size = reference.bytes_per_token
-    return size * (1 - TOLERANCE) <= tuned.bytes_per_token <= size
+def _equal(tuned: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
+    size = reference["bytes_per_token"]
+    return bool(size * (1 - TOLERANCE) <= tuned["bytes_per_token"] <= size)

@@ -15,6 +15,8 @@ from stratakv.engine.load import LoadedModel
 from stratakv.measure.divergence import Floats
 from stratakv.profile import Profile
 from stratakv.profile.profile import Pair, pair_text
+from stratakv.profile.spans import NONE, Spans
+from stratakv.profile.spread import fitted
 from stratakv.tune.gradient import BACKWARD_PASSES, gradient_damage
 from stratakv.tune.replay import Replay, batch_size
 from stratakv.tune.store import Store
@@ -35,7 +37,8 @@ class Cost:
 
 @dataclass
 class Measurer:
-    """Measures on ids, int64 [contexts, context]. report: called with (stage, done, total).
+    """Measures on ids, int64 [contexts, context]. report: called with (stage, done, total). spans: of all profiles, as far as
+    each can have them.
 
     Contexts are run in batches that share one cache, of as many as the model's vocabulary allows.
     """
@@ -44,6 +47,7 @@ class Measurer:
     ids: torch.Tensor
     store: Store
     report: Report = lambda stage, done, total: None
+    spans: Spans = NONE
     costs: dict[str, Cost] = field(default_factory=dict)
     _stage: str = "other"
     _used: set[tuple[str, str]] = field(default_factory=set)
@@ -104,7 +108,7 @@ class Measurer:
         return np.array(found)
 
     def _one(self, pairs: Pairs, batch: int, around: Pairs | None) -> Floats:
-        name = f"{batch} {' '.join(map(pair_text, pairs))}"
+        name = " ".join([str(batch), *map(pair_text, pairs), *([self.spans.text()] if self.spans else [])])
         line = self.store.get("kld", name)
         if line is None:
             started = time.perf_counter()
@@ -134,7 +138,8 @@ class Measurer:
         return replay
 
     def _profile(self, pairs: Pairs) -> Profile:
-        return Profile("candidate", self.loaded.geometry, pairs)
+        geometry = self.loaded.geometry
+        return Profile("candidate", geometry, pairs, spans=fitted(self.spans, geometry, pairs))
 
     def _keep(self, kind: str, name: str, value: dict[str, object], started: float, passes: float) -> dict[str, object]:
         spent = {"seconds": round(time.perf_counter() - started, 4), "passes": round(passes, 4)}

@@ -8,6 +8,8 @@ from stratakv.errors import UserError
 from stratakv.pages.footprint import allocated_in
 from stratakv.profile import LayerGeometry, LayerStorage, ModelGeometry
 from stratakv.profile.profile import Pair
+from stratakv.profile.spans import NONE, Spans
+from stratakv.profile.spread import fit
 from stratakv.tune.allocate import Options
 
 Damages = Sequence[Mapping[Pair, float]]
@@ -21,13 +23,14 @@ def options_for(
     pairs: Collection[Pair] | None = None,
     floors: Mapping[int, Pair] | None = None,
     context: int | None = None,
+    spans: Spans = NONE,
 ) -> list[Options]:
     """The allocator's input, by KV ordinal.
 
     damages: KLD in nats of each pair that is known, by KV ordinal. types: only these. pairs: only these in every layer (what
     a target can express). floors: by ordinal the types that K and V may not go below in bytes. Sizes are bytes a token; with
     a `context`, bytes of the pages of one sequence of so many tokens, of which sliding and chunked layers keep what a window
-    touches. Raises UserError where a constraint leaves a layer nothing.
+    touches, and `spans` count. Raises UserError where a constraint leaves a layer nothing.
     """
     layers = geometry.kv_layers
     if len(damages) != len(layers):
@@ -49,14 +52,17 @@ def options_for(
             raise UserError(
                 f"KV layer {ordinal}: no measured pair of types is allowed: allow more types, or a lower floor"
             )
-        sizes = tuple(size_of(layer, pair, context) for pair in kept)
+        sizes = tuple(size_of(layer, pair, context, spans) for pair in kept)
         found.append(Options(tuple(kept), sizes, tuple(float(known[pair]) for pair in kept)))
     return found
 
 
-def size_of(layer: LayerGeometry, pair: Pair, context: int | None = None) -> int:
-    """Bytes of a layer with this pair: of one token, or of all pages of one sequence of `context` tokens."""
-    storage = LayerStorage.of(pair)
+def size_of(layer: LayerGeometry, pair: Pair, context: int | None = None, spans: Spans = NONE) -> int:
+    """Bytes of a layer with this pair: of one token outside of spans, or of all pages of one sequence of `context` tokens.
+
+    spans: as far as the layer can have them.
+    """
+    storage = LayerStorage.of(pair, fit(spans, layer, pair)[0])
     return sum(storage.token_bytes(layer)) if context is None else allocated_in(layer, storage, context)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from stratakv.profile import ModelGeometry
 from stratakv.profile.profile import Pair
+from stratakv.profile.spans import NONE, Spans
 from stratakv.tune.allocate import Allocation, Table
 from stratakv.tune.options import Damages, options_for, size_of
 
@@ -27,7 +28,10 @@ class Settled:
 
 @dataclass(frozen=True)
 class Problem:
-    """budget: bytes a token, or, with a context, of one sequence of that many tokens. The constraints are `options_for`'s."""
+    """budget: bytes a token, or, with a context, of one sequence of that many tokens. The constraints are `options_for`'s.
+
+    spans: that all assignments have as far as they can; counted with a context.
+    """
 
     geometry: ModelGeometry
     budget: int
@@ -35,11 +39,12 @@ class Problem:
     types: Collection[str] | None = None
     pairs: Collection[Pair] | None = None
     floors: Mapping[int, Pair] = field(default_factory=dict)
+    spans: Spans = NONE
 
     def table(self, damages: Damages) -> Table:
         """All budgets at once."""
         constraints = {"types": self.types, "pairs": self.pairs, "floors": self.floors, "context": self.context}
-        return Table(options_for(self.geometry, damages, **constraints))  # type: ignore[arg-type]
+        return Table(options_for(self.geometry, damages, spans=self.spans, **constraints))  # type: ignore[arg-type]
 
     def solve(self, damages: Damages) -> Allocation:
         """The least damage within the budget."""
@@ -48,7 +53,7 @@ class Problem:
     def size(self, pairs: Sequence[Pair]) -> int:
         """Bytes of an assignment, in the budget's measure."""
         layers = self.geometry.kv_layers
-        return sum(size_of(layer, pair, self.context) for layer, pair in zip(layers, pairs, strict=True))
+        return sum(size_of(layer, pair, self.context, self.spans) for layer, pair in zip(layers, pairs, strict=True))
 
     def price(self, damages: Damages) -> float:
         """What a byte is worth near the budget, in nats: the slope of the Pareto front there."""
@@ -84,7 +89,7 @@ class Problem:
         changes = []
         for i, sizes in enumerate(self.allowed(damages)):
             known, there = damages[i], pairs[i]
-            size = size_of(self.geometry.kv_layers[i], there, self.context)
+            size = size_of(self.geometry.kv_layers[i], there, self.context, self.spans)
             near = sorted((p for p in sizes if p != there), key=lambda p: known[p] + price * sizes[p])[:_NEAR_BEST]
             changes += [(i, pair, sizes[pair] - size, known[pair] - known[there]) for pair in near]
         found: list[tuple[float, tuple[int, ...]]] = [

@@ -74,7 +74,9 @@ class Replay:
         """The model's layer from which on a run is needed."""
         if self._recorded is None or not self._layers:
             return 0
-        for layer, old, new in zip(profile.geometry.kv_layers, self._recorded[0].pairs, profile.pairs, strict=True):
+        for layer, old, new in zip(
+            profile.geometry.kv_layers, self._recorded[0].storages, profile.storages, strict=True
+        ):
             if old != new:
                 return layer.layer
         return profile.geometry.kv_layers[-1].layer

@@ -19,8 +19,11 @@ from stratakv.measure.divergence import Floats
 from stratakv.measure.rows import METRICS_VERSION, quality_rows
 from stratakv.profile import ModelGeometry, Profile, resolve
 from stratakv.profile.profile import Pair, pair_text
+from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
+from stratakv.profile.spread import fitted
 from stratakv.profile.storage import side_bytes
 from stratakv.tune.allocate import Allocation
+from stratakv.tune.baselines import spanned
 from stratakv.tune.budget import Budget
 from stratakv.tune.damage import Measured, Terms
 from stratakv.tune.effort import EFFORTS, Effort
@@ -42,7 +45,8 @@ COMPARED = ("turbo2", "turbo3", "turbo4", "turbo5", "q4_0_rot", "q8_0", "edges3"
 @dataclass(frozen=True)
 class Request:
     """What to tune for. types: allowed ones, None for all that the model can store. floors: by KV ordinal. name: of the
-    profile, made from its bits when None. runs: the directory where measurements are kept."""
+    profile, made from its bits when None. runs: the directory where measurements are kept. spans: fixed, the tuning finds the
+    types of the rest under them."""
 
     budget: Budget
     effort: str = "normal"
@@ -51,6 +55,7 @@ class Request:
     floors: dict[int, Pair] = field(default_factory=dict)
     name: str | None = None
     runs: Path = Path("stratakv-runs")
+    spans: Spans = NONE
 
 
 @dataclass(frozen=True)
@@ -93,16 +98,20 @@ def tune(
     """Find a profile within the budget. Everything measured is kept in request.runs as it comes.
 
     text: of which the first two thirds choose and the last third reports. context: tokens. say: told a line a stage.
-    Raises UserError for a budget or types that allow nothing, and for a text that is too short.
+    Raises UserError for a budget or types that allow nothing, for a text that is too short, and for contexts that lie wholly in
+    the spans.
     """
     effort, geometry = EFFORTS[request.effort], loaded.geometry
     types = allowed_types(geometry, request.types)
-    problem = Problem(geometry, request.budget.size, request.budget.context, types, request.pairs, request.floors)
+    problem = Problem(
+        geometry, request.budget.size, request.budget.context, types, request.pairs, request.floors, request.spans
+    )
     problem.table([{(k, v): 0.0 for k in types for v in types}] * len(geometry.kv_layers)).solve(problem.budget)
     contexts = cut(text, loaded.tokenizer, context, None, geometry.context)
+    _check_spans(problem, types, context)
     split = split_contexts(contexts, effort)
     store = open_store(loaded, contexts, request.runs, "select")
-    measurer = Measurer(loaded, split.select, store, report)
+    measurer = Measurer(loaded, split.select, store, report, request.spans)
     effort = _within(effort, len(split.select), measurer.batch)
 
     start = _uniform(problem, types)
@@ -132,8 +141,10 @@ def tune(
     checked = fidelity(problem, terms, level, rows, of)
 
     bpv = Profile("", geometry, best.pairs).bpv
-    profile = Profile(request.name or f"tuned-{bpv:.3f}", geometry, best.pairs, fingerprint=loaded.fingerprint)
-    reference = Profile(_name_of(start), geometry, start)
+    spans = fitted(request.spans, geometry, best.pairs)
+    name = request.name or f"tuned-{bpv:.3f}"
+    profile = Profile(name, geometry, best.pairs, fingerprint=loaded.fingerprint, spans=spans)
+    reference = spanned(Profile(_name_of(start), geometry, start), request.spans)
     validated = _validated(loaded, split.validate, request, profile, reference, measurer)
     front = _front(problem, best, validated[0])
     warnings = tuple(_warnings(validated, profile.name, request.budget, problem, best))
@@ -244,6 +255,19 @@ def _within(effort: Effort, contexts: int, batch: int) -> Effort:
     )
 
 
+def _check_spans(problem: Problem, types: Sequence[str], context: int) -> None:
+    coarsest = min(types, key=lambda name: problem.size(((name, name),) * len(problem.geometry.kv_layers)))
+    profile = spanned(Profile("", problem.geometry, _uniform(problem, [coarsest])), problem.spans)
+    profile.check_context(context)
+    if problem.spans and not any(profile.spans):
+        raise UserError(f"no KV layer can have the spans '{problem.spans.text()}' with the types {', '.join(types)}")
+    if not profile.seals_at(context):
+        raise UserError(
+            f"the spans '{problem.spans.text()}' cover contexts of {context:,} tokens: nothing is left to choose types for; "
+            f"give -c {2 * problem.spans.pages * PAGE_TOKENS} or more, or fewer pages"
+        )
+
+
 def _uniform(problem: Problem, types: Sequence[str]) -> Pairs:
     return ((types[0], types[0]),) * len(problem.geometry.kv_layers)
 
@@ -320,12 +344,14 @@ def _validated(
 ) -> list[dict[str, Any]]:
     """compare/1 rows on the part of the text that no choice has seen."""
     profiles = [profile, reference]
+    if any(reference.spans):
+        profiles.append(replace(reference, name=_name_of(reference.pairs), spans=()))
     for text in COMPARED:
         try:
-            each = resolve(text, loaded.geometry)
+            each = spanned(resolve(text, loaded.geometry), request.spans)
         except UserError:
             continue  # a type that this model can't store
-        if all(each.pairs != other.pairs for other in profiles):
+        if all(each.storages != other.storages for other in profiles):
             profiles.append(each)
     store = open_store(loaded, contexts, request.runs, f"validate {len(contexts.ids)}")
     with measurer.stage("validation"):

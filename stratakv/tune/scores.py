@@ -35,7 +35,7 @@ def kept_scores(
     """
     for index in range(len(contexts.ids)):
         missing = [profile for profile in profiles if store.get("score", _name(index, profile)) is None]
-        missing = list({profile.pairs: profile for profile in missing}.values())
+        missing = list({profile.storages: profile for profile in missing}.values())
         has_baseline = store.get("score", f"{index} {_BASELINE}") is not None
         if missing or not has_baseline:
             one = replace(contexts, ids=contexts.ids[index : index + 1])
@@ -52,7 +52,8 @@ def kept_scores(
 
 
 def _name(index: int, profile: Profile) -> str:
-    return f"{index} {' '.join(map(pair_text, profile.pairs))}"
+    spans = " ".join(f"[{each.in_clause()}]" if each else "-" for each in profile.spans) if any(profile.spans) else ""
+    return f"{index} {' '.join(map(pair_text, profile.pairs))} {spans}".rstrip()
 
 
 def _packed(scores: Scores) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from evidences import evidence
 from stratakv.assets import judging_text
 from stratakv.cli.main import main
 from stratakv.engine.describe import describe_model
-from stratakv.profile import load_profile
+from stratakv.profile import Spans, load_profile
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +97,28 @@ def test_json(capsys):
     )
 
 
+def test_other_runtimes_lose_spans_and_it_is_said(tmp_path, description, capsys):
+    spans = "recent: 2 pages turbo8; first: 1 page turbo8"
+    for words in (["turbo4", "--recent", "2", "--first", "1"], [f"turbo4; {spans}"]):
+        assert export(*words, "--to", "fork") == 0
+        out, err = capsys.readouterr()
+        assert out.endswith("-ctk turbo4 -ctv turbo4\n")
+        assert f"has no spans: '{spans}' is lost, all pages are in the layers' own types there" in err
+    assert export(f"0: turbo4/turbo5; rest: turbo4; {spans}", "--to", "buun") == 2
+    assert f"'{spans}' is lost" in capsys.readouterr().err
+    assert export("turbo4", "--recent", "2", "--to", "stratakv", "-o", "own.json") == 0
+    assert "lost" not in capsys.readouterr().err
+    assert set(load_profile(tmp_path / "own.json", description.geometry).spans) == {Spans(2)}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["turbo4", "--to", "ollama"], "--to"),
         (["turbo9", "--to", "fork"], "turbo9"),
         (["turbo4"], "--to"),
+        (["turbo4", "--recent", "40", "--to", "stratakv", "-o", "x.json"], "longer than the context"),
+        (["q8_0", "--recent", "2:turbo4", "--to", "stratakv", "-o", "x.json"], "q8_0 is as fine as turbo4"),
         (["turbo4", "--to", "fork", "-o", "absent/run.sh"], "absent/run.sh"),
         (["turbo5", "--to", "fork", "--evidence", "other.json"], "not of the one at hand"),
         (["turbo5", "--to", "fork", "--evidence", "absent.json"], "No such file"),

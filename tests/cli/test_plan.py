@@ -118,3 +118,37 @@ def test_evidence_of_another_model_is_refused(capsys, tmp_path):
     assert main(["plan", "-m", "embedded", "--evidence", str(path)]) == 2
     assert "fingerprint ffffffffffffffff" in capsys.readouterr().err
     assert main(["plan", "-m", "embedded", "--evidence", str(path), "--quality", "nan"]) == 2
+
+
+def test_spans_are_counted_and_in_the_command(capsys):
+    spans = "recent: 2 pages turbo8; first: 1 page turbo8"
+    words = ["--memory", "14MiB", "--context", "4k", "--recent", "2", "--first", "1"]
+    out = run(capsys, *words)
+    assert f"spans are counted: {spans} (not in f16, q8_0, turbo8: as fine)" in out
+    data = json.loads(run(capsys, *words, "--json"))
+    row = next(row for row in data["rows"] if row["name"] == "turbo4")
+    assert row["spans"][0] == {"recent": 2, "recent_type": "turbo8", "first": 1, "first_type": "turbo8"}
+    plain = json.loads(run(capsys, "--context", "4k", "--json"))
+    bare = next(row for row in plain["rows"] if row["name"] == "turbo4")
+    # 4 pages of 12 layers with 2 heads at 8 bits instead of 4, and one page that is sealed while it is still read fine
+    assert row["cache_bytes"] - bare["cache_bytes"] == 128 * 12 * (4 * 256 + 264)
+    best = data["rows"][data["recommended"]]["name"]
+    assert best != "turbo4" and row["fits"] is False  # turbo4 takes 12.4 MiB, 14.3 with spans
+    assert f"--profile 'rest: {best}; {spans}'" in data["command"]
+    assert spans in data["measure_command"]
+
+
+def test_a_tunings_spans_are_those_of_its_front(capsys, embedded, tmp_path):
+    wish = {"recent": 1, "recent_type": "turbo8", "first": 0, "first_type": "turbo8"}
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({**evidence(fingerprint=embedded.fingerprint), "spans": wish}))
+    words = ["--memory", "13MiB", "--context", "4k", "--evidence", str(path)]
+    assert "spans are counted: recent: 1 page turbo8" in run(capsys, *words)
+    assert "spans are counted" not in run(capsys, *words, "--recent", "0")
+
+
+def test_spans_longer_than_the_context_asked_for(capsys):
+    assert main(["plan", "-m", "embedded", "--context", "300", "--recent", "2", "--first", "1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "spans of 3 pages (384 tokens) are longer than the context of 300 tokens" in err
+    assert main(["plan", "-m", "embedded", "--recent", "2:q2"]) == 2

@@ -154,6 +154,10 @@ def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--nonsense"], "stratakv serve --help shows what is allowed"),
         (["--device", "abacus"], "--device abacus: it must be cpu, cuda"),
         (["-ctk", "q9"], "q9"),
+        (
+            ["-ctk", "turbo4", "--recent", "2", "--first", "1", "-c", "256"],
+            "spans of 3 pages (384 tokens) are longer than the context of 256 tokens",
+        ),
         (["--cors-origins", "chat.example"], "--cors-origins 'chat.example': an origin is SCHEME://HOST"),
         (["--allowed-hosts", "http://x"], "--allowed-hosts 'http://x': names such as box.example"),
         (["-c", "1000000000"], "GiB are free beside the weights: give a smaller -c"),

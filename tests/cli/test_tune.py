@@ -224,6 +224,13 @@ def test_the_claim_holds_on_text_that_the_tuning_never_saw(tmp_path: Path, monke
         (["--types", "turbo4,q9"], "q9"),
         (["--types", ","], "names no type"),
         (["--name", "a/b"], "without directories"),
+        (
+            ["-c", "512", "--recent", "2", "--first", "1"],
+            "cover contexts of 512 tokens: nothing is left to choose types for",
+        ),
+        (["-c", "256", "--recent", "3"], "spans of 3 pages (384 tokens) are longer than the context of 256 tokens"),
+        (["--recent", "1:turbo2", "--types", "turbo4,q8_0"], "no KV layer can have the spans 'recent: 1 page turbo2'"),
+        (["--recent", "-1"], "--recent -1: '-1' is no number of pages"),
         (["-c", "0"], "-c 0: a context needs at least"),
         (["-c", "16384", "--types", "turbo4"], "at least 6"),
     ],

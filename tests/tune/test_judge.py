@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.measure.corpus import cut, read_text
 from stratakv.measure.results import compare
-from stratakv.profile import LayerGeometry, ModelGeometry, Profile, resolve
-from stratakv.tune.baselines import baselines, permuted, reference_for, rules_at
+from stratakv.profile import LayerGeometry, ModelGeometry, Profile, Spans, resolve
+from stratakv.tune.baselines import baselines, permuted, reference_for, rules_at, spanned
 from stratakv.tune.judge import claims, format_claims, judge
 
 LAYERS = tuple(LayerGeometry(i, i, "full", (128, 128), 2, 4) for i in range(12))
@@ -57,6 +58,31 @@ def test_every_family_is_there_and_nothing_twice() -> None:
     assert [family for family, _ in found].count("permutation") == 20
     assert len({profile.pairs for _, profile in found}) == len(found)
     assert found[0] == ("tuned", TUNED)
+
+
+def test_baselines_of_a_profile_with_spans_have_the_same_and_two_have_none() -> None:
+    wish = Spans(2, first=1)
+    tuned = replace(TUNED, spans=(wish,) * 12)
+    reference = spanned(reference_for(GEOMETRY, tuned.bytes_per_token), wish)
+    found = baselines(tuned, reference, 5)
+    assert found[0] == ("tuned", tuned)
+    bare = [(family, profile.name) for family, profile in found if not any(profile.spans)]
+    assert bare == [("bare", "tuned, no spans"), ("uniform", "turbo4")]
+    names = {profile.name for _, profile in found}
+    assert {"turbo4 + spans", "mode 7 + spans", "edges3 + spans", "permutation 1"} <= names
+    assert len({profile.storages for _, profile in found}) == len(found)
+    mode = next(profile for _, profile in found if profile.name == "mode 7 + spans")
+    assert mode.pairs[0] == ("turbo4", "q8_0") and mode.spans[0] == wish
+
+
+def test_the_claim_about_spans() -> None:
+    rows = [_row("tuned", 1e-3, 3300), _row("uniform", 3e-3, 3300, 1), _row("bare", 2e-3, 3168, 2)]
+    (found,) = [each for each in claims(rows, rows[1], 3300) if "without spans" in each["claim"]]
+    assert found["holds"] and found["value"] == pytest.approx(-0.5, abs=0.05)
+    assert "take 4.0% fewer bytes" in found["claim"]
+    rows[2] = _row("bare", 1e-3, 3168, 3)
+    (found,) = [each for each in claims(rows, rows[1], 3300) if "without spans" in each["claim"]]
+    assert not found["holds"]
 
 
 def _row(family: str, level: float, size: int = 3168, seed: int = 0) -> dict[str, Any]:

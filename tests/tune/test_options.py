@@ -6,7 +6,8 @@ import pytest
 
 from stratakv.errors import UserError
 from stratakv.pages.footprint import allocated_bytes
-from stratakv.profile import LayerGeometry, ModelGeometry, Profile
+from stratakv.profile import LayerGeometry, ModelGeometry, Profile, Spans
+from stratakv.profile.spread import fitted
 from stratakv.tune.options import options_for
 
 LAYERS = (
@@ -33,6 +34,17 @@ def test_with_a_context_sizes_are_what_a_cache_allocates(context: int) -> None:
     for a, b in ((0, 0), (1, 2)):
         profile = Profile("", GEOMETRY, (first.pairs[a], second.pairs[b]))
         assert first.sizes[a] + second.sizes[b] == allocated_bytes(profile, context)
+
+
+@pytest.mark.parametrize("context", [128, 600, 4096, 100_001])
+def test_spans_count_with_a_context_and_only_there(context: int) -> None:
+    wish = Spans(2, first=1)
+    first, second = options_for(GEOMETRY, DAMAGES, context=context, spans=wish)
+    for a, b in ((0, 0), (1, 2)):
+        pairs = (first.pairs[a], second.pairs[b])
+        profile = Profile("", GEOMETRY, pairs, spans=fitted(wish, GEOMETRY, pairs))
+        assert first.sizes[a] + second.sizes[b] == allocated_bytes(profile, context)
+    assert options_for(GEOMETRY, DAMAGES, spans=wish) == options_for(GEOMETRY, DAMAGES)
 
 
 def test_constraints() -> None:

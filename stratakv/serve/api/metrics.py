@@ -71,6 +71,15 @@ def metrics_text(snapshot: EngineSnapshot) -> str:
         ("stratakv_cache_bytes", "gauge", "bytes of all pages", snapshot.cache_bytes),
         ("stratakv_cache_used_bytes", "gauge", "bytes of pages in use", snapshot.used_bytes),
         ("stratakv_cache_bytes_per_token", "gauge", "bytes of a token in all layers", snapshot.bytes_per_token),
+        (
+            "stratakv_cache_span_pages",
+            "gauge",
+            "pages of a sequence in a finer type, the most of any layer: newest beside its own, and first",
+            {
+                'span="recent"': max((layer.recent for layer in snapshot.layers), default=0),
+                'span="first"': max((layer.first for layer in snapshot.layers), default=0),
+            },
+        ),
         ("stratakv_tokens_per_second", "gauge", "generated in the last seconds", snapshot.tokens_per_second),
     ]
     lines = []

@@ -109,8 +109,11 @@ function drawLayers(status) {
       const name = element("th", "", layer.layer);
       name.scope = "row";
       row.append(side("k", layer.k, layer.k_bits), name, side("v", layer.v, layer.v_bits));
-      if (layer.window) {
-        row.title = `keeps ${layer.window} tokens`;
+      const notes = [];
+      if (layer.window) notes.push(`keeps ${layer.window} tokens`);
+      if (layer.fine) notes.push(`newest ${layer.recent} pages and first ${layer.first} in ${layer.fine}`);
+      if (notes.length) {
+        row.title = notes.join("; ");
         name.append(element("span", "unseen", row.title));
       }
       return row;
