@@ -18,11 +18,13 @@ from stratakv.evidence.tuning import SCHEMA as TUNE
 from stratakv.measure.intervals import change_interval
 from stratakv.measure.metrics import METRICS
 from stratakv.measure.table import labels, milli
+from stratakv.measure.verdicts import far_in_words
 
 PUBLISHED = [metric for metric in METRICS if metric.published]
 HEAD = (
-    f"| profile | bpv | bytes/token | PPL - f16 | KLD, 1e-3 nats | {' | '.join(str(each.heading) for each in PUBLISHED)} | "
-    f"against {{reference}} |\n|---|---:|---:|---:|---:|{'---:|' * len(PUBLISHED)}---|"
+    f"| profile | bpv | bytes/token | PPL - f16 | KLD, 1e-3 nats | {{far}}"
+    f"{' | '.join(str(each.heading) for each in PUBLISHED)} | against {{reference}} |\n"
+    f"|---|---:|---:|---:|---:|{{rule}}{'---:|' * len(PUBLISHED)}---|"
 )
 JUDGED = (
     "| model, text | bytes/token | KLD, 1e-3 nats | against uniform of the budget | best other uniform | best rule | "
@@ -36,15 +38,23 @@ FAMILIES = ("uniform", "rule", "mode", "permutation")
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """One table, a row a profile in the order of the run; a star marks the Pareto front over bytes and KLD."""
+    """One table, a row a profile in the order of the run; a star marks the Pareto front over bytes and KLD.
+
+    Far predictions are a column, and their change a part of the last one, where they were measured.
+    """
     label = labels([row["name"] for row in result["rows"]])
-    lines = [HEAD.format(reference=label.get(result["reference"], result["reference"]))]
+    reference: Mapping[str, Any] = next((row for row in result["rows"] if row["verdict_kind"] == "reference"), {})
+    far = bool(reference.get("far"))
+    name = label.get(result["reference"], result["reference"])
+    lines = [HEAD.format(reference=name, far="far KLD | " if far else "", rule="---:|" if far else "")]
     for row in result["rows"]:
+        verdict = "; ".join(filter(None, (row["verdict"], far_in_words(row, reference))))
+        distant = f"{_milli(row['far']['kld_mean'], row['far']['kld_mean_ci95'])} | " if far else ""
         star = " *" if row["pareto"] else ""
         lines.append(
             f"| {label[row['name']]}{star} | {row['bpv']:.3f} | {row['bytes_per_token']:,} | "
             f"{_interval(row['ppl_diff'], row['ppl_diff_ci95'], 1.0, '+.2f')} | "
-            f"{_milli(row['kld_mean'], row['kld_mean_ci95'])} | {' | '.join(_metrics(row))} | {row['verdict']} |"
+            f"{_milli(row['kld_mean'], row['kld_mean_ci95'])} | {distant}{' | '.join(_metrics(row))} | {verdict} |"
         )
     named = [f"* {letter} = `{name}`" for name, letter in label.items() if letter != name]
     return "\n".join([*lines, *([""] if named else []), *named])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stratakv.evidence.reading import INTERVAL, NUMBER, ROW, Data, read_checked
+from stratakv.evidence.reading import FAR, INTERVAL, NUMBER, ROW, Data, read_checked
 
 SCHEMA = "stratakv/judge/1"
 _FIELDS = {
@@ -18,6 +18,7 @@ _FIELDS = {
     "command": str,
     "machine": dict,
     "reference": str,
+    "far": FAR,
     "rows": [{**ROW, "family": str}],
     "equal_bytes": {"at": int, "tolerance": NUMBER},
     "claims": [{"claim": str, "holds": (bool, None), "value": (*NUMBER, None), "ci95": INTERVAL}],

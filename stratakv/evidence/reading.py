@@ -11,15 +11,13 @@ from stratakv.errors import UserError
 
 Data = dict[str, Any]
 
-# Specs of fields: a type, None for null, a list of one kind, a mapping, a tuple of choices. Further fields are welcome.
+# Specs of fields: a type, None for null, a list of one kind, a mapping, a tuple of choices, ABSENT among them for a field that
+# may be missing. Further fields are welcome.
+ABSENT = object()
 NUMBER = (int, float)
 INTERVAL = ([NUMBER], None)
 PAIRS = [[str]]
-ROW = {
-    "name": str,
-    "profile": PAIRS,
-    "bytes_per_token": int,
-    "bpv": NUMBER,
+_KLD = {
     "kld_mean": NUMBER,
     "kld_mean_ci95": INTERVAL,
     "kld_diff": NUMBER,
@@ -28,6 +26,15 @@ ROW = {
     "ppl_diff": NUMBER,
     "ppl_diff_ci95": INTERVAL,
 }
+ROW = {
+    "name": str,
+    "profile": PAIRS,
+    "bytes_per_token": int,
+    "bpv": NUMBER,
+    **_KLD,
+    "far": ({**_KLD, "verdict_kind": str}, None, ABSENT),  # files from before far predictions lack it
+}
+FAR = ({"chunks": int, "words": str}, ABSENT)
 
 
 def read_checked(path: str | Path, schema: str, spec: Mapping[str, Any], wanted: str) -> Data:
@@ -54,13 +61,17 @@ def read_checked(path: str | Path, schema: str, spec: Mapping[str, Any], wanted:
 def first_problem(value: Any, spec: Any, where: str = "") -> str | None:
     """The first thing that is not as `spec` says, in words; None when all is."""
     if isinstance(spec, tuple):
-        return None if any(first_problem(value, one, where) is None for one in spec) else f"{where} is {_shown(value)}"
+        found = [first_problem(value, one, where) for one in spec if one is not ABSENT]
+        inside = [problem for problem in found if problem and isinstance(value, dict)]
+        return None if None in found else inside[0] if inside else f"{where} is {_shown(value)}"
     if isinstance(spec, Mapping):
         if not isinstance(value, dict):
             return f"{where} is {_shown(value)}, not an object"
         for key, inner in spec.items():
             at = f"{where}.{key}" if where else key
             if key not in value:
+                if isinstance(inner, tuple) and ABSENT in inner:
+                    continue
                 return f"{at} is missing"
             if problem := first_problem(value[key], inner, at):
                 return problem

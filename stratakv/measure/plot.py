@@ -1,4 +1,4 @@
-"""The picture of a comparison: KL divergence (log) over bytes a token, made from the JSON data alone."""
+"""The picture of a comparison: KL divergence (log) over bytes a token, of all and of far predictions, made from the JSON data."""
 
 from __future__ import annotations
 
@@ -34,20 +34,31 @@ _PLACES = _NEAR + [(sign * dx, dy) for dx, dy in _FAR for sign in (1, -1)]
 def plot_comparison(data: Mapping[str, Any], path: str | Path) -> None:
     """Draw a "stratakv/compare/1" into a PNG or SVG file; the same data gives the same bytes.
 
-    Rows with KLD 0 have no place on a log axis, the caption names them. Raises UserError for a file name of another kind
-    or a file that can't be written, and when no row is left to draw.
+    Far predictions have a frame of their own beside the one of all, with the same scale. Rows with KLD 0 have no place on a log
+    axis, the caption names them. Raises UserError for a file name of another kind or a file that can't be written, and when no
+    row is left to draw.
     """
     check_plot_path(path)
-    shown = [row for row in data["rows"] if row["kld_mean"] > 0]
+    every = {"all predictions": data["rows"]}
+    if far := [{**row, **row["far"]} for row in data["rows"] if row.get("far")]:
+        every[f"far predictions: {data['far']['chunks']} x {data['far']['context']} tokens"] = far
+    drawn = {name: found for name, rows in every.items() if (found := [row for row in rows if row["kld_mean"] > 0])}
+    shown = list(drawn.values())
     if not shown:
         raise UserError("nothing to draw: no profile has a KLD above 0, add one that quantizes")
-    with picture(path, (9.0, 6.2)) as figure:
-        axes = figure.subplots()
-        labels = _draw(axes, data, shown)
-        _explain(figure, axes, data, shown)
+    with picture(path, (9.0 if len(shown) == 1 else 15.0, 6.2)) as figure:
+        frames = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        labels = [_draw(axes, data, rows) for axes, rows in zip(frames, shown, strict=True)]
+        for axes, rows in zip(frames, shown, strict=True):
+            _explain(axes, rows)
+        for axes, name in zip(frames, drawn if far else (), strict=False):
+            axes.set_title(name, fontsize=10, color=INK)
+        frames[0].set_ylabel("mean KL divergence from the f16 cache, nats", color=INK)
+        _title(figure, data, shown)
         figure.canvas.draw()
         figure.set_layout_engine("none")  # the frame stays where the labels are placed against it
-        _place(figure, axes, labels, shown)
+        for axes, found, rows in zip(frames, labels, shown, strict=True):
+            _place(figure, axes, found, rows)
 
 
 def _draw(axes: Axes, data: Mapping[str, Any], shown: Sequence[Row]) -> list[Annotation]:
@@ -87,23 +98,26 @@ def _group(row: Row) -> str:
     return "on the front" if row["pareto"] else "not on the front"
 
 
-def _explain(figure: Figure, axes: Axes, data: Mapping[str, Any], shown: Sequence[Row]) -> None:
-    """Axes, title, legend, caption."""
+def _explain(axes: Axes, shown: Sequence[Row]) -> None:
+    """Axes and legend."""
     per_bit = shown[0]["bytes_per_token"] / shown[0]["bpv"]
     axes.set_xlabel("bytes a token, all layers", color=INK)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_ylabel("mean KL divergence from the f16 cache, nats", color=INK)
     above = axes.secondary_xaxis("top", functions=(lambda x: x / per_bit, lambda x: x * per_bit))
     above.set_xlabel("bits per value", color=QUIET)
     above.tick_params(colors=QUIET, which="both")
     quiet_frame(axes)
     axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor=GRID)
+
+
+def _title(figure: Figure, data: Mapping[str, Any], shown: Sequence[Sequence[Row]]) -> None:
+    """Title and caption of the whole."""
     figure.suptitle(
         f"{data['model']['name']} on {data['text']['name']}: {data['chunks']} contexts of {data['context']} tokens",
         fontsize=11,
         color=INK,
     )
-    intervals = any(row["kld_mean_ci95"] for row in shown)
+    intervals = any(row["kld_mean_ci95"] for rows in shown for row in rows)
     bars = (
         "Bars: 95 % interval over contexts, where it is larger than the mark."
         if intervals

@@ -22,7 +22,8 @@ def equal_rows(judge: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the table at equal bytes, best first; permutations are one row.
 
     Those count whose bytes a token are within the tolerance of equal_bytes.at.
-    Each: name, bytes_per_token, bpv, kld and change in words, family, drawing.
+    Each: name, bytes_per_token, bpv, kld and change in words, far (the KLD of far predictions in words, '' where there are none),
+    family, drawing.
     """
     at, tolerance = judge["equal_bytes"]["at"], judge["equal_bytes"]["tolerance"]
     rows = [row for row in judge["rows"] if abs(row["bytes_per_token"] - at) <= tolerance * at and row["kld_mean"] > 0]
@@ -40,7 +41,8 @@ def equal_rows(judge: Mapping[str, Any]) -> list[dict[str, Any]]:
             "bytes_per_token": row["bytes_per_token"],
             "bpv": row["bpv"],
             "order": row["kld_mean"],
-            "kld": milli(row["kld_mean"]) + _ends(row["kld_mean_ci95"]),
+            "kld": _kld(row),
+            "far": _kld(row["far"]) if row.get("far") else "",
             "change": "reference" if row is reference else _change(row, reference),
             "drawing": _drawing(scale, [row], reference),
         }
@@ -49,7 +51,6 @@ def equal_rows(judge: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     shuffled = sorted((row for row in rows if row["family"] == "permutation"), key=lambda row: float(row["kld_mean"]))
     if shuffled:
-        told = [shuffled[0]["kld_mean"], median(row["kld_mean"] for row in shuffled), shuffled[-1]["kld_mean"]]
         found.append(
             {
                 "name": f"{len(shuffled)} shuffles of the tuned profile",
@@ -57,12 +58,21 @@ def equal_rows(judge: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "bytes_per_token": shuffled[0]["bytes_per_token"],
                 "bpv": shuffled[0]["bpv"],
                 "order": shuffled[0]["kld_mean"],
-                "kld": f"{milli(told[0])} to {milli(told[2])}, median {milli(told[1])}",
+                "kld": _range([row["kld_mean"] for row in shuffled]),
+                "far": _range([row["far"]["kld_mean"] for row in shuffled if row.get("far")]),
                 "change": "lowest: " + _change(shuffled[0], reference),
                 "drawing": _drawing(scale, shuffled, reference),
             }
         )
     return sorted(found, key=lambda row: row["order"])
+
+
+def _kld(numbers: Row) -> str:
+    return milli(numbers["kld_mean"]) + _ends(numbers["kld_mean_ci95"])
+
+
+def _range(klds: Sequence[float]) -> str:
+    return f"{milli(min(klds))} to {milli(max(klds))}, median {milli(median(klds))}" if klds else ""
 
 
 def _change(row: Row, reference: Row | None) -> str:

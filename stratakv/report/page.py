@@ -69,6 +69,8 @@ def build_report(evidence: Data, judges: Sequence[Data] = ()) -> str:
 def _judged(judge: Data, evidence: Data) -> dict[str, Any]:
     rows = sorted(judge["rows"], key=lambda row: (row["bytes_per_token"], row["kld_mean"]))
     tuned = next(row for row in rows if row["family"] == "tuned")
+    far = [{**row, **row["far"]} for row in rows if row.get("far")]
+    name = judge["text"]["name"]
     return {
         "data": judge,
         "tuned": tuned,
@@ -76,10 +78,24 @@ def _judged(judge: Data, evidence: Data) -> dict[str, Any]:
         "against": _against(tuned, rows, judge["reference"]),
         "equal": equal_rows(judge),
         "rows": rows,
-        "charts": _charts(rows, (), judge["reference"], f"KL divergence over bytes a token on {judge['text']['name']}"),
+        "charts": _charts(rows, (), judge["reference"], f"KL divergence over bytes a token on {name}"),
+        "far": _far(far, judge["reference"], f"KL divergence of far predictions over bytes a token on {name}"),
         "legend": _legend(rows),
         "undrawn": [row["name"] for row in rows if not drawable(row, _limit(rows))],
         "machine": _machine(judge["machine"]),
+    }
+
+
+def _far(rows: Sequence[Data], reference: str, title: str) -> dict[str, Any] | None:
+    """Far predictions: the tuned row's, its change, and the chart; None where nothing was measured."""
+    if not rows:
+        return None
+    tuned = next(row for row in rows if row["family"] == "tuned")
+    drawn = any(drawable(row, _limit(rows)) for row in rows)
+    return {
+        "tuned": tuned,
+        "against": _against(tuned, rows, reference),
+        "charts": _charts(rows, (), reference, title) if drawn else None,
     }
 
 

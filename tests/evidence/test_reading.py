@@ -27,6 +27,19 @@ def test_further_fields_are_welcome(tmp_path):
     assert read_evidence(written(tmp_path, data)) == data
 
 
+def test_far_predictions_are_read_and_checked_where_they_are(tmp_path):
+    data = judgement(far=True)
+    assert read_judge(written(tmp_path, data)) == json.loads(json.dumps(data))
+    del data["rows"][2]["far"]["kld_mean"]
+    with pytest.raises(UserError, match=r"rows\[2\].far.kld_mean is missing"):
+        read_judge(written(tmp_path, data))
+    data["rows"][2]["far"] = None
+    read_judge(written(tmp_path, data))
+    data["far"] = 4
+    with pytest.raises(UserError, match="far is 4"):
+        read_judge(written(tmp_path, data))
+
+
 def cut(path: str):
     data = evidence()
     *way, last = path.split(".")

@@ -47,3 +47,8 @@ def test_published_tables_have_the_published_ones() -> None:
     assert rule == "|---|---:|---:|---:|---:|---:|---:|---:|---|"
     turbo4 = next(row for row in rows if row.startswith("| turbo4"))
     assert " | 1.5 | 24 | 95.0% | reference |" in turbo4
+    far = tables.table(comparison(far=True)).splitlines()
+    assert "| KLD, 1e-3 nats | far KLD | median |" in far[0]
+    assert len({line.count("|") for line in far}) == 1
+    turbo3 = next(row for row in far if row.startswith("| turbo3"))
+    assert " | 23.2 [20.9, 25.5] | " in turbo3 and "; far: worse, KLD +287 %" in turbo3

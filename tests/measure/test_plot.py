@@ -56,6 +56,23 @@ def test_what_the_picture_says(tmp_path: Path) -> None:
     assert "Not shown, KLD exactly 0: f16 (12,288 bytes)." in svg
 
 
+def test_far_predictions_have_a_frame_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stratakv.measure import plot
+
+    drawn: list[list[float]] = []
+    original = plot._place
+    monkeypatch.setattr(
+        plot, "_place", lambda *words: (drawn.append([row["kld_mean"] for row in words[3]]), original(*words))
+    )
+    data = comparison(far=True)
+    plot_comparison(data, tmp_path / "a.svg")
+    every = [row["kld_mean"] for row in data["rows"] if row["kld_mean"] > 0]
+    assert drawn == [every, [2 * kld for kld in every]]
+    svg = (tmp_path / "a.svg").read_text()
+    for text in ("all predictions", "far predictions: 4 x 2048 tokens"):
+        assert f"<!-- {text} -->" in svg
+
+
 def test_intervals_down_to_zero_and_none_at_all_can_be_drawn(tmp_path: Path) -> None:
     data = comparison()
     data["rows"][4]["kld_mean_ci95"] = [-0.001, 0.02]

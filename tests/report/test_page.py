@@ -111,6 +111,31 @@ def test_what_it_must_show(page):
         assert each in words, each
 
 
+def test_far_predictions_stand_beside_all(page):
+    far_page = build_report(evidence(), [judgement(far=True)])
+    outline = Outline(far_page)
+    assert outline.open == []
+    words = re.sub(r"\s+", " ", outline.words)
+    for each in (
+        "Far predictions: KLD -32 % [-34, -30] 4.08 [3.67, 4.49] e-3 nats.",
+        "far KLD [95 %]",
+        "7.20 to 12.9, median 10",
+        "The same for far predictions: 4 contexts of 2,048 tokens, some words.",
+    ):
+        assert each in words, each
+    assert far_page.count("KL divergence of far predictions over bytes a token on text.txt") == 2, "wide and narrow"
+    assert "far KLD" not in page and "Far predictions" not in page, "files from before have none and say nothing"
+
+
+def test_a_model_without_far_predictions_says_so():
+    data = judgement()
+    data["far"] = {"chunks": 0, "words": "no far predictions: made-up doesn't copy"}
+    data["rows"] = [{**row, "far": None} for row in data["rows"]]
+    words = Outline(build_report(evidence(), [data])).words
+    assert "No far predictions: made-up doesn't copy." in words
+    assert "far KLD" not in words
+
+
 def test_a_claim_that_does_not_hold_and_a_difference_that_is_not_shown_say_so():
     lost = judgement(-0.01)
     tuned = next(row for row in lost["rows"] if row["family"] == "tuned")

@@ -22,15 +22,25 @@ USUAL = [
 ]
 
 
-def comparison(rows: list[tuple[str, float, float, float]] = USUAL, *, intervals: bool = True) -> dict[str, Any]:
-    """A "stratakv/compare/1" against turbo4, which must be among the rows."""
+def comparison(
+    rows: list[tuple[str, float, float, float]] = USUAL, *, intervals: bool = True, far: bool = False
+) -> dict[str, Any]:
+    """A "stratakv/compare/1" against turbo4, which must be among the rows. far: with far predictions of twice the KLD."""
     made = [_row(*row, intervals=intervals) for row in rows]
     front = pareto_front([(row["bytes_per_token"], row["kld_mean"]) for row in made])
     reference = next(row for row in made if row["name"] == "turbo4")
     for row, on_front in zip(made, front, strict=True):
         kind, text = judge(row, reference, is_reference=row is reference)
         row.update(pareto=on_front, verdict_kind=kind, verdict=text)
+    if far:
+        for row in made:
+            row["far"] = {name: value for name, value in row.items() if name not in ("name", "bpv", "bytes_per_token")}
+            for name in ("kld_mean", "kld_diff"):
+                ends = row[f"{name}_ci95"]
+                row["far"] |= {name: 2 * row[name], f"{name}_ci95": ends and [2 * end for end in ends]}
+    about = {"chunks": 4, "context": 2048, "words": "far: 4 contexts of 2,048 tokens, some words"}
     return {
+        **({"far": about} if far else {}),
         "schema": "stratakv/compare/1",
         "model": {"name": "made-up", "fingerprint": "0" * 64},
         "text": {"name": "text.txt", "sha256": "1" * 64, "tokens": 9000, "tokens_scored": 4080},

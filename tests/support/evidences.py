@@ -74,9 +74,9 @@ def evidence(layers: int = 12, fingerprint: str = "0" * 64) -> dict[str, Any]:
     }
 
 
-def judgement(change: float = -0.32) -> dict[str, Any]:
-    """A "stratakv/judge/1" in which the tuned profile's KLD is `change` of turbo4's lower."""
-    data = comparison()
+def judgement(change: float = -0.32, *, far: bool = False) -> dict[str, Any]:
+    """A "stratakv/judge/1" in which the tuned profile's KLD is `change` of turbo4's lower. far: far predictions too."""
+    data = comparison(far=far)
     families = {"mode 1": "mode", "mode 7": "mode", "edges3": "rule"}
     rows = [
         {**row, "profile": [["turbo4", "turbo4"]] * 12, "family": families.get(row["name"], "uniform")}
@@ -136,12 +136,15 @@ def _front_point(name: str, layers: int) -> dict[str, Any]:
 
 
 def _like(row: dict[str, Any], name: str, factor: float, family: str) -> dict[str, Any]:
+    far = {"far": {**row["far"], **_changed(row["far"], factor)}} if "far" in row else {}
+    return {**row, **far, "name": name, "family": family, **_changed(row, factor)}
+
+
+def _changed(row: dict[str, Any], factor: float) -> dict[str, Any]:
     kld = factor * row["kld_mean"]
     change = kld - row["kld_mean"]
     return {
-        **row,
-        "name": name,
-        "family": family,
+        "verdict_kind": "better" if change < 0 else "worse",
         "kld_mean": kld,
         "kld_mean_ci95": [0.9 * kld, 1.1 * kld],
         "kld_diff": change,

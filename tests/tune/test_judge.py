@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from copier import loaded_copier
 
 from stratakv.assets import judging_text
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.measure.corpus import cut, read_text
+from stratakv.measure.far import FarContexts, far_contexts
 from stratakv.measure.results import compare
 from stratakv.profile import LayerGeometry, ModelGeometry, Profile, Spans, resolve
 from stratakv.tune.baselines import baselines, permuted, reference_for, rules_at, spanned
@@ -139,6 +141,31 @@ def test_the_same_numbers_as_compare_and_nothing_twice(
     monkeypatch.setattr("stratakv.tune.scores.measure", None)
     again = judge(loaded, contexts, tuned, runs=tmp_path, batch=32)
     assert again["rows"] == data["rows"]
+
+
+def test_far_predictions_are_measured_kept_and_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copier = loaded_copier()
+    text = read_text(judging_text())
+    contexts, far = cut(text, copier.tokenizer, 32, 4), far_contexts(text, copier.tokenizer, 4, 512)
+    assert isinstance(far, FarContexts)
+    tuned = Profile("tuned", copier.geometry, (("turbo5", "turbo3"),))
+    monkeypatch.setattr(
+        "stratakv.tune.judge.baselines", lambda tuned, reference, _: [("tuned", tuned), ("uniform", reference)]
+    )
+    seen: list[tuple[int, int]] = []
+    data = judge(copier, contexts, tuned, far=far, runs=tmp_path, progress=lambda *done: seen.append(done))
+    assert seen == [(done, 8) for done in range(1, 9)]
+    plain = compare(copier, contexts, [tuned], resolve("turbo4", copier.geometry), far=far)
+    assert data["far"] == plain["far"]
+    for row, other in zip(data["rows"], plain["rows"], strict=True):
+        assert row["far"] | {"seconds": 0} == other["far"] | {"seconds": 0}
+    (claim,) = (each for each in data["claims"] if "far" in each["claim"])
+    assert claim["claim"] == "less KLD of far predictions than uniform turbo4"
+    change = data["rows"][0]["far"]["kld_mean"] / data["rows"][1]["far"]["kld_mean"] - 1
+    assert claim["value"] == pytest.approx(change)
+    assert claim["holds"] == (None if claim["ci95"][0] <= 0 <= claim["ci95"][1] else change < 0)
+    monkeypatch.setattr("stratakv.tune.scores.measure", None)
+    assert judge(copier, contexts, tuned, far=far, runs=tmp_path)["rows"] == data["rows"]
 
 
 def _permutations(tuned: Profile) -> list[tuple[str, Profile]]:
