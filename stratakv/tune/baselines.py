@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ Family = Literal["tuned", "uniform", "mode", "rule", "permutation", "bare"]
 
 TOLERANCE = 0.005
 TURBO = ("turbo2", "turbo3", "turbo4", "turbo5", "turbo6", "turbo8")
+TRELLIS = ("tcq2", "tcq3", "tcq4", "tcq5", "tcq6")
 _ALWAYS = ("q4_0_rot", "q8_0/turbo4")  # what users of llama.cpp have today, at its own bytes
 _NEAR, _FAR = 0.97, (0.7, 1.3)
 _RULES = ("first and last", "first", "last")
@@ -120,10 +122,10 @@ def permuted(tuned: Profile, count: int, seed: int) -> list[Profile]:
 
 
 def _uniform(geometry: ModelGeometry, size: int) -> list[Profile]:
-    names = [*TURBO, "q8_0"]
-    found = [p for name in (*TURBO, "q4_0_rot") if (p := _resolved(name, geometry)) and _within(p, size, *_FAR)]
-    for k in names:
-        for v in names:
+    around = (*TURBO, *TRELLIS, "q4_0_rot")
+    found = [p for name in around if (p := _resolved(name, geometry)) and _within(p, size, *_FAR)]
+    for family in (TURBO, TRELLIS):
+        for k, v in product([*family, "q8_0"], repeat=2):
             profile = _resolved(f"{k}/{v}", geometry)
             if k != v and profile and _within(profile, size, _NEAR, 1.0):
                 found.append(profile)

@@ -39,7 +39,7 @@ LEFT_OUT = ("f32", "bf16")  # f32 is twice f16 for nothing; bf16 takes f16's byt
 SELECTED_SHARE = 2 / 3
 MIN_CONTEXTS = 6
 _NEAR_HULL = 0.7  # of log damage: twice what a mix of its neighbours would do
-COMPARED = ("turbo2", "turbo3", "turbo4", "turbo5", "q4_0_rot", "q8_0", "edges3", "mode7")
+COMPARED = ("turbo2", "turbo3", "turbo4", "turbo5", "tcq3", "tcq4", "q4_0_rot", "q8_0", "edges3", "mode7")
 
 
 @dataclass(frozen=True)

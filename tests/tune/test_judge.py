@@ -56,7 +56,7 @@ def test_permutations_move_pairs_only_between_layers_of_the_same_geometry() -> N
 def test_every_family_is_there_and_nothing_twice() -> None:
     found = baselines(TUNED, reference_for(GEOMETRY, TUNED.bytes_per_token), 20)
     names = {profile.name for _, profile in found}
-    assert {"turbo4", "q4_0_rot", "q8_0/turbo4", "turbo3/turbo5", "mode 7", "edges3"} <= names
+    assert {"turbo4", "tcq4", "q4_0_rot", "q8_0/turbo4", "turbo3/turbo5", "tcq3/tcq5", "mode 7", "edges3"} <= names
     assert [family for family, _ in found].count("permutation") == 20
     assert len({profile.pairs for _, profile in found}) == len(found)
     assert found[0] == ("tuned", TUNED)
