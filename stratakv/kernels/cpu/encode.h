@@ -20,13 +20,12 @@ struct Encoder {
     std::vector<float> thresholds, squares;
     alignas(64) std::int8_t magnitudes[64] = {};
     float unit = 1;
-    // trellis. bins: how many a coordinate of 1 is from 0. costs, numbers: [kBins, 4], of each subset. path: the values
-    // in the order that the code runs through them, the last kSeam before the first and the first behind the last.
+    // trellis. bins: how many a coordinate of 1 is from 0. costs, nearest: [kBins, 4], of each subset: what its nearest
+    // level costs, its number there and 256 times its magnitude. path: the values in the order that the code runs
+    // through them, the last kSeam before the first and the first behind the last.
     static constexpr int kBins = 2048, kSeam = 32;
     float bins = 0;
-    std::vector<std::uint16_t> costs, path;
-    std::vector<std::uint8_t> numbers;
-    std::vector<int> levels;
+    std::vector<std::uint16_t> costs, nearest, path;
     // where in a head's tile a token's canonical bytes lie, in their order: `count` runs of `length` bytes, `stride`
     // apart, the first at offsets[token of the page]
     struct Runs {

@@ -172,10 +172,9 @@ inline Encoded encode_turbo(const Encoder &e, const float *x, std::uint8_t *out)
 
 // A block's codes after its norm. Returns the sum of the squares of their levels.
 template <int WIDE, int NARROW>
-inline int put_codes(const Encoder &e, const std::uint16_t *bins, const std::uint8_t *ways, int block,
-                     std::uint8_t *out) {
+inline int put_codes(const std::uint16_t *found, int block, std::uint8_t *out) {
     std::uint8_t wide[kMaxDim], narrow[kMaxDim];
-    const int squares = codes_of<WIDE, NARROW>(e, bins, ways, block, wide, narrow);
+    const int squares = codes_of<WIDE, NARROW>(found, block, wide, narrow);
     if constexpr (WIDE > 0) out = put_plane<WIDE>(wide, block, 0, out);
     put_plane<NARROW>(narrow, block, 0, out);
     return squares;
@@ -196,8 +195,7 @@ inline float direction_bins(const Encoder &e, const float *x, std::uint16_t *bin
 template <int V>
 inline Encoded encode_trellis(const Encoder &e, const float (*x)[kMaxDim], std::uint8_t (*out)[4 * kMaxDim]) {
     const int block = e.dim / e.blocks, bytes = e.nbytes / e.blocks;
-    std::uint16_t bins[V][kMaxDim];
-    std::uint8_t ways[V][kMaxDim];
+    std::uint16_t bins[V][kMaxDim], found[V][kMaxDim];
     float norms[V];
     Encoded states[V] = {};  // good
     for (int first = 0, to = 0; first < e.dim; first += block, to += bytes) {
@@ -215,13 +213,13 @@ inline Encoded encode_trellis(const Encoder &e, const float (*x)[kMaxDim], std::
             // a sum of squares may be infinite where no value is
             if (!std::isfinite(norms[v]) && !finite(from, block)) states[v] = Encoded::not_finite;
         }
-        cheapest<V>(e, bins, block, ways);
+        cheapest<V>(e, bins, block, found);
         for (int v = 0; v < V; ++v) {
-            const int squares = e.bits == 2   ? put_codes<0, 2>(e, bins[v], ways[v], block, out[v] + to + 2)
-                                : e.bits == 3 ? put_codes<2, 1>(e, bins[v], ways[v], block, out[v] + to + 2)
-                                : e.bits == 4 ? put_codes<0, 4>(e, bins[v], ways[v], block, out[v] + to + 2)
-                                : e.bits == 5 ? put_codes<4, 1>(e, bins[v], ways[v], block, out[v] + to + 2)
-                                              : put_codes<4, 2>(e, bins[v], ways[v], block, out[v] + to + 2);
+            const int squares = e.bits == 2   ? put_codes<0, 2>(found[v], block, out[v] + to + 2)
+                                : e.bits == 3 ? put_codes<2, 1>(found[v], block, out[v] + to + 2)
+                                : e.bits == 4 ? put_codes<0, 4>(found[v], block, out[v] + to + 2)
+                                : e.bits == 5 ? put_codes<4, 1>(found[v], block, out[v] + to + 2)
+                                              : put_codes<4, 2>(found[v], block, out[v] + to + 2);
             const float root = std::sqrt(static_cast<float>(squares < 1 ? 1 : squares));
             const Encoded state = put_half(norms[v] / (root * e.unit), out[v] + to);
             if (states[v] == Encoded::good) states[v] = state;

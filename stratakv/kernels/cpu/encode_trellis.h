@@ -50,9 +50,10 @@ inline void forward(const Encoder &e, const std::uint16_t (*bins)[kMaxDim], int 
     }
 }
 
-// The cheapest way round for the bins of V blocks: x(i) ... x(i - 3) of each value i, in bits 0 to 3.
+// The cheapest way round for the bins of V blocks: what Encoder::nearest says of each value, with x in bit 7.
 template <int V>
-inline void cheapest(const Encoder &e, const std::uint16_t (*bins)[kMaxDim], int block, std::uint8_t (*ways)[kMaxDim]) {
+inline void cheapest(const Encoder &e, const std::uint16_t (*bins)[kMaxDim], int block,
+                     std::uint16_t (*found)[kMaxDim]) {
     H states[V];
     std::uint8_t decisions[V][kMaxDim];
     int start[V], state[V];
@@ -77,7 +78,8 @@ inline void cheapest(const Encoder &e, const std::uint16_t (*bins)[kMaxDim], int
         const int value = e.path[kSeam + step];
         for (int v = 0; v < V; ++v) {
             const int way = state[v] | (decisions[v][step] >> state[v] & 1) << 3;
-            ways[v][value] = static_cast<std::uint8_t>(way);
+            const int nearest = e.nearest[4 * bins[v][value] + (kSubsets >> 2 * way & 3)];
+            found[v][value] = static_cast<std::uint16_t>(nearest | (way & 1) << 7);
             state[v] = way >> 1;
         }
     }
@@ -97,22 +99,24 @@ inline void bins_of(const Encoder &e, const float *y, int block, std::uint16_t *
     }
 }
 
-// The codes of a block from its way: WIDE bits of the wide plane, in its own order, and those of the narrow (or only)
-// one of NARROW bits. Returns the sum of the squares of the levels.
+// The codes of a block: WIDE bits of the wide plane, in its own order, and those of the narrow (or only) one of NARROW
+// bits. Returns the sum of the squares of the levels.
 template <int WIDE, int NARROW>
-inline int codes_of(const Encoder &e, const std::uint16_t *bins, const std::uint8_t *ways, int block,
-                    std::uint8_t *wide, std::uint8_t *narrow) {
-    constexpr int kApart = WIDE > 0 ? WIDE / NARROW : 1;
+inline int codes_of(const std::uint16_t *found, int block, std::uint8_t *wide, std::uint8_t *narrow) {
     int squares = 0;
-    const int each = block / kApart;
-    for (int run = 0, value = 0; run < each; ++run)
-        for (int part = 0; part < kApart; ++part, ++value) {
-            const int way = ways[value], subset = kSubsets >> 2 * way & 3;
-            const int u = e.numbers[4 * bins[value] + subset], level = e.levels[4 * u + subset];
-            squares += level * level;
-            if constexpr (WIDE > 0) wide[part * each + run] = static_cast<std::uint8_t>(u & ((1 << WIDE) - 1));
-            narrow[value] = static_cast<std::uint8_t>((way & 1) | u >> WIDE << 1);
-        }
+    for (int i = 0; i < block; ++i) {
+        const int magnitude = found[i] >> 8;
+        squares += magnitude * magnitude;
+    }
+    for (int i = 0; i < block; ++i)
+        narrow[i] = static_cast<std::uint8_t>((found[i] >> 7 & 1) | (found[i] & 31) >> WIDE << 1);
+    if constexpr (WIDE > 0) {
+        constexpr int kApart = WIDE / NARROW;
+        const int each = block / kApart;
+        for (int part = 0; part < kApart; ++part)
+            for (int i = 0; i < each; ++i)
+                wide[part * each + i] = static_cast<std::uint8_t>(found[kApart * i + part] & ((1 << WIDE) - 1));
+    }
     return squares;
 }
 

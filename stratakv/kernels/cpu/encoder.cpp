@@ -25,8 +25,10 @@ Encoder make_encoder(int form, int dim, int nbytes, int blocks, int bits, Rotati
         if (numbers.size() != 4 * Encoder::kBins || costs.size() != numbers.size() ||
             integers.size() != std::size_t(2) << bits)
             throw std::invalid_argument("a trellis has a number and a cost a bin and subset, and two levels a code");
-        e.bins = bins, e.levels = integers;
-        e.numbers.assign(numbers.begin(), numbers.end()), e.costs.assign(costs.begin(), costs.end());
+        e.bins = bins, e.costs.assign(costs.begin(), costs.end());
+        for (std::size_t i = 0; i < numbers.size(); ++i)
+            e.nearest.push_back(
+                static_cast<std::uint16_t>(numbers[i] | std::abs(integers[4 * numbers[i] + i % 4]) << 8));
         const int block = dim / blocks, stride = block / 8;  // strides of 8 values
         for (int i = -Encoder::kSeam; i < block + Encoder::kSeam; ++i) {
             const int at = (i % block + block) % block;
