@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from stratakv.engine.load import LoadedModel
+from stratakv.kernels.encode import encode
 from stratakv.kvtypes import KVType, kv_type
 from stratakv.measure.divergence import Floats
 
@@ -61,7 +62,7 @@ def gradient_damage(loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str]
 
 
 def _error(type_: KVType, x: torch.Tensor) -> torch.Tensor:
-    return type_.decode(type_.encode(x), x.shape[-1]) - x
+    return type_.decode(encode(type_, x), x.shape[-1]) - x
 
 
 def _trace(layer: Any, index: int, states: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from stratakv.errors import UserError
+from stratakv.kernels.encode import encode
 from stratakv.kvtypes import kv_type
 
 _NODE = re.compile(rb"([KV])cur-(\d+)")
@@ -194,7 +195,8 @@ class LlamaProbe:
         values = np.empty(count, dtype=np.float32)
         self._ggml.ggml_backend_tensor_get(tensor, values.ctypes.data, 0, values.nbytes)
         type_ = kv_type(self._wanted[cell])
-        stored = type_.decode(type_.encode(torch.from_numpy(values).view(-1, heads, dim)), dim).float().contiguous()
+        packed = encode(type_, torch.from_numpy(values).view(-1, heads, dim))
+        stored = type_.decode(packed, dim).float().contiguous()
         self._ggml.ggml_backend_tensor_set(tensor, stored.data_ptr(), 0, values.nbytes)
 
     def close(self) -> None:

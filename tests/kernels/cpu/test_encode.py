@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stratakv import UserError
 from stratakv.engine.cache.layers import PackedLayer
 from stratakv.kernels.choice import kernel_names
+from stratakv.kernels.encode import encode
 from stratakv.kvtypes import kv_type, type_names
 
 KERNELS = [name for name in kernel_names() if name != "torch"]
@@ -53,6 +54,19 @@ def test_bytes_of_any_values(name: str, values: list[float], dim: int) -> None:
         expected = stored(patch, "torch", name, [x])
         for kernel in KERNELS:
             assert torch.equal(stored(patch, kernel, name, [x]), expected), kernel
+
+
+@pytest.mark.parametrize("kernel", kernel_names())
+def test_vectors_outside_of_a_cache(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRATAKV_KERNEL", kernel)
+    for name in ("turbo4", "tcq5", "q4_0_rot", "f16"):
+        type_ = kv_type(name)
+        for shape in ((3, 70, 64), (1, 128), (0, 64), (130, 80)):
+            x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+            assert torch.equal(encode(type_, x), type_.encode(x)), (name, shape)
+        for bad, words in ((float("nan"), "non-finite"), (1e30, "too large")):
+            with pytest.raises(ValueError, match=words):
+                encode(type_, torch.full((2, 64), bad))
 
 
 @pytest.mark.parametrize("kernel", kernel_names())
