@@ -41,7 +41,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to tune on (the embedded tuning text)")
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=f"tokens of a context ({DEFAULT_CONTEXT})")
     parser.add_argument(
-        "--effort", choices=("quick", "normal", "full"), default="quick", help="how much is measured (quick)"
+        "--effort",
+        choices=("first", "quick", "normal", "full"),
+        default="quick",
+        help="how much is measured; first: gradients alone, in a minute (quick)",
     )
     parser.add_argument("--name", help="of the profile (tuned-BPV)")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""How much is measured: three sizes of the same work."""
+"""How much is measured: a first profile from gradients alone, and three sizes of the whole work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Effort:
     """Counts. gradient_contexts, draws: of the gradient. ablated_types: how many types every cell is measured with, in
     ablation_batches. designed: random assignments that correct the gradients, a batch each. drawn: candidates beside the
-    solution, compared in search_batches. swaps: steps of local search with `neighbours` each. Batches are of
+    solution, compared in search_batches (0: the predictions' solution is taken unmeasured). swaps: steps of local search with
+    `neighbours` each. Batches are of
     `Measurer.batch` contexts. validate_contexts: for the tuning's own report."""
 
     gradient_contexts: int
@@ -25,6 +26,7 @@ class Effort:
 
 
 EFFORTS = {
+    "first": Effort(8, 1, 0, 0, 0, 0, 0, 0, 0, 4),
     "quick": Effort(8, 2, 2, 1, 200, 4, 4, 0, 0, 12),
     "normal": Effort(16, 2, 3, 2, 500, 8, 12, 1, 8, 24),
     "full": Effort(32, 2, 6, 4, 1500, 16, 24, 3, 16, 48),

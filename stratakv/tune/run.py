@@ -125,15 +125,17 @@ def tune(
     told = headroom(problem, predicted)
     say(told["words"])
 
-    if problem.settled(predicted) is None:
+    if problem.settled(predicted) is not None:  # nothing to find out
+        effort = replace(effort, designed=0, drawn=0, swaps=0)
+    elif effort.ablation_batches:
         ablated = _types_to_ablate(problem, found, predicted, effort.ablated_types)
         found = by_ablation(measurer, found, ablated, range(effort.ablation_batches))
-    else:  # nothing to find out
-        effort = replace(effort, designed=0, drawn=0, swaps=0)
     terms = Terms(found.types, start, found.damage.mean(axis=0))
-    with measurer.stage("design"):
-        rows = measured_rows(measurer, terms, designed(problem, terms, effort.designed))
-        level = float(measurer.klds([start], range(len(split.select) // measurer.batch)).mean())
+    rows, level = list[Measured](), terms.level
+    if effort.search_batches:
+        with measurer.stage("design"):
+            rows = measured_rows(measurer, terms, designed(problem, terms, effort.designed))
+            level = float(measurer.klds([start], range(len(split.select) // measurer.batch)).mean())
     of = range(len(rows))
     rows += _ablated_rows(found)
     best = search(measurer, problem, terms, level, rows, effort)
@@ -342,11 +344,11 @@ def _validated(
     reference: Profile,
     measurer: Measurer,
 ) -> list[dict[str, Any]]:
-    """compare/1 rows on the part of the text that no choice has seen."""
+    """compare/1 rows on the part of the text that no choice has seen; beside uniform types where those are few of the passes."""
     profiles = [profile, reference]
     if any(reference.spans):
         profiles.append(replace(reference, name=_name_of(reference.pairs), spans=()))
-    for text in COMPARED:
+    for text in COMPARED if EFFORTS[request.effort].search_batches else ():
         try:
             each = spanned(resolve(text, loaded.geometry), request.spans)
         except UserError:

@@ -116,6 +116,8 @@ def search(
     # without rows the gradients' own level: against a measured one, coarse types' bias would make fine types look perfect
     model = fitted(terms, level if rows else terms.level, rows)
     solution = problem.solve(model.damages())
+    if not effort.search_batches:
+        return Found(solution.pairs, solution.cost, model, solution)
     drawn = [problem.solve(model.drawn(rng)).pairs for _ in range(effort.drawn)]
     with measurer.stage("candidates"):
         base = measurer.klds([terms.operating], batches, terms.operating)[0]

@@ -85,6 +85,19 @@ def test_a_profile_within_the_budget_and_its_evidence(tuned: tuple[Path, list[st
     assert len(options) == 12
 
 
+def test_a_first_profile_takes_gradients_alone(tmp_path: Path) -> None:
+    words = ["tune", "-m", "embedded", "-c", "64", "--effort", "first", "--types", "turbo3,turbo4,turbo5"]
+    assert main([*words, "--out", str(tmp_path), "--name", "mine"]) == 0
+    data = json.loads((tmp_path / "mine.evidence.json").read_text())
+    stages = {stage["name"]: stage["forward_passes"] for stage in data["cost"]["stages"]}
+    assert stages == {"gradient": 24, "validation": 12}
+    assert not data["fidelity"]["points"] and not any(cell["kld"] for cell in data["sensitivity"]["cells"])
+    assert data["chosen"]["bytes_per_token"] <= 3168
+    assert len({tuple(pair) for pair in data["chosen"]["pairs"]}) > 1
+    assert [row["verdict_kind"] for row in data["rows"]][1] == "reference"
+    assert "mine" in (tmp_path / "mine.html").read_text()
+
+
 def test_the_report_is_beside_it(tuned: tuple[Path, list[str]]) -> None:
     out, _ = tuned
     page = (out / "mine.html").read_text()
