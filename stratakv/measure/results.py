@@ -51,8 +51,11 @@ def compare(
     baseline, scores = measure(loaded, contexts, profiles, batch=batch, progress=lambda done, _: progress(done, total))
     measured = None
     if far_contexts:
-        measured = measure(
-            loaded, far_contexts, profiles, batch=batch, progress=lambda done, _: progress(passes + done, total)
+        measured = (
+            far_contexts.context,
+            *measure(
+                loaded, far_contexts, profiles, batch=batch, progress=lambda done, _: progress(passes + done, total)
+            ),
         )
     rows = quality_rows(profiles, scores, baseline, index, contexts.context, measured)
     return {

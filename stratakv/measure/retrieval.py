@@ -18,6 +18,7 @@ from stratakv.machine import machine
 from stratakv.measure.corpus import Text
 from stratakv.measure.intervals import Interval, mean_interval
 from stratakv.measure.needles import CAN, NEEDLES, Haystack, Retrieved, ask
+from stratakv.measure.rows import sizes
 from stratakv.measure.run import BASELINE, Progress
 from stratakv.measure.table import WIDTH, align, format_warnings, labels, legend, significant
 from stratakv.profile import Profile, resolve
@@ -143,9 +144,8 @@ def _row(profile: Profile, answers: Retrieved, f16: Retrieved, haystacks: Sequen
     return {
         "name": profile.name,
         "profile": [list(pair) for pair in profile.pairs],
-        "bytes_per_token": profile.bytes_per_token,
-        "bpv": profile.bpv,
-        "context_bytes": profile.bytes_at(len(haystacks[0].ids)),
+        "spans": [each.to_json() for each in profile.spans],
+        **sizes(profile, len(haystacks[0].ids)),
         "allocated_bytes": answers.allocated,
         "right": float(answers.right.mean()),
         "right_ci95": list(share_interval(int(answers.right.sum()), len(answers.right))),

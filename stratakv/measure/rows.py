@@ -23,11 +23,11 @@ def quality_rows(
     baseline: Scores,
     reference: int,
     context: int,
-    far: tuple[Scores, Sequence[Scores]] | None = None,
+    far: tuple[int, Scores, Sequence[Scores]] | None = None,
 ) -> list[dict[str, Any]]:
     """One JSON row a profile, in the given order. reference: index of the profile that KLD differences are taken against.
-    context: tokens of a context. Every Scores needs its kld. Intervals are null below MIN_BLOCKS contexts. far: baseline's
-    and profiles' scores of far predictions; a row's "far" then has the same numbers of those, else it is null.
+    context: tokens of a context. Every Scores needs its kld. Intervals are null below MIN_BLOCKS contexts. far: tokens
+    of a far context, and baseline's and profiles' scores there; a row's "far" then has the same numbers of those, else null.
     """
     rows = [
         {
@@ -40,8 +40,15 @@ def quality_rows(
     _add_verdicts(rows, reference)
     if far is None:
         return [{**row, "far": None} for row in rows]
-    far_baseline, far_scores = far
-    found = [_likelihood(each) | _divergences(each, far_baseline, far_scores[reference]) for each in far_scores]
+    far_context, far_baseline, far_scores = far
+    found = [
+        {
+            **sizes(profile, far_context),
+            **_likelihood(each),
+            **_divergences(each, far_baseline, far_scores[reference]),
+        }
+        for profile, each in zip(profiles, far_scores, strict=True)
+    ]
     whole = [row | each for row, each in zip(rows, found, strict=True)]
     _add_verdicts(whole, reference)
     return [
@@ -60,19 +67,25 @@ def _add_verdicts(rows: Sequence[dict[str, Any]], reference: int) -> None:
 def likelihood_row(profile: Profile, scores: Scores, context: int) -> dict[str, Any]:
     """The part of a row that needs no reference: bytes, PPL with its standard error, time.
 
-    context: tokens of a context; context_bytes is what the types take for them, allocated_bytes what the cache took. Bytes a
-    token and bpv count spans as they are at this context.
+    context: tokens of a context. allocated_bytes: what the cache took.
     """
     return {
         "name": profile.name,
         "profile": [list(pair) for pair in profile.pairs],
         "spans": [each.to_json() for each in profile.spans],
-        "bytes_per_token": profile.bytes_per_token_at(context),
-        "bpv": profile.bpv_at(context),
-        "context_bytes": profile.bytes_at(context),
+        **sizes(profile, context),
         "allocated_bytes": scores.allocated,
         **_likelihood(scores),
         "warnings": [*profile.warnings, *_of_spans(profile, context)],
+    }
+
+
+def sizes(profile: Profile, context: int) -> dict[str, Any]:
+    """What a context of so many tokens takes by the types' arithmetic; bytes a token and bpv count spans as they are there."""
+    return {
+        "bytes_per_token": profile.bytes_per_token_at(context),
+        "bpv": profile.bpv_at(context),
+        "context_bytes": profile.bytes_at(context),
     }
 
 

@@ -64,7 +64,9 @@ def judge(
             store.close()
 
     baseline, scores = measured(contexts, f"judge {batch}", 0)
-    far_scores = measured(far_contexts, f"judge {batch} far {far_contexts.first}", there) if far_contexts else None
+    far_scores = None
+    if far_contexts:
+        far_scores = far_contexts.context, *measured(far_contexts, f"judge {batch} far {far_contexts.first}", there)
     index = next(i for i, profile in enumerate(profiles) if profile.storages == reference.storages)
     rows = quality_rows(profiles, scores, baseline, index, contexts.context, far_scores)
     for row, family in zip(rows, families, strict=True):

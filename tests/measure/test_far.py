@@ -191,7 +191,8 @@ def test_rows_have_the_same_numbers_of_far_predictions(data: dict[str, Any], cop
     assert change is not None
     assert turbo2["kld_diff_ci95"] == pytest.approx([end * turbo4["kld_mean"] for end in change])
     assert {metric.field for metric in METRICS} < set(turbo2)
-    assert not {"name", "bytes_per_token", "allocated_bytes", "far"} & set(turbo2), "what a row has once"
+    assert turbo2["context_bytes"] == 2048 * turbo2["bytes_per_token"], "of a far context"
+    assert not {"name", "allocated_bytes", "far"} & set(turbo2), "what a row has once"
 
 
 def test_the_table_has_both(data: dict[str, Any]) -> None:
