@@ -72,10 +72,10 @@ def check_far_options(args: argparse.Namespace, model_context: int) -> None:
 
 
 def far_for_measuring(args: argparse.Namespace, loaded: LoadedModel, contexts: Contexts) -> FarContexts | NoFar:
-    """The far contexts of the same text; what they are, or why there are none, in the result's own words."""
-    from stratakv.measure.far import far_contexts
+    """The far contexts of the same text, and a line that says what they cost. Why there are none stands in the result."""
+    from stratakv.measure.far import FarContexts, far_contexts
 
-    return far_contexts(
+    far = far_contexts(
         contexts.text,
         loaded.tokenizer,
         args.far,
@@ -83,6 +83,13 @@ def far_for_measuring(args: argparse.Namespace, loaded: LoadedModel, contexts: C
         context=args.ctx_size,
         model_context=loaded.geometry.context,
     )
+    if isinstance(far, FarContexts):
+        n = len(far.ids)
+        say(
+            f"far predictions: {n} forward passes of {far.context:,} tokens for f16 and for each profile, if the model copies; "
+            "--far 0 leaves them out"
+        )
+    return far
 
 
 def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]:

@@ -53,6 +53,7 @@ def test_far_predictions_are_asked_for_by_default(capsys: pytest.CaptureFixture[
     assert "doesn't copy" in data["far"]["words"]
     assert "no far predictions: strata-8m-q8_0 doesn't copy" in err
     assert "--far 4 --far-ctx-size 512" in data["command"]
+    assert "far predictions: 4 forward passes of 512 tokens for f16 and for each profile" in err
 
 
 def test_json_on_standard_output_has_it_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
