@@ -274,7 +274,7 @@ inline Rounding round_weights(const Attention &a, const Work &w, bool whole) {
     return rounding;
 }
 
-// What the loops over codes don't ask for: scales and high bits of V; for floats, which are read row by row,
+// What the loops over codes don't ask for: scales; for floats, which are read row by row,
 // everything.
 inline void prefetch_rest(const Attention &a, const std::uint8_t *next) {
     auto region = [&](std::int64_t offset, std::int64_t bytes) {
@@ -288,7 +288,6 @@ inline void prefetch_rest(const Attention &a, const std::uint8_t *next) {
         region(side->scale, std::int64_t(side->blocks) * kPageTokens * 2);
         if (side->has_minimum) region(side->minimum, std::int64_t(side->blocks) * kPageTokens * 2);
     }
-    if (integer_side(a, a.v)) region(a.v.high, std::int64_t(a.v.high_bytes) * kPageTokens);
 }
 
 inline void finish(const Attention &a, const Work &w, const Partial &partial) {

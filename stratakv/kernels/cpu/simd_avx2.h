@@ -72,6 +72,10 @@ template <int N>
 inline I shl16(I a) {
     return each([&](int i) { return _mm256_slli_epi16(a.v[i], N); });
 }
+// Each lane by its own count, below 32.
+inline I shr_lanes(I a, I counts) {
+    return each([&](int i) { return _mm256_srlv_epi32(a.v[i], counts.v[i]); });
+}
 inline I and_(I a, I b) {
     return each([&](int i) { return _mm256_and_si256(a.v[i], b.v[i]); });
 }

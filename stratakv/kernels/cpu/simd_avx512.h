@@ -53,6 +53,8 @@ inline I shl16(I a) {
     if constexpr (N == 0) return a;
     return {_mm512_slli_epi16(a.v, N)};
 }
+// Each lane by its own count, below 32.
+inline I shr_lanes(I a, I counts) { return {_mm512_srlv_epi32(a.v, counts.v)}; }
 inline I and_(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline I or_(I a, I b) { return {_mm512_or_si512(a.v, b.v)}; }
 inline I xor_(I a, I b) { return {_mm512_xor_si512(a.v, b.v)}; }

@@ -81,6 +81,10 @@ template <int N>
 inline I shl16(I a) {
     return each([&](int i) { return s8(vshlq_n_u16(u16(a.v[i]), N)); });
 }
+// Each lane by its own count, below 32.
+inline I shr_lanes(I a, I counts) {
+    return each([&](int i) { return s8(vshlq_u32(u32(a.v[i]), vnegq_s32(s32(counts.v[i])))); });
+}
 inline I and_(I a, I b) {
     return each([&](int i) { return vandq_s8(a.v[i], b.v[i]); });
 }

@@ -81,6 +81,10 @@ template <int N>
 inline I shl16(I a) {
     return each([&](int i) { return as<UnsignedWords>(as<UnsignedShorts>(a.v[i]) << N); });
 }
+// Each lane by its own count, below 32.
+inline I shr_lanes(I a, I counts) {
+    return each([&](int i) { return a.v[i] >> counts.v[i]; });
+}
 inline I and_(I a, I b) {
     return each([&](int i) { return a.v[i] & b.v[i]; });
 }

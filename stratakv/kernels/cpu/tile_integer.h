@@ -122,7 +122,7 @@ void scores_of(const Side &side, const std::uint8_t *tile, const IntegerQuery &q
                                 codes = kShift ? xor_(unit, set4(0x80808080u)) : unit;
                             } else {
                                 I index = base_part<C>(unit, sub);
-                                if constexpr (kHasHigh<C>) index = join<C>(index, high_k<C>(high, w, sub));
+                                if constexpr (kHasHigh<C>) index = join_k<C>(index, high_k<C>(high, w, sub));
                                 codes = lookup<Packing<C>::kIndexBits>(index, entries);
                             }
                             multiply(codes, q + sub * R * 2, step * kSub + sub);
@@ -250,11 +250,17 @@ inline void round_to_two_planes(const float *weights, const float *scales, Round
     *sum = positive ? 0 : static_cast<std::int32_t>(hsum(total));
 }
 
+// What is asked for while a unit of a group of 4 tokens is read.
+struct Next {
+    const std::uint8_t *first;
+    std::ptrdiff_t group, unit;
+};
+
 // Adds weights . V of R rows for U units from `unit` on: out[r][(unit * kSub + sub) * 16 + lane], lanes in unit order.
 template <Codes C, int R, int U, Rounding W>
 void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, int unit,
-                 int block, float *out, std::size_t out_stride, std::ptrdiff_t ahead) {
-    constexpr int kSub = Packing<C>::kSub;
+                 int block, float *out, std::size_t out_stride, const Next &next) {
+    constexpr int kSub = Packing<C>::kSub, kHighBits = Packing<C>::kIndexBits - Packing<C>::kBase;
     constexpr bool kSigned = W == Rounding::negative_too;
     constexpr int kPlanes = planes_of(W);
     const Table entries = table(side.table, kSigned ? kCodeOffset : 0);
@@ -275,14 +281,17 @@ void weigh_units(const Side &side, const std::uint8_t *tile, const IntegerWeight
 #pragma GCC unroll 4
         for (int u = 0; u < U; ++u) {
             const I bytes = load(base + u * 64);
-            prefetch(base + u * 64 + ahead);
+            const std::uint8_t *ahead = next.first + group * next.group + (unit + u) * next.unit;
+            prefetch(ahead);
+            if constexpr (kHasHigh<C>)
+                prefetch(ahead + (high - base) + (unit + u) * (64 / Packing<C>::kBase * kHighBits) - u * 64);
 #pragma GCC unroll 4
             for (int s = 0; s < kSub; ++s) {
                 if constexpr (Packing<C>::kBase == 8) {
                     codes[u][s] = C == Codes::byte_index ? xor_(bytes, set4(0x80808080u)) : bytes;
                 } else {
                     I index = base_part<C>(bytes, s);
-                    if constexpr (kHasHigh<C>) index = join<C>(index, high_v<C>(high, unit + u, s));
+                    if constexpr (kHasHigh<C>) index = join_v<C>(index, high_v<C>(high, unit + u, s));
                     codes[u][s] = lookup<Packing<C>::kIndexBits>(index, entries);
                 }
             }
@@ -329,14 +338,14 @@ constexpr int kWeighRows = 16 / (Packing<C>::kSub * planes_of(W));
 // The same for all units of a block, `first` to `first + units`, as many at once as registers hold.
 template <Codes C, int R, Rounding W>
 void weigh_block(const Side &side, const std::uint8_t *tile, const IntegerWeights &weights, int row, int block,
-                 int first, int units, float *out, std::size_t out_stride, std::ptrdiff_t ahead) {
+                 int first, int units, float *out, std::size_t out_stride, const Next &next) {
     constexpr int kFit = 16 / (R * Packing<C>::kSub * planes_of(W));
     constexpr int U = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
     int unit = first;
     for (; unit + U <= first + units; unit += U)
-        weigh_units<C, R, U, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
+        weigh_units<C, R, U, W>(side, tile, weights, row, unit, block, out, out_stride, next);
     for (; unit < first + units; ++unit)
-        weigh_units<C, R, 1, W>(side, tile, weights, row, unit, block, out, out_stride, ahead);
+        weigh_units<C, R, 1, W>(side, tile, weights, row, unit, block, out, out_stride, next);
 }
 
 // All rows, in runs of 8, 4, 2 and 1.
@@ -368,9 +377,11 @@ void all_weighed(const Side &side, const std::uint8_t *tile, const IntegerWeight
                  std::size_t out_stride, std::ptrdiff_t ahead) {
     const int units = (side.base_bytes / side.blocks + 15) / 16;
     for_rows<C, W>(rows, [&](auto count, int row) {
+        // the first run asks for all of it
+        const Next next{tile + side.base + (row ? 0 : ahead), side.base_bytes * 4, 64};
         for (int block = 0; block < side.blocks; ++block)
             weigh_block<C, decltype(count)::value, W>(side, tile, weights, row, block, block * units, units,
-                                                      out + row * out_stride, out_stride, ahead);
+                                                      out + row * out_stride, out_stride, next);
     });
 }
 
@@ -384,15 +395,19 @@ void all_weighed_trellis(const Side &side, const std::uint8_t *tile, const Integ
     Side bytes = side;  // of one block, as bytes
     bytes.base = bytes.high = bytes.high_bytes = 0, bytes.base_bytes = side.dim / side.blocks;
     const int units = (bytes.base_bytes + 15) / 16;
+    // the next tile's V, both planes, evenly over all units
+    const int groups = kPageTokens / 4, share = (side.base_bytes + side.high_bytes) * 4 / (side.blocks * units);
     for (int block = 0; block < side.blocks; ++block) {
         for (int group = 0; group < kPageTokens / 4; ++group)
             trellis_v<C>(tile + side.base + std::size_t(group * side.blocks + block) * base_bytes * 4,
                          tile + side.high + std::size_t(group * side.blocks + block) * high_bytes * 4, base_bytes,
-                         entries, ahead, codes + std::size_t(group) * bytes.base_bytes * 4);
+                         entries, codes + std::size_t(group) * bytes.base_bytes * 4);
         for_rows<Codes::byte, W>(rows, [&](auto count, int row) {
+            const Next next{tile + side.base + (row ? 0 : ahead + block * units * groups * share), row ? 0 : share,
+                            row ? 0 : groups * share};
             weigh_block<Codes::byte, decltype(count)::value, W>(bytes, codes, weights, row, block, 0, units,
                                                                 out + row * out_stride + block * units * 16, out_stride,
-                                                                0);
+                                                                next);
         });
     }
 }

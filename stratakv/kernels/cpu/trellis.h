@@ -123,7 +123,7 @@ template <Codes C, typename Use>
 // too. base, high: the block's planes, base_bytes and high_bytes: of one token.
 template <Codes C, typename Entries>
 inline void trellis_v(const std::uint8_t *base, const std::uint8_t *high, int base_bytes, const Entries &entries,
-                      std::ptrdiff_t ahead, std::uint8_t *codes) {
+                      std::uint8_t *codes) {
     using T = Trellis<C>;
     constexpr int kSub = Packing<C>::kSub, kStep = T::kStep;
     const std::uint8_t *narrow = T::kWide ? high : base;
@@ -141,17 +141,12 @@ inline void trellis_v(const std::uint8_t *base, const std::uint8_t *high, int ba
         } else {
             x1 = load(at - 4 * kStep), x2 = load(at - 8 * kStep), x3 = load(at - 12 * kStep);
         }
-        if (!T::kWide) prefetch(at + ahead);
         const Narrow part = narrow_part<C>(x, x1, x2, x3);
         I index[T::kRatio][kSub];
 #pragma GCC unroll 4
         for (int turn = 0; turn < T::kRatio; ++turn) {
             I wide = x;
-            if constexpr (T::kWide) {
-                const std::uint8_t *bytes = base + std::size_t(turn * narrow_bytes + unit * 16) * 4;
-                wide = load(bytes);
-                prefetch(bytes + ahead);
-            }
+            if constexpr (T::kWide) wide = load(base + std::size_t(turn * narrow_bytes + unit * 16) * 4);
             indices_of<C>(part, turn, wide, index[turn]);
         }
 #pragma GCC unroll 4

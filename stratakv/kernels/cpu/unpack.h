@@ -166,44 +166,44 @@ inline I high_k(const std::uint8_t *high, int w, int sub) {
     }
 }
 
-// One bit mask a lane, its byte repeated: lane i tests bit FIRST + STEP * (i % PERIOD).
-template <int FIRST_STEP, int PERIOD>
-inline I lane_bits(int first) {
+// Lane i moved down by BITS * (i % PERIOD) bits.
+template <int BITS, int PERIOD>
+inline I stagger(I a) {
     alignas(64) std::uint32_t lanes[16];
-    for (int i = 0; i < 16; ++i) {
-        const int bit = first + FIRST_STEP * (i % PERIOD);
-        lanes[i] = 0x01010101u << bit;
-    }
-    return load(lanes);
+    for (int i = 0; i < 16; ++i) lanes[i] = BITS * (i % PERIOD);
+    return shr_lanes(a, load(lanes));
 }
 
 // High bits of V's unit: bytes 16u ... 16u + 15 of the base plane, 4 tokens. `high`: the high region of these tokens.
+// Those of part `sub` are moved to their place in the index, others lie around them.
 template <Codes C>
 inline I high_v(const std::uint8_t *high, int u, int sub) {
     if constexpr (C == Codes::pair_1) {  // byte B: high byte B / 2, bit 4 (B % 2) + sub
-        return where_bit(spread<2>(high + u * 32), lane_bits<4, 2>(sub), set4(0x04040404u));
+        const I bits = stagger<4, 2>(spread<2>(high + u * 32));
+        return sub == 0 ? shl16<2>(bits) : sub == 1 ? shl16<1>(bits) : sub == 2 ? bits : shr16<1>(bits);
     } else if constexpr (C == Codes::nibble_1) {  // byte B: high byte B / 4, bit 2 (B % 4) + sub
-        return where_bit(spread<4>(high + u * 16), lane_bits<2, 4>(sub), set4(0x10101010u));
+        const I bits = stagger<2, 4>(spread<4>(high + u * 16));
+        return sub == 0 ? shl16<4>(bits) : shl16<3>(bits);
     } else if constexpr (C == Codes::nibble_2) {  // byte B: high byte B / 2, bits 4 (B % 2) + 2 sub
-        const I bytes = spread<2>(high + u * 32);
-        const I odd_lanes = and_(lane_bits<4, 2>(0), set4(0x10101010u));  // 0x10 in odd lanes
-        const I low = and_(sub == 0 ? shl16<4>(bytes) : shl16<2>(bytes), set4(0x30303030u));
-        const I up = and_(sub == 0 ? bytes : shr16<2>(bytes), set4(0x30303030u));
-        return or_(where_bit(odd_lanes, set4(0x10101010u), up),
-                   where_bit(xor_(odd_lanes, set4(0x10101010u)), set4(0x10101010u), low));
+        const I bits = stagger<4, 2>(spread<2>(high + u * 32));
+        return sub == 0 ? shl16<4>(bits) : shl16<2>(bits);
     } else {  // halves_1: unit u is block u: lane i: value i + 16 sub: high byte i / 8 + 2 sub, bit i % 8
         static_assert(C == Codes::halves_1);
-        return where_bit(spread<8>(high + u * 16 + sub * 8), lane_bits<1, 8>(0), set4(0x10101010u));
+        return shl16<4>(stagger<1, 8>(spread<8>(high + u * 16 + sub * 8)));
     }
 }
 
-// Indices (or, for whole bytes, signed values) of part `sub`; what lies above kIndexBits is undefined unless masked
-// here.
+// The index of a base part whose upper bits aren't clear and of high bits: for K in their place alone, for V others lie
+// around them.
 template <Codes C>
-inline I join(I base, I high) {
-    using P = Packing<C>;
-    constexpr std::uint32_t mask = P::kBase == 4 ? 0x0f0f0f0fu : 0x03030303u;
-    return or_(and_(base, set4(mask)), high);
+constexpr std::uint32_t kBaseMask = Packing<C>::kBase == 4 ? 0x0f0f0f0fu : 0x03030303u;
+template <Codes C>
+inline I join_k(I base, I high) {
+    return or_(and_(base, set4(kBaseMask<C>)), high);
+}
+template <Codes C>
+inline I join_v(I base, I high) {
+    return select(set4(kBaseMask<C>), base, high);
 }
 
 }  // namespace
