@@ -282,10 +282,9 @@ class PackedLayers:
         end: int,
         table: int,
         layouts: Sequence[Layout],
+        sealed: Sequence[Layout],
         kernel: str,
         precise: bool,
-        sequences: int,
-        decoding: int,
         x: int,
         rows: int,
         angle_rows: int,
@@ -294,7 +293,7 @@ class PackedLayers:
         threads: int,
     ) -> tuple[int, int, int, str]:
         """
-        Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][10], addresses of cos, sin, then base, stride, slots, pages, page_start, query_start, first, last. Returns (layer, side, what, kernel) as `append` and `attend`, layer -1: good.
+        Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][22], addresses of cos, sin, then base, stride, slots, pages, page_start, query_start, first, last, number of sequences and of those that decode; then the same of sealed pages, base 0 without. layouts: of the pages that are written; sealed: of the others, any where there are none. Returns (layer, side, what, kernel) as `append` and `attend`, layer -1: good.
         """
 
 def rms_norm(x: int, weight: int, epsilon: float, rows: int, dim: int, out: int, threads: int) -> None:

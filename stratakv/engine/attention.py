@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
 from stratakv.engine.cache.handle import CannotBatchError, PackedStates
+from stratakv.errors import UserError
 from stratakv.kernels.choice import TORCH
-from stratakv.kernels.kernel import Kernel, Options
+from stratakv.kernels.kernel import Options
 from stratakv.kernels.placing import Placed
+from stratakv.kernels.spans import Mixture, Seen
 from stratakv.kernels.step import Step
 
 NAME = "stratakv"
@@ -66,26 +68,33 @@ def _attend(
     usual = not dropout and not given - _IN_THE_MASK - _IMPLEMENTED
     placed = key.placed if isinstance(key, PackedStates) else None
     is_causal = kwargs.get("is_causal")
-    if placed is not None and placed.step.rectangle is None:
+    if placed is not None and placed.shape is None:
         if not usual or is_causal is False:
             raise CannotBatchError(f"{type(module).__name__} asks for attention that no kernel has")
-        return _packed(query, placed, placed.step, scaling, kwargs), None
+        return _packed(query, placed, placed.causal(), scaling, kwargs), None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(causal) and attention_mask is None and query.shape[2] > 1
     if not isinstance(value, PackedStates) or value.placed is not placed:
         placed = None
     if placed is None or not usual or kwargs.get("output_attentions") or not _fits(placed.step, query):
-        return _own_attention(module, query, key, value, attention_mask, causal, dropout, scaling, kwargs)
-    step = placed.step
+        options = _Own(attention_mask, causal, dropout, scaling, kwargs)
+        mixture = placed.mixture if placed is not None and _fits(placed.step, query) else None
+        if mixture is None or len(mixture.blocks()) == 1:
+            return _own_attention(module, query, key, value, options)
+        if unknown := given - _IN_THE_MASK - _IMPLEMENTED:
+            names = ", ".join(sorted(unknown))
+            raise UserError(f"{type(module).__name__} asks for {names}: that goes with a profile without spans only")
+        return _own_by_blocks(module, query, key, value, options, mixture)
+    seen = placed.causal()
     if attention_mask is not None:
-        step = step.under(attention_mask)
+        seen = placed.under(attention_mask)
     elif not causal and query.shape[2] > 1:
-        step = step.seeing_all()
-    return _packed(query, placed, step, scaling, kwargs), None
+        seen = placed.seeing_all()
+    return _packed(query, placed, seen, scaling, kwargs), None
 
 
 def _packed(
-    query: torch.Tensor, placed: Placed, step: Step, scaling: float | None, kwargs: dict[str, Any]
+    query: torch.Tensor, placed: Placed, seen: tuple[Seen, ...], scaling: float | None, kwargs: dict[str, Any]
 ) -> torch.Tensor:
     """[batch, q_tokens, q_heads, v_dim]."""
     batch, q_heads, q_tokens, dim = query.shape
@@ -93,8 +102,8 @@ def _packed(
     scale = dim**-0.5 if scaling is None else scaling
     options = Options(scale, softcap=kwargs.get("softcap"), sinks=kwargs.get("s_aux"))
     differentiable = torch.is_grad_enabled() and query.requires_grad
-    kernel: Kernel = TORCH if differentiable else placed.kernel
-    return kernel.attend(rows, placed.pool, step, options).out.view(batch, q_tokens, q_heads, -1)
+    out = placed.attend(rows, seen, options, TORCH if differentiable else None)
+    return out.view(batch, q_tokens, q_heads, -1)
 
 
 def _fits(step: Step, query: torch.Tensor) -> bool:
@@ -102,22 +111,35 @@ def _fits(step: Step, query: torch.Tensor) -> bool:
     return len(step.slots) == query.shape[0] * query.shape[2]
 
 
+class _Own(NamedTuple):
+    """What a model's own attention is told. causal: there is no mask, and the last query sees the last token."""
+
+    mask: torch.Tensor | None
+    causal: bool
+    dropout: float
+    scaling: float | None
+    kwargs: dict[str, Any]
+
+
+def _own_by_blocks(
+    module: torch.nn.Module, query: torch.Tensor, key: Any, value: Any, options: _Own, mixture: Mixture
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """For each block of 128 positions what its queries see, K and V being handles on layers with spans."""
+    mask = _mask(query, key.shape[2], options)
+    found = []
+    for block, rows in mixture.blocks():
+        part = options._replace(mask=None if mask is None else mask[..., rows, :], causal=False)
+        found.append(_own_attention(module, query[:, :, rows], key.decoded(block), value.decoded(block), part))
+    weights = [weight for _, weight in found if weight is not None]
+    return torch.cat([out for out, _ in found], dim=1), torch.cat(weights, dim=2) if weights else None
+
+
 def _own_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    dropout: float,
-    scaling: float | None,
-    kwargs: dict[str, Any],
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: _Own
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The model's own eager attention on decoded tensors: slower, and right for whatever it was given."""
     key, value = (x.decoded() if isinstance(x, PackedStates) else x for x in (key, value))
-    if mask is None and causal:
-        q_tokens, tokens = query.shape[2], key.shape[2]
-        mask = torch.ones(q_tokens, tokens, dtype=torch.bool, device=query.device).tril(tokens - q_tokens)[None, None]
+    mask = _mask(query, key.shape[2], options)
     if mask is not None and mask.dtype == torch.bool:
         minimum = torch.finfo(query.dtype).min
         mask = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill(~mask, minimum)
@@ -127,6 +149,13 @@ def _own_attention(
             f"{type(module).__name__} has no eager attention to fall back to; use attn_implementation='eager'"
         )
     result: tuple[torch.Tensor, torch.Tensor | None] = eager(
-        module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
+        module, query, key, value, mask, dropout=options.dropout, scaling=options.scaling, **options.kwargs
     )
     return result
+
+
+def _mask(query: torch.Tensor, tokens: int, options: _Own) -> torch.Tensor | None:
+    if options.mask is not None or not options.causal:
+        return options.mask
+    q_tokens = query.shape[2]
+    return torch.ones(q_tokens, tokens, dtype=torch.bool, device=query.device).tril(tokens - q_tokens)[None, None]

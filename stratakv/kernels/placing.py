@@ -1,25 +1,85 @@
-"""Cache layers that a compiled step may write to and read from without `update`."""
+"""Cache layers that a compiled step may write to and read from without `update`; and attention over what they placed."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
-from stratakv.kernels.kernel import Kernel
+from stratakv.kernels.kernel import Attended, Kernel, Options, merged
+from stratakv.kernels.spans import Mixture, Seen
 from stratakv.kernels.step import Step
 from stratakv.pages.pool import Pool
 
 
+class Sealed(NamedTuple):
+    """What queries see of a layer's sealed pages, and what reads them."""
+
+    pool: Pool
+    step: Step
+    kernel: Kernel
+
+
 class Placed(NamedTuple):
     """One layer's part of a step: where its tokens go, what its queries see, what reads and writes the pages, and where
-    it says what it couldn't store."""
+    it says what it couldn't store.
+
+    sealed: with spans, what queries see beside the fine pages, if anything. mixture: with spans, where all sequences are equally
+    long.
+    """
 
     pool: Pool
     step: Step
     kernel: Kernel
     status: torch.Tensor
+    sealed: Sealed | None = None
+    mixture: Mixture | None = None
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Sequences, and tokens of each that there are to be seen; None where sequences are of lengths of their own."""
+        if self.mixture is not None:
+            return len(self.mixture), self.mixture.length - self.mixture.start
+        return None if self.step.rectangle is None else (len(self.step), self.step.rectangle.tokens)
+
+    def causal(self) -> tuple[Seen, ...]:
+        """Each query sees the tokens up to its own."""
+        return (Seen(None, self.step, None if self.sealed is None else self.sealed.step),)
+
+    def under(self, mask: torch.Tensor) -> tuple[Seen, ...]:
+        """Queries of equally long sequences see what a mask says."""
+        return (Seen(None, self.step.under(mask), None),) if self.mixture is None else self.mixture.under(mask)
+
+    def seeing_all(self) -> tuple[Seen, ...]:
+        """Queries of equally long sequences see all tokens, later ones too."""
+        return (Seen(None, self.step.seeing_all(), None),) if self.mixture is None else self.mixture.seeing_all()
+
+    def attend(
+        self, query: torch.Tensor, seen: tuple[Seen, ...], options: Options, kernel: Kernel | None = None
+    ) -> torch.Tensor:
+        """The output of attention, as Kernel.attend gives it. kernel: instead of the layer's own."""
+        if seen[0].rows is None:
+            return self._attend(query, seen[0], options, kernel)
+        parts = []
+        for part in seen:
+            rows = torch.from_numpy(part.rows).to(query.device)
+            parts.append((rows, self._attend(query[rows], part, options, kernel)))
+        out = torch.empty(*query.shape[:2], self.pool.layout.v_dim, dtype=query.dtype, device=query.device)
+        return out.index_copy(0, torch.cat([rows for rows, _ in parts]), torch.cat([found for _, found in parts]))
+
+    def _attend(self, query: torch.Tensor, seen: Seen, options: Options, kernel: Kernel | None) -> torch.Tensor:
+        if seen.sealed is None:
+            return (kernel or self.kernel).attend(query, self.pool, seen.fine, options).out
+        assert self.sealed is not None
+        parts: list[Attended] = [
+            (kernel or self.kernel).attend(query, self.pool, seen.fine, options, lse=True),
+            (kernel or self.sealed.kernel).attend(
+                query, self.sealed.pool, seen.sealed, replace(options, sinks=None), lse=True
+            ),
+        ]
+        return merged(parts).out
 
 
 class PlacingLayer(ABC):

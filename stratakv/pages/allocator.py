@@ -70,14 +70,16 @@ class PageAllocator:
         """Whether a used page has more than one reference."""
         return self._references[page] > 1
 
-    def release(self, page: int) -> None:
-        """One reference less; the last one makes the page cached if it has a key, else free."""
+    def release(self, page: int, *, soon: bool = False) -> None:
+        """One reference less; the last one makes the page cached if it has a key, else free. soon: to be given up before
+        all that are cached."""
         self._references[page] -= 1
         if self._references[page]:
             return
         del self._references[page]
         if page in self._key_of:
             self._cached[page] = None
+            self._cached.move_to_end(page, last=not soon)
         else:
             heapq.heappush(self._free, page)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import LayerGeometry, LayerStorage, Profile
+from stratakv.profile.spans import Spans
 
 PIECE = 512  # tokens of a prompt in one forward call: what `serve -b` and `generate` take
 LONGEST = 1 << 40  # tokens; a model whose layers are all windowed never grows to it
@@ -22,11 +23,11 @@ def allocated_bytes(profile: Profile, context: int, piece: int = PIECE) -> int:
 
 def allocated_in(layer: LayerGeometry, storage: LayerStorage, context: int, piece: int = PIECE) -> int:
     """The same of one layer."""
-    pages = pages_of(context, layer.window, piece)
     storage = storage.for_layer(layer)
-    fine = min(pages, storage.spans.pages)
-    early = fine == storage.spans.pages > 0  # a page is sealed before it leaves its span, and there twice until then
-    return (pages - fine + early) * page_bytes(layer, storage) + fine * fine_page_bytes(layer, storage)
+    if not storage.spans:
+        return pages_of(context, layer.window, piece) * page_bytes(layer, storage)
+    sealed, fine = (count(context, layer.window, storage.spans, piece) for count in (sealed_pages_of, fine_pages_of))
+    return sealed * page_bytes(layer, storage) + fine * fine_page_bytes(layer, storage)
 
 
 def page_bytes(layer: LayerGeometry, storage: LayerStorage) -> int:
@@ -63,3 +64,14 @@ def pages_of(context: int, window: int | None, piece: int = PIECE) -> int:
     """
     pages = -(-context // PAGE_TOKENS)
     return pages if window is None else min(pages, (window + piece - 1 + PAGE_TOKENS - 2) // PAGE_TOKENS + 1)
+
+
+def fine_pages_of(context: int, window: int | None, spans: Spans, piece: int = PIECE) -> int:
+    """The fine ones of a layer with spans: those of the spans, and those of a piece."""
+    return min(pages_of(context, window, piece), spans.pages + (piece + PAGE_TOKENS - 2) // PAGE_TOKENS)
+
+
+def sealed_pages_of(context: int, window: int | None, spans: Spans, piece: int = PIECE) -> int:
+    """The sealed ones. A page is sealed before it leaves its span, and there twice until then."""
+    outside = -(-context // PAGE_TOKENS) - spans.first - spans.recent
+    return max(0, min(outside, pages_of(context, window, piece)))

@@ -81,7 +81,11 @@ class Pool:
 
     def read(self, pages: torch.Tensor) -> torch.Tensor:
         """Canonical bytes of whole pages (int64 [pages], numbers), uint8 [pages, kv_heads, page_tokens, k_bytes + v_bytes]."""
-        rows = self.tiles[pages].index_select(2, self._gather)
+        tiles = self.tiles[pages]
+        if self.device.type == "cpu":  # numpy gathers bytes 40 times as fast as torch does
+            rows = torch.from_numpy(np.take(tiles.numpy(), self.layout.positions.reshape(-1), axis=2))
+        else:
+            rows = tiles.index_select(2, self._gather)
         return rows.view(len(pages), self.layout.kv_heads, self.layout.page_tokens, -1)
 
     def write(self, pages: torch.Tensor, packed: torch.Tensor) -> None:

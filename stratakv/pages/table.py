@@ -2,63 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from stratakv.pages.allocator import PageAllocator
-from stratakv.pages.layout import PAGE_TOKENS
 
 
 class BlockTable:
-    """The pages of one sequence in layers that keep the same tokens, by position; `dropped` pages at the front are gone."""
+    """The pages of one sequence in layers that keep the same tokens: which of its pages are there, and their ids.
+
+    pages: ids by page of the sequence, in ascending order. borrowed: those that an earlier prompt left.
+    """
 
     def __init__(self) -> None:
-        self.pages: list[int] = []
-        self.dropped = 0
-        self._ids: NDArray[np.int64] | None = None
+        self.pages: dict[int, int] = {}
+        self.borrowed: frozenset[int] = frozenset()
+        self._arrays: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """Which pages of the sequence are there."""
+        return self._both[0]
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """The pages' ids, from the first one that is still there."""
-        if self._ids is None:
-            self._ids = np.array(self.pages, dtype=np.int64)
-        return self._ids
+        """Their ids, in the same order."""
+        return self._both[1]
 
-    def page_at(self, index: int) -> int | None:
-        """The id of a sequence's page number `index`, None when it isn't there."""
-        at = index - self.dropped
-        return self.pages[at] if 0 <= at < len(self.pages) else None
+    @property
+    def _both(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if self._arrays is None:
+            both = np.array(list(self.pages.items()), dtype=np.int64).reshape(-1, 2)
+            self._arrays = both[:, 0].copy(), both[:, 1].copy()
+        return self._arrays
 
-    def adopt(self, dropped: int, pages: list[int]) -> None:
-        """Begin with shared pages, the first of them the sequence's page number `dropped`."""
-        self.dropped, self.pages, self._ids = dropped, pages, None
+    def adopt(self, pages: dict[int, int]) -> None:
+        """Begin with shared pages."""
+        self.pages, self.borrowed, self._arrays = pages, frozenset(pages), None
 
-    def missing(self, tokens: int) -> int:
-        """Pages to allocate before the table holds so many tokens."""
-        return max(0, -(-tokens // PAGE_TOKENS) - self.dropped - len(self.pages))
-
-    def extend(self, pool: PageAllocator, tokens: int) -> bool:
-        """Make room for so many tokens; False, with what could be had, when the pool is empty."""
-        for _ in range(self.missing(tokens)):
+    def hold(self, pool: PageAllocator, indices: Iterable[int]) -> bool:
+        """Have these pages, later ones than those that are there; False, with what could be had, when the pool is empty."""
+        for index in indices:
+            if index in self.pages:
+                continue
             page = pool.allocate()
             if page is None:
                 return False
-            self.pages.append(page)
-            self._ids = None
+            self.pages[index], self._arrays = page, None
         return True
 
-    def drop_before(self, pool: PageAllocator, position: int) -> None:
-        """Give back pages that lie wholly before a position."""
-        count = min(position // PAGE_TOKENS - self.dropped, len(self.pages))
-        if count > 0:
-            for page in self.pages[:count]:
-                pool.release(page)
-            del self.pages[:count]
-            self.dropped += count
-            self._ids = None
+    def drop(self, pool: PageAllocator, keep: Callable[[int], bool], soon: Callable[[int], bool] | None = None) -> None:
+        """Give back pages that are not to be kept. soon: which of them may be taken before all others that are cached."""
+        gone = [index for index in self.pages if not keep(index)]
+        for index in gone:
+            pool.release(self.pages.pop(index), soon=soon is not None and soon(index))
+            self._arrays = None
 
     def release(self, pool: PageAllocator) -> None:
         """Give back all pages, the last ones first: of a prefix, the end is given up before its beginning."""
-        for page in reversed(self.pages):
+        for page in reversed(self.pages.values()):
             pool.release(page)
-        self.pages, self.dropped, self._ids = [], 0, None
+        self.pages, self.borrowed, self._arrays = {}, frozenset(), None

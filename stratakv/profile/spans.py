@@ -116,9 +116,3 @@ def spans_text(spans: Sequence[Spans]) -> str:
     most = max(dict.fromkeys(have), key=have.count)
     others = len(spans) - len([each for each in spans if each == most])
     return most.text() + (f" ({others} of {len(spans)} layers have others or none)" if others else "")
-
-
-def refuse_spans(spans: Sequence[Spans], what: str) -> None:
-    """UserError where any layer has spans: `what` can't store them yet."""
-    if text := spans_text(spans):
-        raise UserError(f"{what} does not store spans yet ({text}): leave --recent and --first out")

@@ -46,8 +46,10 @@ def plan_capacity(
         """Tokens of all requests together in so many bytes, where one request has `one` at most."""
         pages = capacities(groups, max(nbytes, 0), slots, one, chunk)
         if groups[0].window is None:
-            return PAGE_TOKENS * pages[0]
-        at_once = min(count // group.pages_for(one, chunk) for group, count in zip(groups, pages, strict=True))
+            fine = groups[0].part == "sealed" and not pages[0]  # no sequence is longer than its spans
+            return PAGE_TOKENS * (pages[1] if fine else groups[0].together(pages[0], one))
+        needs = [(count, group.pages_for(one, chunk)) for group, count in zip(groups, pages, strict=True)]
+        at_once = min(count // need for count, need in needs if need)
         return PAGE_TOKENS * at_once * -(-one // PAGE_TOKENS)
 
     if context and 0 < trained < context:

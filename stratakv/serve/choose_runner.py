@@ -12,6 +12,7 @@ import torch
 from stratakv.engine.load import LoadedModel
 from stratakv.engine.pieces import TOKENS, made_up_tokens, own_logits, same_logits
 from stratakv.pages.allocator import PageAllocator
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.pages.table import BlockTable
 from stratakv.profile import Profile, resolve
 from stratakv.serve.groups import WindowGroup, window_groups
@@ -64,7 +65,7 @@ def _batched_logits(loaded: LoadedModel, profile: Profile, ids: torch.Tensor) ->
     for number, prompt in enumerate(ids.tolist()):
         tables = [BlockTable() for _ in pools]
         for pool, table in zip(pools, tables, strict=True):
-            table.extend(pool, TOKENS)
+            table.hold(pool, range(-(-TOKENS // PAGE_TOKENS)))
         sequences.append(Sequence(number, GenerationRequest(tuple(prompt), 1), prompt, [], tables))
     found = {}
     for step in _STEPS:

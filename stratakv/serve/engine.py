@@ -140,7 +140,7 @@ class Engine:
         """Read a slot's pages back, for prompts that begin with its tokens; UserError for a file that doesn't fit, or damaged."""
         self._check_files(slot)
         found = await asyncio.to_thread(slot_files.read, self.cache, Path(path))
-        held = await self.between_steps(lambda: self.cache.take(found.tokens, found.firsts))
+        held = await self.between_steps(lambda: self.cache.take(found.tokens))
         done = False
 
         def leave() -> None:

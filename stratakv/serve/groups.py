@@ -1,23 +1,44 @@
-"""Layers that keep the same tokens share block tables: one group for all full layers, one for each window."""
+"""Layers that keep the same tokens share block tables: one group for all full layers, one for each window.
+
+Where layers have spans, their pages are two groups, each with tables and ids of its own: fine pages, which new tokens are written
+to, and sealed ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
-from stratakv.pages.footprint import page_bytes, pages_of
+from stratakv.kernels.spans import due
+from stratakv.pages.footprint import fine_pages_of, page_bytes, pages_of, sealed_pages_of
 from stratakv.pages.layout import PAGE_TOKENS
-from stratakv.profile import Profile
+from stratakv.profile import LayerStorage, Profile
 from stratakv.profile.geometry import LayerGeometry
+from stratakv.profile.spans import NONE, Spans
+
+Part = Literal["whole", "fine", "sealed"]
 
 
 @dataclass(frozen=True)
 class WindowGroup:
-    """Layers with one block table. layers: (KV ordinal, geometry); page_bytes: of one page in all of them together."""
+    """Layers with one block table. layers: (KV ordinal, geometry); page_bytes: of one page in all of them together.
+
+    part: which of the layers' pages: with spans the fine or the sealed ones.
+    """
 
     kind: str  # full, sliding or chunked
     window: int | None
     layers: tuple[tuple[int, LayerGeometry], ...]
     page_bytes: int
+    part: Part = "whole"
+    spans: Spans = NONE
+
+    def storage(self, profile: Profile, ordinal: int) -> LayerStorage:
+        """How a layer's pages of this group store K and V."""
+        layer = profile.geometry.kv_layers[ordinal]
+        storage = profile.storages[ordinal].for_layer(layer)
+        return (storage.fine(layer) if self.part == "fine" else None) or LayerStorage(storage.k, storage.v)
 
     def first_visible(self, position: int) -> int:
         """The first token that the token at this position sees."""
@@ -27,31 +48,96 @@ class WindowGroup:
             return position // self.window * self.window
         return max(0, position - self.window + 1)
 
+    def needs(self, start: int, end: int) -> Iterable[int]:
+        """The pages of a sequence that computing its tokens start .. end - 1 takes."""
+        first, block = self.first_visible(start) // PAGE_TOKENS, (end - 1) // PAGE_TOKENS
+        if self.part == "sealed":
+            ready = block + 1 - self.spans.recent if self.spans.recent else end // PAGE_TOKENS
+            return range(max(first, self.spans.first), ready)
+        if self.part == "whole":
+            return range(first, block + 1)
+        recent = max(first, start // PAGE_TOKENS - self.spans.recent, self.spans.first)
+        return (*range(first, min(self.spans.first, block + 1)), *range(recent, block + 1))
+
+    def keeps(self, index: int, position: int) -> bool:
+        """Whether the token at this position, or a later one, sees this page, one before its own, in this group."""
+        if index < self.first_visible(position) // PAGE_TOKENS:
+            return False
+        recent = index < self.spans.first or index >= position // PAGE_TOKENS - self.spans.recent
+        return self.part != "fine" or recent
+
+    def prefix(self, pages: int) -> Iterable[int]:
+        """The pages that a sequence has to hold before it goes on after so many whole pages."""
+        first = self.first_visible(pages * PAGE_TOKENS) // PAGE_TOKENS
+        if self.part == "whole":
+            return range(first, pages)
+        edge = max(pages - self.spans.recent, self.spans.first)
+        if self.part == "sealed":
+            return range(max(first, self.spans.first), pages - self.spans.recent)
+        return (*range(first, min(self.spans.first, pages)), *range(max(first, edge), pages))
+
+    def reaches(self, missing: int) -> int:
+        """After how many whole pages a sequence may go on where this page is the first that isn't there."""
+        return missing + (self.spans.recent if self.part == "sealed" else 0)
+
+    def complete(self, tokens: int) -> int:
+        """The pages of a sequence of so many computed tokens that don't change any more: those before this one."""
+        return due(self.spans, tokens, 1.0) if self.part == "sealed" else tokens // PAGE_TOKENS
+
     def pages_for(self, tokens: int, chunk: int) -> int:
         """Pages that a sequence of this many tokens holds at most, while chunks of `chunk` tokens are computed."""
-        return pages_of(tokens, self.window, chunk)
+        if self.part == "whole":
+            return pages_of(tokens, self.window, chunk)
+        count = fine_pages_of if self.part == "fine" else sealed_pages_of
+        return count(tokens, self.window, self.spans, chunk)
+
+    def reserve(self, pages: int, slots: int, context: int, chunk: int) -> int:
+        """Pages for sequences of so many pages together, `slots` at once, none longer than `context` tokens.
+
+        A sequence's pages in a group with a window are some of those that it has in all: what `chunk` tokens and the window
+        before them can touch. Fine pages are what each holds, and those of a step's prompts.
+        """
+        if self.window is not None:
+            return min(pages, slots * self.pages_for(context, chunk))
+        if self.part == "fine":
+            return min(pages, slots * self.spans.pages + (chunk + slots * (PAGE_TOKENS - 2)) // PAGE_TOKENS)
+        if self.part == "sealed":  # the fewest sequences, the longest there are, have the fewest pages in spans
+            longest, spans = -(-context // PAGE_TOKENS), self.spans.first + self.spans.recent
+            whole, rest = divmod(pages, longest)
+            return whole * max(0, longest - spans) + max(0, rest - spans)
+        return pages
+
+    def together(self, count: int, context: int) -> int:
+        """The inverse of `reserve` for a group without a window that isn't of fine pages, and some of its own."""
+        if self.part == "whole":
+            return count
+        longest, spans = -(-context // PAGE_TOKENS), self.spans.first + self.spans.recent
+        whole, rest = divmod(count, max(1, longest - spans))
+        return whole * longest + (rest + spans if rest else 0)
 
 
 def window_groups(profile: Profile) -> list[WindowGroup]:
-    """The groups of a model's KV layers, full layers first."""
-    found: dict[tuple[str, int | None], list[tuple[int, LayerGeometry]]] = {}
+    """The groups of a model's KV layers, full layers first, fine pages after sealed ones."""
+    found: dict[tuple[str, int | None, Spans], list[tuple[int, LayerGeometry]]] = {}
     for ordinal, layer in enumerate(profile.geometry.kv_layers):
         kind: str = layer.role if layer.window is not None else "full"
-        found.setdefault((kind, layer.window), []).append((ordinal, layer))
+        spans = profile.storages[ordinal].for_layer(layer).spans
+        found.setdefault((kind, layer.window, spans), []).append((ordinal, layer))
     groups = []
-    for (kind, window), layers in sorted(found.items(), key=lambda item: (item[0][1] is not None, item[0][1] or 0)):
-        nbytes = sum(page_bytes(layer, profile.storages[ordinal]) for ordinal, layer in layers)
-        groups.append(WindowGroup(kind, window, tuple(layers), nbytes))
+    for (kind, window, spans), layers in sorted(
+        found.items(), key=lambda item: (item[0][1] is not None, item[0][1] or 0)
+    ):
+        parts: tuple[Part, ...] = ("sealed", "fine") if spans else ("whole",)
+        for part in parts:
+            group = WindowGroup(kind, window, tuple(layers), 0, part, spans)
+            nbytes = sum(page_bytes(layer, group.storage(profile, ordinal)) for ordinal, layer in layers)
+            groups.append(WindowGroup(kind, window, tuple(layers), nbytes, part, spans))
     return groups
 
 
 def reserve(groups: list[WindowGroup], pages: int, slots: int, context: int, chunk: int) -> list[int]:
-    """Pages of each group for sequences of so many pages together, `slots` at once, none longer than `context` tokens.
-
-    A sequence's pages in a group with a window are some of those that it has in all: what `chunk` tokens and the window before
-    them can touch.
-    """
-    return [pages if group.window is None else min(pages, slots * group.pages_for(context, chunk)) for group in groups]
+    """Pages of each group for sequences of so many pages together, see WindowGroup."""
+    return [group.reserve(pages, slots, context, chunk) for group in groups]
 
 
 def capacities(groups: list[WindowGroup], cache_bytes: int, slots: int, context: int, chunk: int) -> list[int]:

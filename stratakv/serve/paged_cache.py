@@ -12,7 +12,6 @@ from stratakv.errors import UserError
 from stratakv.pages.allocator import PageAllocator
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile
-from stratakv.profile.spans import refuse_spans
 from stratakv.serve.choose_runner import choose_runner
 from stratakv.serve.groups import capacities, window_groups
 from stratakv.serve.request import Limits
@@ -24,12 +23,11 @@ from stratakv.serve.sequence import page_keys
 class Held:
     """Whole pages at a prompt's beginning that nobody takes until they are let go.
 
-    tokens: of the pages. firsts: of each group, the first page that its windows still see. pages: of each group, from there on.
+    tokens: of the pages. pages: of each group, the pages that a sequence needs to go on after them, and their ids.
     """
 
     tokens: tuple[int, ...]
-    firsts: list[int]
-    pages: list[list[int]]
+    pages: list[dict[int, int]]
 
 
 class PagedCache:
@@ -41,7 +39,6 @@ class PagedCache:
 
     def __init__(self, loaded: LoadedModel, profile: Profile, limits: Limits) -> None:
         self.model, self.fingerprint, self.profile = loaded.name, loaded.fingerprint, profile
-        refuse_spans(profile.spans, "the server")
         self.groups = window_groups(profile)
         pages = capacities(self.groups, limits.cache_bytes, limits.slots, limits.context, limits.prefill_chunk)
         for group, capacity in zip(self.groups, pages, strict=True):
@@ -56,7 +53,7 @@ class PagedCache:
         self.runner = choose_runner(loaded, profile, self.groups, pages)
         self.shares = limits.prefix_cache and isinstance(self.runner, BatchedRunner)
         self.slots: list[tuple[tuple[int, ...], list[bytes]]] = [((), []) for _ in range(limits.slots)]
-        self._salt = f"{loaded.fingerprint}\n{profile.pairs}".encode()
+        self._salt = f"{loaded.fingerprint}\n{profile.pairs}\n{profile.spans}".encode()
 
     @property
     def nbytes(self) -> int:
@@ -74,42 +71,41 @@ class PagedCache:
 
     def hold(self, tokens: tuple[int, ...], keys: list[bytes], pages: int) -> Held:
         """Keep the first `pages` pages of a prompt, all of them published."""
-        firsts, held = [], []
+        held = []
         for group, pool in zip(self.groups, self.pools, strict=True):
-            first = group.first_visible(pages * PAGE_TOKENS) // PAGE_TOKENS
-            ids = [page for key in keys[first:pages] if (page := pool.lookup(key)) is not None]
-            for page in ids:
+            found = ((index, pool.lookup(keys[index])) for index in group.prefix(pages))
+            ids = {index: page for index, page in found if page is not None}
+            for page in ids.values():
                 pool.share(page)
-            firsts.append(first)
             held.append(ids)
-        return Held(tokens[: pages * PAGE_TOKENS], firsts, held)
+        return Held(tokens[: pages * PAGE_TOKENS], held)
 
-    def take(self, tokens: tuple[int, ...], firsts: list[int]) -> Held:
+    def take(self, tokens: tuple[int, ...]) -> Held:
         """Pages for whole pages of a prompt, still empty. UserError where not as many are free."""
-        count = len(tokens) // PAGE_TOKENS
-        for first, pool in zip(firsts, self.pools, strict=True):
-            if pool.available < count - first:
+        needs = [list(group.prefix(len(tokens) // PAGE_TOKENS)) for group in self.groups]
+        for needed, pool in zip(needs, self.pools, strict=True):
+            if pool.available < len(needed):
                 raise UserError(
-                    f"the file's tokens need {count - first} pages, {pool.available} are not in use: try again later"
+                    f"the file's tokens need {len(needed)} pages, {pool.available} are not in use: try again later"
                 )
         pages = [
-            [page for _ in range(count - first) if (page := pool.allocate()) is not None]
-            for first, pool in zip(firsts, self.pools, strict=True)
+            {index: page for index in needed if (page := pool.allocate()) is not None}
+            for needed, pool in zip(needs, self.pools, strict=True)
         ]
-        return Held(tokens, firsts, pages)
+        return Held(tokens, pages)
 
     def publish(self, held: Held) -> list[bytes]:
         """Let later prompts that begin with these tokens find the pages; their names."""
         keys = self.keys(held.tokens)
-        for first, pool, ids in zip(held.firsts, self.pools, held.pages, strict=True):
-            for page, key in zip(ids, keys[first:], strict=True):
-                pool.publish(page, key)
+        for pool, pages in zip(self.pools, held.pages, strict=True):
+            for index, page in pages.items():
+                pool.publish(page, keys[index])
         return keys
 
     def let_go(self, held: Held) -> None:
         """Nobody needs them for this any more; the oldest come last, so that they are taken last."""
-        for pool, ids in zip(self.pools, held.pages, strict=True):
-            for page in reversed(ids):
+        for pool, pages in zip(self.pools, held.pages, strict=True):
+            for page in reversed(pages.values()):
                 pool.release(page)
 
     def forget(self, slot: int) -> int:
@@ -123,22 +119,21 @@ class PagedCache:
 
     def read(self, held: Held) -> list[Callable[[], torch.Tensor]]:
         """For each layer of each group: what reads its pages' canonical bytes, uint8 [pages, kv_heads, PAGE_TOKENS, bytes]."""
-        runner = self._batched()
         return [
-            lambda ordinal=ordinal, ids=ids: runner.pools[ordinal].read(self._numbers(ids)).cpu()  # type: ignore[misc]
-            for group, ids in zip(self.groups, held.pages, strict=True)
-            for ordinal, _ in group.layers
+            lambda pool=pool, pages=pages: pool.read(self._numbers(pages)).cpu()  # type: ignore[misc]
+            for pools, pages in zip(self._batched().pools, held.pages, strict=True)
+            for pool in pools
         ]
 
     def write(self, held: Held, states: list[torch.Tensor]) -> None:
         """Put canonical bytes, as `read` gives them, into pages that nobody reads yet."""
-        runner, rest = self._batched(), iter(states)
-        for group, ids in zip(self.groups, held.pages, strict=True):
-            for ordinal, _ in group.layers:
-                runner.pools[ordinal].write(self._numbers(ids), next(rest).to(runner.device))
+        rest = iter(states)
+        for pools, pages in zip(self._batched().pools, held.pages, strict=True):
+            for pool in pools:
+                pool.write(self._numbers(pages), next(rest).to(self.runner.device))
 
-    def _numbers(self, ids: list[int]) -> torch.Tensor:
-        return torch.tensor(ids, dtype=torch.long, device=self.runner.device)
+    def _numbers(self, pages: dict[int, int]) -> torch.Tensor:
+        return torch.tensor(list(pages.values()), dtype=torch.long, device=self.runner.device)
 
     def _batched(self) -> BatchedRunner:
         assert isinstance(self.runner, BatchedRunner)

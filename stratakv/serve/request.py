@@ -309,13 +309,25 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class KindSnapshot:
+    """Pages of one kind. kind: whole, without spans; fine or sealed, with. used, free and cached as in EngineSnapshot; nbytes: of
+    all of them."""
+
+    kind: str
+    used: int
+    free: int
+    cached: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class EngineSnapshot:
     """How the engine stands.
 
-    healthy: its loop runs; why: it doesn't, in words. running: requests in slots; queued: those that wait. pages: of all
-    window groups; used by running requests, free, and cached (kept for prefixes, given up when room is needed). A page is
-    page_tokens tokens of all layers of a group. bytes_per_token: of all layers. tokens_per_second: generated, over the last
-    seconds. batching: how sequences share a step, in words; lost: what can't be done with this model here.
+    healthy: its loop runs; why: it doesn't, in words. running: requests in slots; queued: those that wait. pages: of all window
+    groups, and kinds: by kind; used by running requests, free, and cached (kept for prefixes, given up when room is needed). A
+    page is page_tokens tokens of all layers of a group. bytes_per_token: of all layers. tokens_per_second: generated, over the
+    last seconds. batching: how sequences share a step, in words; lost: what can't be done with this model here.
     """
 
     healthy: bool
@@ -326,6 +338,7 @@ class EngineSnapshot:
     pages_used: int
     pages_free: int
     pages_cached: int
+    kinds: tuple[KindSnapshot, ...]
     page_tokens: int
     cache_bytes: int
     used_bytes: int

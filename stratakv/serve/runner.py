@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
+from stratakv.kernels.spans import Cut, Seen, due, two_steps
 from stratakv.kernels.status import Status
 from stratakv.kernels.step import Step
 from stratakv.pages.layout import PAGE_TOKENS, layout_of
 from stratakv.pages.pool import Pool
 from stratakv.profile import Profile
-from stratakv.serve.groups import WindowGroup
+from stratakv.serve.groups import Part, WindowGroup
 from stratakv.serve.scheduler import Work
 from stratakv.serve.sequence import Sequence
 from stratakv.serve.step_cache import StepLayer, step_cache
@@ -41,8 +42,8 @@ class Runner(Protocol):
 class BatchedRunner:
     """All sequences of a step in one forward call over shared pages.
 
-    pools: by KV ordinal. The tokens of all sequences lie in one row of a batch, positions given, no mask: what a token sees
-    is said by block tables.
+    pools: of each group, in the order of its layers. The tokens of all sequences lie in one row of a batch, positions given, no
+    mask: what a token sees is said by block tables.
     """
 
     batching = "one forward call for all sequences of a step"
@@ -50,15 +51,22 @@ class BatchedRunner:
     def __init__(self, loaded: LoadedModel, profile: Profile, groups: list[WindowGroup], capacities: list[int]) -> None:
         self.model, self.groups = loaded.model, groups
         self.device = self.model.device
-        self.pools: list[Pool] = [None] * len(profile.pairs)  # type: ignore[list-item]
-        for group, capacity in zip(groups, capacities, strict=True):
-            for ordinal, layer in group.layers:
-                layout = layout_of(layer, profile.storages[ordinal])
-                self.pools[ordinal] = Pool.fixed(layout, capacity, self.device)
+        self.pools = [
+            [
+                Pool.fixed(layout_of(layer, group.storage(profile, ordinal)), capacity, self.device)
+                for ordinal, layer in group.layers
+            ]
+            for group, capacity in zip(groups, capacities, strict=True)
+        ]
         self._status = Status()
-        for layer, storage in zip(loaded.geometry.kv_layers, profile.storages, strict=True):
-            self._status.add(f"layer {layer.layer}", storage.k, storage.v)
-        self._by_ordinal = [StepLayer(pool, self._status.of(i, self.device)) for i, pool in enumerate(self.pools)]
+        names = [f"layer {layer.layer}" for layer in loaded.geometry.kv_layers]
+        written, sealed = self._pools("whole", "fine"), self._pools("sealed")
+        for ordinal, name in enumerate(names):
+            self._status.add(name, written[ordinal].layout.k, written[ordinal].layout.v)
+        self._by_ordinal = [
+            StepLayer(name, written[ordinal], self._status.of(ordinal, self.device), sealed.get(ordinal))
+            for ordinal, name in enumerate(names)
+        ]
         self._cache = step_cache(
             [None if layer.ordinal is None else self._by_ordinal[layer.ordinal] for layer in loaded.geometry.layers]
         )
@@ -86,10 +94,15 @@ class BatchedRunner:
         for item in chunks:
             tokens += item.sequence.tokens[item.start : item.start + item.count]
             positions += range(item.start, item.start + item.count)
+        later: list[tuple[StepLayer, list[tuple[int, int]]]] = []
         for index, group in enumerate(self.groups):
-            step = _group_step(group, index, rows, chunks)
+            if group.part == "sealed":
+                later += self._seal(index, work)
+                seen = _mixed_step(group, index, rows, chunks)
+            elif group.part == "whole":
+                seen = Seen(None, _group_step(group, index, rows, chunks), None)
             for ordinal, _ in group.layers:
-                self._by_ordinal[ordinal].step = step
+                self._by_ordinal[ordinal].seen = seen
         kept: list[int] = []  # rows of the batch whose logits are wanted
         wanted: dict[int, slice | int] = {}
         end = 0
@@ -105,7 +118,49 @@ class BatchedRunner:
             logits = self._logits(tokens, positions, torch.tensor(kept, dtype=torch.long, device=self.device))
         finally:  # whatever else the model says of states that couldn't be stored
             self._status.check()
+        for layer, pages in later:
+            layer.seal(pages)
         return [logits[wanted[id(item)]] if id(item) in wanted else None for item in work]
+
+    def _pools(self, *parts: Part) -> dict[int, Pool]:
+        """Of such groups, by KV ordinal."""
+        return {
+            ordinal: pool
+            for group, pools in zip(self.groups, self.pools, strict=True)
+            if group.part in parts
+            for (ordinal, _), pool in zip(group.layers, pools, strict=True)
+        }
+
+    def _seal(self, index: int, work: list[Work]) -> list[tuple[StepLayer, list[tuple[int, int]]]]:
+        """Seal what is due with the step and was full before it. What it fills itself is left to the layers, where its own
+        queries see it sealed, or for after it: what is returned.
+
+        index: of the group with the sealed pages; the one with the fine ones follows.
+        """
+        group, starts = self.groups[index], {id(item.sequence): item.start for item in reversed(work)}
+        later = []
+        for number, (ordinal, _) in enumerate(group.layers):
+            layer, turn = self._by_ordinal[ordinal], (number + 1) / len(group.layers)
+            now: list[tuple[int, int]] = []
+            after: list[tuple[int, int]] = []
+            layer.within = []
+            for item in work:
+                stop, tables = item.start + item.count, item.sequence.tables
+                block = (stop - 1) // PAGE_TOKENS
+                for page in range(due(group.spans, item.start, turn), due(group.spans, stop, turn)):
+                    sealed, fine = tables[index].pages.get(page), tables[index + 1].pages.get(page)
+                    if sealed is None or fine is None:  # out of a window
+                        continue
+                    if page < starts[id(item.sequence)] // PAGE_TOKENS:
+                        now.append((fine, sealed))
+                    elif page < block - group.spans.recent:
+                        layer.within.append((fine, sealed))
+                    else:
+                        after.append((fine, sealed))
+            layer.seal(now)
+            if after:
+                later.append((layer, after))
+        return later
 
     def _logits(self, tokens: list[int], positions: list[int], keep: torch.Tensor) -> torch.Tensor:
         """float32 [kept, vocabulary] on the CPU."""
@@ -122,19 +177,31 @@ class BatchedRunner:
         return kept.float().cpu()
 
 
+Run = tuple[Sequence, int, int]
+"""A sequence, and of its tokens the first and how many."""
+
+
+def _runs(rows: list[tuple[Sequence, int]], chunks: list[Work]) -> list[Run]:
+    """Each token of `rows` is a sequence of its own, so that it is attended as when it came alone; a chunk is one with all its
+    tokens."""
+    return [
+        *((sequence, at, 1) for sequence, at in rows),
+        *((item.sequence, item.start, item.count) for item in chunks),
+    ]
+
+
 def _group_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]], chunks: list[Work]) -> Step:
-    """What all layers of a group share in a step. Each token of `rows` is a sequence of its own, so that it is attended as when
-    it came alone; a chunk is one with all its tokens."""
-    runs = [(sequence, position, 1) for sequence, position in rows]
-    runs += [(item.sequence, item.start, item.count) for item in chunks]
+    """What all layers of a group share in a step."""
+    runs = _runs(rows, chunks)
     tables: list[NDArray[np.int64]] = []
     firsts: list[int] = []
     lasts: list[int] = []
     for sequence, start, count in runs:
         table = sequence.tables[index]
         # whole pages that no token of this run sees are left out
-        origin = max(table.dropped, group.first_visible(start) // PAGE_TOKENS)
-        tables.append(table.ids[origin - table.dropped : -(-(start + count) // PAGE_TOKENS) - table.dropped])
+        dropped = next(iter(table.pages))
+        origin = max(dropped, group.first_visible(start) // PAGE_TOKENS)
+        tables.append(table.ids[origin - dropped : -(-(start + count) // PAGE_TOKENS) - dropped])
         origin *= PAGE_TOKENS
         firsts += [group.first_visible(position) - origin for position in range(start, start + count)]
         lasts += range(start + 1 - origin, start + count + 1 - origin)
@@ -152,6 +219,22 @@ def _group_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]]
         pages[np.repeat(page_start[:-1], counts) + own // PAGE_TOKENS] * PAGE_TOKENS + own % PAGE_TOKENS,
         prefill=np.arange(len(runs)) >= len(rows),
     )
+
+
+def _mixed_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]], chunks: list[Work]) -> Seen:
+    """The same of a group of sealed pages and the one of fine pages that follows."""
+    runs: list[tuple[Cut, NDArray[np.int64], NDArray[np.int64], bool]] = []
+    for sequence, start, count in _runs(rows, chunks):
+        sealed, fine = sequence.tables[index : index + 2]
+        position = np.arange(start, start + count)
+        first = (
+            np.zeros_like(position)
+            if group.window is None
+            else np.array([group.first_visible(int(p)) for p in position])
+        )
+        cut = Cut.of(group.spans, fine.indices, sealed.indices, start, first, position + 1)
+        runs.append((cut, fine.ids, sealed.ids, len(runs) >= len(rows)))
+    return two_steps(runs)
 
 
 class SeparateRunner:

@@ -109,28 +109,25 @@ class Scheduler:
             sequence.computed = item.start + item.count
             if self.keep_prefixes and sequence.request.cache_prompt:
                 self._publish(sequence)
-            for group, pool, table in zip(self.groups, self.pools, sequence.tables, strict=True):
-                if group.window is not None:
-                    table.drop_before(pool, group.first_visible(sequence.computed))
+            self._drop_unseen(sequence)
 
     def cached_prefix(self, keys: list[bytes], tokens: int) -> int:
         """Whole pages at the beginning of a prompt of so many tokens that are there in all groups.
 
         The prompt's last token is always computed, for its logits.
         """
-        pages = 0
-        limit = min(len(keys), (tokens - 1) // PAGE_TOKENS)
-        full = [pool for group, pool in zip(self.groups, self.pools, strict=True) if group.window is None]
-        while pages < limit and all(pool.lookup(keys[pages]) is not None for pool in full):
-            pages += 1
-        windows = [(g, p) for g, p in zip(self.groups, self.pools, strict=True) if g.window is not None]
-        while pages and not all(self._window_there(group, pool, keys, pages) for group, pool in windows):
+        pages = min(len(keys), (tokens - 1) // PAGE_TOKENS)
+        both = list(zip(self.groups, self.pools, strict=True))
+        for group, pool in both:  # what needs all pages is looked through once
+            if group.window is None and group.part != "fine":
+                missing = next((page for page in group.prefix(pages) if pool.lookup(keys[page]) is None), None)
+                pages = pages if missing is None else group.reaches(missing)
+        some = [(group, pool) for group, pool in both if group.window is not None or group.part == "fine"]
+        while pages and not all(
+            pool.lookup(keys[page]) is not None for group, pool in some for page in group.prefix(pages)
+        ):
             pages -= 1
         return pages
-
-    def _window_there(self, group: WindowGroup, pool: PageAllocator, keys: list[bytes], pages: int) -> bool:
-        first = group.first_visible(pages * PAGE_TOKENS) // PAGE_TOKENS
-        return all(pool.lookup(key) is not None for key in keys[first:pages])
 
     def _admit(self) -> None:
         """Start waiting sequences in their order while there are slots, and pages for their whole prompts."""
@@ -162,13 +159,14 @@ class Scheduler:
         return None
 
     def _still_needed(self, index: int, table: BlockTable, sequence: Sequence) -> int:
-        """Pages that the rest of a sequence's known tokens, and the one after them if there will be one, will take."""
+        """Pages that the rest of a sequence's known tokens, and the one after them if there will be one, will take; without those
+        that are fine for one step of a prompt only: there are some for any step."""
         tokens = len(sequence.tokens) + min(1, sequence.request.max_tokens)
-        whole = table.missing(tokens)
         group = self.groups[index]
-        if group.window is None:
-            return whole
-        return max(0, min(whole, group.pages_for(tokens, self.chunk) - len(table.pages)))
+        most = group.pages_for(tokens, 1 if group.part == "fine" else self.chunk) - len(table.pages)
+        if group.window is not None and group.part == "whole":
+            most = min(most, -(-tokens // PAGE_TOKENS) - max(table.pages, default=-1) - 1)
+        return max(0, most)
 
     def _adopt_prefix(self, sequence: Sequence) -> None:
         """Share the pages of an earlier prompt with the same beginning."""
@@ -179,21 +177,34 @@ class Scheduler:
         if sequence.started is None:
             sequence.cached = sequence.computed
         for group, pool, table in zip(self.groups, self.pools, sequence.tables, strict=True):
-            first = group.first_visible(pages * PAGE_TOKENS) // PAGE_TOKENS
-            found = [pool.lookup(key) for key in sequence.keys[first:pages]]
-            shared = [page for page in found if page is not None]
-            for page in shared:
+            found = ((index, pool.lookup(sequence.keys[index])) for index in group.prefix(pages))
+            shared = {index: page for index, page in found if page is not None}
+            for page in shared.values():
                 pool.share(page)
-            table.adopt(first, shared)
+            table.adopt(shared)
 
     def _publish(self, sequence: Sequence) -> None:
         whole = min(sequence.computed, sequence.prompt_tokens) // PAGE_TOKENS
-        for index in range(sequence.published, whole):
-            for pool, table in zip(self.pools, sequence.tables, strict=True):
-                page = table.page_at(index)
+        for group, pool, table in zip(self.groups, self.pools, sequence.tables, strict=True):
+            begin, end = (group.complete(pages * PAGE_TOKENS) for pages in (sequence.published, whole))
+            for index in range(begin, end):
+                page = table.pages.get(index)
                 if page is not None:
                     pool.publish(page, sequence.keys[index])
         sequence.published = max(sequence.published, whole)
+
+    def _drop_unseen(self, sequence: Sequence) -> None:
+        """Give back what no later token sees. Of fine pages the prompt's last ones, and those that an earlier prompt left, are
+        kept before others: prompts go on from there."""
+        end = sequence.prompt_tokens // PAGE_TOKENS
+        for group, pool, table in zip(self.groups, self.pools, sequence.tables, strict=True):
+            if group.window is None and group.part != "fine":
+                continue
+
+            def soon(index: int, group: WindowGroup = group, table: BlockTable = table) -> bool:
+                return group.part == "fine" and index < end - group.spans.recent and index not in table.borrowed
+
+            table.drop(pool, lambda index, group=group: group.keeps(index, sequence.computed), soon)  # type: ignore[misc]
 
     def _prefill(self, budget: int) -> list[Work]:
         pending = [s for s in self.running if s.in_prompt or s.pending > 1]
@@ -243,8 +254,8 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence, tokens: int) -> bool:
         """Pages for so many tokens; sequences that started later give theirs back if need be. False: this one did."""
-        for pool, table in zip(self.pools, sequence.tables, strict=True):
-            while not table.extend(pool, tokens):
+        for group, pool, table in zip(self.groups, self.pools, sequence.tables, strict=True):
+            while not table.hold(pool, group.needs(sequence.computed, tokens)):
                 youngest = self.running[-1]
                 self._preempt(youngest)
                 if youngest is sequence:

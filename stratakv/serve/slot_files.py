@@ -3,9 +3,10 @@
     "stratakv/slot/1\n" | length of the header, 8 bytes, little endian | header, JSON | token ids, int32 | for each group, each
     of its layers: uint8 [pages, kv_heads, PAGE_TOKENS, k_bytes + v_bytes] | sha256 over all before
 
-The header names the model's fingerprint, each layer's types with version and rotation seed, which pages each group holds, and the
-layout of the states in the file. That is no layout of pages in memory: bytes have the types' own order, so a file outlives
-another order in memory, and only the size of pages must be the same. Files before the layout had a name say page_tokens alone.
+Of layers with spans the sealed pages and the fine ones are two groups. The header names the model's fingerprint, the spans, each
+layer's types with version and rotation seed, which pages each group holds, and the layout of the states in the file. That is no
+layout of pages in memory: bytes have the types' own order, so a file outlives another order in memory, and only the size of pages
+must be the same. Files before the layout had a name say page_tokens alone.
 """
 
 from __future__ import annotations
@@ -41,11 +42,9 @@ class Saved:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds, checked. tokens: of whole pages. firsts: first page of each group. states: canonical bytes, by group and
-    layer. nbytes: of the file."""
+    """What a file holds, checked. tokens: of whole pages. states: canonical bytes, by group and layer. nbytes: of the file."""
 
     tokens: tuple[int, ...]
-    firsts: list[int]
     states: list[torch.Tensor]
     nbytes: int
 
@@ -55,7 +54,7 @@ def _expected(cache: PagedCache) -> dict[str, Any]:
     layers = []
     for group in cache.groups:
         for ordinal, layer in group.layers:
-            storage = cache.profile.storages[ordinal]
+            storage = group.storage(cache.profile, ordinal)
             types = [
                 {"type": side.name, "version": side.version, "rotation_seed": side.rotation_seed}
                 for side in (storage.k, storage.v)
@@ -70,7 +69,18 @@ def _expected(cache: PagedCache) -> dict[str, Any]:
                     "window": layer.window,
                 }
             )
-    return {"fingerprint": cache.fingerprint, "layout": LAYOUT, "page_tokens": PAGE_TOKENS, "layers": layers}
+    expected = {"fingerprint": cache.fingerprint, "layout": LAYOUT, "page_tokens": PAGE_TOKENS, "layers": layers}
+    return {**expected, "spans": _rules(cache)} if _rules(cache) else expected
+
+
+def _rules(cache: PagedCache) -> list[list[Any]]:
+    """The spans of each layer that has some, in words."""
+    return [[layer.layer, g.spans.text()] for g in cache.groups if g.part == "fine" for _, layer in g.layers]
+
+
+def _first_pages(cache: PagedCache, pages: int) -> list[int]:
+    """Of each group, for a prompt of so many."""
+    return [min(group.prefix(pages), default=pages) for group in cache.groups]
 
 
 class _Hashing:
@@ -99,7 +109,7 @@ def write(cache: PagedCache, held: Held, path: Path) -> Saved:
         "model": cache.model,
         "profile": cache.profile.name,
         "tokens": len(held.tokens),
-        "first_pages": held.firsts,
+        "first_pages": _first_pages(cache, len(held.tokens) // PAGE_TOKENS),
     }
     text = json.dumps(header).encode()
     temporary = None
@@ -152,16 +162,16 @@ def _read_open(cache: PagedCache, file: BinaryIO) -> Contents:
         raise UserError("it is damaged: its header can't be read") from error
     _check_header(cache, header)
     pages = tokens // PAGE_TOKENS
-    good = tokens > 0 and tokens % PAGE_TOKENS == 0 and len(firsts) == len(cache.groups)
-    wanted = [g.first_visible(tokens) // PAGE_TOKENS for g in cache.groups]
-    if not good or firsts != wanted or 4 * tokens > size:
+    good = tokens > 0 and tokens % PAGE_TOKENS == 0
+    if not good or firsts != _first_pages(cache, pages) or 4 * tokens > size:
         raise UserError("it is damaged: its header contradicts itself")
     ids = tuple(np.frombuffer(source.read(4 * tokens), dtype="<i4").tolist())
     states = []
-    for group, first in zip(cache.groups, firsts, strict=True):
+    for group in cache.groups:
+        count = len(list(group.prefix(pages)))
         for ordinal, layer in group.layers:
-            layout = layout_of(layer, cache.profile.storages[ordinal])
-            shape = pages - first, layer.kv_heads, layout.page_tokens, layout.k_bytes + layout.v_bytes
+            layout = layout_of(layer, group.storage(cache.profile, ordinal))
+            shape = count, layer.kv_heads, layout.page_tokens, layout.k_bytes + layout.v_bytes
             data = source.read(math.prod(shape))
             states.append(torch.frombuffer(bytearray(data), dtype=torch.uint8).view(shape))
     checksum = file.read(_CHECKSUM + 1)
@@ -169,13 +179,17 @@ def _read_open(cache: PagedCache, file: BinaryIO) -> Contents:
         raise UserError("it is truncated")
     if checksum != source.digest.digest():
         raise UserError("it is damaged: its checksum doesn't match")
-    return Contents(ids, firsts, states, size)
+    return Contents(ids, states, size)
 
 
 def _check_header(cache: PagedCache, header: dict[str, Any]) -> None:
     expected = _expected(cache)
     if header.get("fingerprint") != expected["fingerprint"]:
         raise UserError(f"it was saved with another model ({header.get('model')}), this server runs {cache.model}")
+    rules = header.get("spans", []), _rules(cache)
+    if rules[0] != rules[1]:
+        saved, here = (_rules_text(each) for each in rules)
+        raise UserError(f"it was saved with {saved}, this server has {here}: start one with the same spans")
     theirs = header.get("layers")
     if not isinstance(theirs, list) or len(theirs) != len(expected["layers"]):
         raise UserError("it is damaged: its header can't be read")
@@ -189,6 +203,14 @@ def _check_header(cache: PagedCache, header: dict[str, Any]) -> None:
     theirs = header.get("layout", f"canonical{header.get('page_tokens')}-v1")
     if theirs != LAYOUT:
         raise UserError(f"its states are laid out as {theirs}, this version reads {LAYOUT}: save the slot again")
+
+
+def _rules_text(rules: Any) -> str:
+    try:
+        texts = dict.fromkeys(f"{text}" for _, text in rules)
+    except (TypeError, ValueError):
+        return "something unknown"
+    return " and ".join(texts) or "no spans"
 
 
 def _type_text(given: Any) -> str:

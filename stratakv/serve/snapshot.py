@@ -5,7 +5,7 @@ from __future__ import annotations
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile
 from stratakv.serve.paged_cache import PagedCache
-from stratakv.serve.request import EngineSnapshot, LayerSnapshot, Loss, SlotSnapshot
+from stratakv.serve.request import EngineSnapshot, KindSnapshot, LayerSnapshot, Loss, SlotSnapshot
 from stratakv.serve.scheduler import Scheduler
 from stratakv.serve.sequence import Sequence
 from stratakv.serve.statistics import Statistics
@@ -31,6 +31,7 @@ def take_snapshot(
         pages_used=sum(pool.used for pool in cache.pools),
         pages_free=sum(pool.free for pool in cache.pools),
         pages_cached=sum(pool.cached for pool in cache.pools),
+        kinds=_kinds(cache),
         page_tokens=PAGE_TOKENS,
         cache_bytes=cache.nbytes,
         used_bytes=cache.used_bytes,
@@ -42,6 +43,22 @@ def take_snapshot(
         batching=cache.runner.batching,
         lost=lost,
     )
+
+
+def _kinds(cache: PagedCache) -> tuple[KindSnapshot, ...]:
+    found = []
+    for kind in ("whole", "fine", "sealed"):
+        both = [(g, p) for g, p in zip(cache.groups, cache.pools, strict=True) if g.part == kind]
+        if both:
+            pools = [pool for _, pool in both]
+            nbytes = sum(group.page_bytes * pool.capacity for group, pool in both)
+            counts = (
+                sum(pool.used for pool in pools),
+                sum(pool.free for pool in pools),
+                sum(pool.cached for pool in pools),
+            )
+            found.append(KindSnapshot(kind, *counts, nbytes))
+    return tuple(found)
 
 
 def _slot(number: int, sequence: Sequence | None) -> SlotSnapshot:

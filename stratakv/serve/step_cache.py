@@ -9,21 +9,28 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
 from stratakv.engine.cache.handle import handles
 from stratakv.kernels.choice import kernel_for
-from stratakv.kernels.placing import Placed, PlacingLayer
-from stratakv.kernels.step import Step
+from stratakv.kernels.converting import convert
+from stratakv.kernels.placing import Placed, PlacingLayer, Sealed
+from stratakv.kernels.spans import Seen
 from stratakv.pages.pool import Pool
 
 
 class StepLayer(CacheLayerMixin, PlacingLayer):
-    """One layer: `step` is set before each forward call. status: what it couldn't store, as `Kernel.append` writes it."""
+    """One layer: `seen` is set before each forward call. status: what it couldn't store, as `Kernel.append` writes it.
 
-    step: Step
+    sealed: the pool of sealed pages of a layer with spans. within: its pages, and their numbers there, that this step fills and
+    its own later queries see sealed.
+    """
+
+    seen: Seen
     ragged = True
 
-    def __init__(self, pool: Pool, status: torch.Tensor) -> None:
+    def __init__(self, name: str, pool: Pool, status: torch.Tensor, sealed: Pool | None = None) -> None:
         CacheLayerMixin.__init__(self)
-        self.pool, self.status = pool, status
+        self.name, self.pool, self.status, self.sealed = name, pool, status, sealed
         self.kernel = kernel_for(pool.layout, pool.device)
+        self.sealed_kernel = self.kernel if sealed is None else kernel_for(sealed.layout, sealed.device)
+        self.within: list[tuple[int, int]] = []
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -34,18 +41,29 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store the states [1, kv_heads, tokens of the step, head_dim]."""
         key, value = key_states[0].transpose(0, 1), value_states[0].transpose(0, 1)
-        self.kernel.append(self.pool, key, value, self.step.slots, self.status)
+        self.kernel.append(self.pool, key, value, self.seen.fine.slots, self.status)
+        self.seal(self.within)
         return handles(self._placed(), key_states.dtype)
 
     def place(self, batch: int, tokens: int) -> Placed | None:
         """See PlacingLayer."""
-        return self._placed() if batch == 1 and tokens == len(self.step.slots) else None
+        return self._placed() if batch == 1 and tokens == len(self.seen.fine.slots) and not self.within else None
 
     def stored(self, tokens: int) -> None:
         """Nothing to do: lengths are the sequences' affair."""
 
+    def seal(self, pages: list[tuple[int, int]]) -> None:
+        """Pages become sealed ones: pairs of numbers."""
+        if pages:
+            assert self.sealed is not None
+            convert(self.pool, self.sealed, self.sealed_kernel, pages, self.name)
+
     def _placed(self) -> Placed:
-        return Placed(self.pool, self.step, self.kernel, self.status)
+        part = None
+        if self.seen.sealed is not None:
+            assert self.sealed is not None
+            part = Sealed(self.sealed, self.seen.sealed, self.sealed_kernel)
+        return Placed(self.pool, self.seen.fine, self.kernel, self.status, part)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Not used: masks are the block tables' affair."""

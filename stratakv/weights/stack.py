@@ -12,13 +12,16 @@ from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.cpu.layout import compiled
 from stratakv.kernels.cpu.split import Split
 from stratakv.kernels.native import native
-from stratakv.kernels.placing import Placed, PlacingLayer
+from stratakv.kernels.placing import Placed, PlacingLayer, Sealed
 from stratakv.weights.angles import Angles
 from stratakv.weights.fused_layer import FusedLayer
 from stratakv.weights.parts import UnknownPartError, norm
 
-# Of a step's table, a row a layer: addresses of cos and sin, base and stride of the pool, then Split.addresses
-_COLUMNS = 10
+# Of a step's table, a row a layer: addresses of cos and sin, then base and stride of a pool and Split.numbers; those twice, of
+# pages that are written and of sealed ones
+_PAGES_COLUMNS = 10
+_COLUMNS = 2 + 2 * _PAGES_COLUMNS
+_NONE = (0,) * _PAGES_COLUMNS
 # What a call may say that changes nothing in a step
 _HARMLESS = {"use_cache", "return_dict", "cache_position", "logits_to_keep"}
 
@@ -135,13 +138,14 @@ class Stack:
         """The layers in place on x, up to one whose states can't be stored: its status says so."""
         table = np.empty((len(self.fused), _COLUMNS), dtype=np.uint64)
         layouts = [compiled(place.pool) for place in placed]
-        layouts += layouts[:1] * (len(self.fused) - len(placed))
+        sealed = [layouts[0] if place.sealed is None else compiled(place.sealed.pool) for place in placed]
+        for each in (layouts, sealed):
+            each += layouts[:1] * (len(self.fused) - len(placed))
         angles = {kind: self._angles(x, position_ids, kind) for kind in dict.fromkeys(self.types[: len(placed)])}
         starts = {kind: (cos.data_ptr(), sin.data_ptr()) for kind, (cos, sin) in angles.items()}
-        splits = [Split.of(place.step) for place in placed]
         table[: len(placed)] = [
-            (*starts[kind], place.pool.base, place.pool.stride, *split.addresses)
-            for place, split, kind in zip(placed, splits, self.types, strict=False)
+            (*starts[kind], *_numbers(place), *(_NONE if place.sealed is None else _numbers(place.sealed)))
+            for place, kind in zip(placed, self.types, strict=False)
         ]
         kernel = placed[0].kernel
         assert isinstance(kernel, CpuKernel)
@@ -154,10 +158,9 @@ class Stack:
                 end,
                 table.ctypes.data,
                 layouts,
+                sealed,
                 kernel.name,
                 kernel.precise,
-                len(splits[0].step),
-                splits[0].decoding,
                 x.data_ptr(),
                 rows,
                 cos.shape[0] * cos.shape[1],
@@ -186,17 +189,27 @@ def _watched(layer: Any) -> bool:
 def _placed(placing: list[Any], batch: int, tokens: int) -> list[Placed] | None:
     """Every layer's part of the step; None where a layer has none, or one that the compiled call doesn't take."""
     placed: list[Placed] = []
+    known: set[int] = set()  # steps that it takes: layers share them, and asking each costs a microsecond
     for layer in placing:
         place = layer.place(batch, tokens)
         if place is None or not isinstance(place.kernel, CpuKernel):
             return None
         if not place.kernel.encodes(place.pool):
             return None
-        # layers share steps: asking each costs a microsecond
-        if (not placed or place.step is not placed[-1].step) and Split.of(place.step).decoding is None:
+        if place.sealed is not None and place.sealed.kernel != place.kernel:
             return None
+        for part in (place, place.sealed):
+            if part is not None and id(part.step) not in known:
+                if Split.of(part.step).decoding is None:
+                    return None
+                known.add(id(part.step))
         placed.append(place)
     return placed
+
+
+def _numbers(part: Placed | Sealed) -> tuple[int, ...]:
+    """Of a row of the table."""
+    return part.pool.base, part.pool.stride, *Split.of(part.step).numbers
 
 
 def _sees_all(mask: Any) -> bool:

@@ -42,9 +42,10 @@ def test_restored_pages_answer_as_before(saved: Any, engines: Any, text_ids: lis
     (_, ours, finish) = answers(fresh, [GenerationRequest(tuple(text_ids[:PROMPT_TOKENS]), 8, GREEDY)])[0]
     assert finish.cached_tokens == 256
     check_same(tokens_of(ours), tokens_of(theirs))
-    for old, new in zip(engine.cache.runner.pools, fresh.cache.runner.pools, strict=True):
-        pages = torch.tensor([0, 1])
-        assert torch.equal(old.read(pages), new.read(pages))
+    for olds, news in zip(engine.cache.runner.pools, fresh.cache.runner.pools, strict=True):
+        for old, new in zip(olds, news, strict=True):
+            pages = torch.tensor([0, 1])
+            assert torch.equal(old.read(pages), new.read(pages))
     again = path.with_name("again.bin")
     asyncio.run(fresh.save_slot(0, again))
     assert again.read_bytes() == path.read_bytes()

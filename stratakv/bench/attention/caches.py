@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from stratakv.bench.timing import copies
@@ -66,7 +65,7 @@ class PackedCache:
         self.layer = PackedLayer("bench", kv_type(pair[0]), kv_type(pair[1]))
         for k, v in pieces(shape, tokens):
             self.handles = self.layer.update(k, v)
-        self._tables = np.array(self.layer.tables, dtype=np.int64)
+        self._tables = self.layer.written.arrays.numbers
         self._steps: dict[int, Step] = {}
 
     def attend(self, query: torch.Tensor) -> torch.Tensor:

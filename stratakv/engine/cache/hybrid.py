@@ -15,6 +15,7 @@ from transformers.cache_utils import (
 )
 
 from stratakv.engine.cache.layers import PackedLayer, PackedSlidingLayer
+from stratakv.engine.cache.sealing import Seals
 from stratakv.engine.cache.steps import Steps
 from stratakv.kvtypes import KVType
 
@@ -60,9 +61,16 @@ class PackedHybridLayer(_BothStates, LinearAttentionAndFullAttentionLayer):  # t
     """Linear-attention states beside full attention."""
 
     def __init__(
-        self, name: str, k: KVType, v: KVType, number_of_states: int = 1, *, steps: Steps | None = None
+        self,
+        name: str,
+        k: KVType,
+        v: KVType,
+        number_of_states: int = 1,
+        *,
+        steps: Steps | None = None,
+        seals: Seals | None = None,
     ) -> None:
-        PackedLayer.__init__(self, name, k, v, steps=steps)
+        PackedLayer.__init__(self, name, k, v, steps=steps, seals=seals)
         LinearAttentionLayer.__init__(self, number_of_states=number_of_states)
 
 
@@ -80,8 +88,9 @@ class PackedHybridSlidingLayer(  # type: ignore[override,misc]
         number_of_states: int = 1,
         *,
         steps: Steps | None = None,
+        seals: Seals | None = None,
     ) -> None:
-        PackedSlidingLayer.__init__(self, name, k, v, sliding_window, steps=steps)
+        PackedSlidingLayer.__init__(self, name, k, v, sliding_window, steps=steps, seals=seals)
         LinearAttentionLayer.__init__(self, number_of_states=number_of_states)
 
     @staticmethod

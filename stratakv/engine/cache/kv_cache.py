@@ -10,10 +10,10 @@ from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, get_laye
 from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.cache.hybrid import PackedHybridLayer, PackedHybridSlidingLayer
 from stratakv.engine.cache.layers import PackedIndexedLayer, PackedLayer, PackedSlidingLayer
+from stratakv.engine.cache.sealing import Seals
 from stratakv.engine.cache.steps import Steps
 from stratakv.errors import UserError
 from stratakv.profile import Profile, resolve
-from stratakv.profile.spans import refuse_spans
 
 _PACKED: dict[str, type[PackedLayer]] = {
     "full_attention": PackedLayer,
@@ -45,15 +45,17 @@ class KVCache(Cache):
             raise UserError(
                 f"profile {self.profile.name} is for {len(self.profile.pairs)} KV layers, the model has {len(geometry.kv_layers)}"
             )
-        refuse_spans(self.profile.spans, "the cache")
         layers: list[Any] = []
         steps = Steps()
         for layer, kind, layer_kwargs in zip(geometry.layers, kinds, kwargs, strict=True):
             if layer.ordinal is None:
                 layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind](**layer_kwargs))
                 continue
-            storage = self.profile.storages[layer.ordinal]
-            layers.append(_PACKED[kind](f"layer {layer.layer}", storage.k, storage.v, **layer_kwargs, steps=steps))
+            storage = self.profile.storages[layer.ordinal].for_layer(layer)
+            fine, turn = storage.fine(layer), (layer.ordinal + 1) / len(geometry.kv_layers)
+            seals = None if fine is None else Seals(storage.spans, storage.k, storage.v, turn)
+            written, name = fine or storage, f"layer {layer.layer}"
+            layers.append(_PACKED[kind](name, written.k, written.v, **layer_kwargs, steps=steps, seals=seals))
         super().__init__(layers=layers)
 
     def nbytes(self) -> int:

@@ -4,49 +4,66 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers.cache_utils import CacheLayerMixin, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from stratakv.engine.cache.handle import handles
+from stratakv.engine.cache.sealing import SealedPages, Seals
 from stratakv.engine.cache.steps import Steps
+from stratakv.engine.cache.tables import Tables
 from stratakv.errors import UserError
 from stratakv.kernels.choice import kernel_for
 from stratakv.kernels.kernel import Kernel
-from stratakv.kernels.placing import Placed, PlacingLayer
+from stratakv.kernels.placing import Placed, PlacingLayer, Sealed
 from stratakv.kvtypes import KVType
 from stratakv.pages.allocator import PageAllocator
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
-from stratakv.pages.pool import GrowingPool
+from stratakv.pages.pool import GrowingPool, Pool
 
 
 class PackedLayer(DynamicLayer, PlacingLayer):
     """A layer that keeps every token.
 
-    name: how errors call the layer. k, v: the types of its K and V. steps: what the layers of a cache share. All sequences of a
-    batch are equally long (padding included), as everywhere in transformers.
+    name: how errors call the layer. k, v: the types that its new K and V are stored in. steps: what the layers of a cache share.
+    seals: with spans, what pages become that leave them; k and v are the finer types then. All sequences of a batch are
+    equally long (padding included), as everywhere in transformers.
     """
 
-    pool: GrowingPool
+    written: Tables
+    sealed: SealedPages | None
     kernel: Kernel
     status: torch.Tensor
 
-    def __init__(self, name: str, k: KVType, v: KVType, *, steps: Steps | None = None) -> None:
+    def __init__(
+        self, name: str, k: KVType, v: KVType, *, steps: Steps | None = None, seals: Seals | None = None
+    ) -> None:
         CacheLayerMixin.__init__(self)
-        self.name, self.k_type, self.v_type = name, k, v
-        self.pages = PageAllocator()
-        self.tables: list[list[int]] = []
+        self.name, self.k_type, self.v_type, self.seals = name, k, v, seals
         self.length = 0
-        self.dropped = 0  # tokens of whole pages before the tables' first page
         self._steps = steps or Steps()
         self.number = self._steps.status.add(name, k, v)
-        self._numbers: NDArray[np.int64] | None = None  # the tables, [sequences, pages]; None when they have changed
+
+    @property
+    def pool(self) -> Pool:
+        """Of the pages that new tokens are written to."""
+        return self.written.pool
+
+    @property
+    def pages(self) -> PageAllocator:
+        """The same: who owns which."""
+        return self.written.pages
+
+    @property
+    def tables(self) -> list[list[int]]:
+        """The same: page numbers by sequence; of layers with spans the fine pages alone."""
+        return self.written.numbers
 
     @property
     def nbytes(self) -> int:
         """Bytes of the pages in use."""
-        return self.pages.used * self.pool.layout.page_bytes if self.is_initialized else 0
+        if not self.is_initialized:
+            return 0
+        return self.written.nbytes + (0 if self.sealed is None else self.sealed.tables.nbytes)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Make the pool from the first states' shapes [batch, kv_heads, tokens, head_dim]."""
@@ -60,9 +77,9 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         self.v_type.check(v_dim)
         layout = PageLayout(self.k_type, self.v_type, k_dim, v_dim, key_states.shape[1])
         self.kernel = kernel_for(layout, self.device)
-        self.pool = GrowingPool(layout, self.device)
+        self.written = Tables(GrowingPool(layout, self.device), key_states.shape[0])
+        self.sealed = None if self.seals is None else SealedPages(self.name, self.seals, self.written)
         self.status = self._steps.status.of(self.number, self.device)
-        self.tables = [[] for _ in range(key_states.shape[0])]
         self.is_initialized = True
 
     def update(
@@ -77,20 +94,29 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         batch, heads, tokens, _ = key_states.shape
-        if batch != len(self.tables):
-            raise ValueError(f"{self.name} holds {len(self.tables)} sequences, {batch} were given")
+        if batch != len(self.written):
+            raise ValueError(f"{self.name} holds {len(self.written)} sequences, {batch} were given")
         placed = self._place(tokens)
         k, v = (
             x.squeeze(2) if tokens == 1 else x.transpose(1, 2).reshape(-1, heads, x.shape[3])
             for x in (key_states, value_states)
         )
         self.kernel.append(self.pool, k, v, placed.step.slots, self.status)
+        if self.sealed is not None:
+            self._seal(self.sealed)
         self.stored(tokens)
         return handles(placed, self.dtype)
 
     def place(self, batch: int, tokens: int) -> Placed | None:
-        """See PlacingLayer."""
-        return self._place(tokens) if self.is_initialized and batch == len(self.tables) else None
+        """See PlacingLayer. None too where queries see pages sealed that the step itself fills."""
+        if not self.is_initialized or batch != len(self.written):
+            return None
+        placed = self._place(tokens)
+        if self.sealed is not None:
+            if self.sealed.end > self.length // PAGE_TOKENS:
+                return None
+            self._seal(self.sealed)
+        return placed
 
     def stored(self, tokens: int) -> None:
         """See PlacingLayer."""
@@ -106,24 +132,25 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         return self.length
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens (a negative number, as in transformers) and free their pages."""
+        """Forget the last tokens (a negative number, as in transformers) and free their pages.
+
+        With spans: pages that are recent again are fine again, and keep the values that they were sealed with.
+        """
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes a negative number of tokens to remove, {tokens_to_remove} was given")
         self._steps.end()
-        self.length = max(0, self.length + tokens_to_remove)
-        keep = -(-(self.length - self.dropped) // PAGE_TOKENS)
-        self._numbers = None
-        for table in self.tables:
-            while len(table) > keep:
-                self.pages.release(table.pop())
+        self._crop(max(0, self.length + tokens_to_remove))
+
+    def undo(self, tokens: int) -> None:
+        """The step that brought the last tokens doesn't count."""
+        self._crop(self.length - tokens)
 
     def reset(self) -> None:
         """Free all pages, and their memory."""
         self._steps.forget()
-        self.tables, self.length, self.dropped, self._numbers = [], 0, 0, None
-        self.pages = PageAllocator()
+        self.length = 0
         if self.is_initialized:
-            del self.pool
+            del self.written, self.sealed
         self.is_initialized = False
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
@@ -132,12 +159,14 @@ class PackedLayer(DynamicLayer, PlacingLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Each sequence `repeats` times, pages shared."""
-        self._take([index for index in range(len(self.tables)) for _ in range(repeats)])
+        if self.is_initialized:
+            self._take([index for index in range(len(self.written)) for _ in range(repeats)])
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these sequences (indices, or a boolean mask over the batch), pages shared."""
         chosen = indices.nonzero().flatten() if indices.dtype == torch.bool else indices
-        self._take([int(index) for index in chosen])
+        if self.is_initialized:
+            self._take([int(index) for index in chosen])
 
     def offload(self) -> None:
         """Pages stay where they are: moving packed bytes back and forth costs more than it saves."""
@@ -145,54 +174,76 @@ class PackedLayer(DynamicLayer, PlacingLayer):
     def prefetch(self) -> None:
         """Nothing to bring back, see offload."""
 
+    def settle(self) -> None:
+        """A step is over: seal pages that leave the spans, free those that no later query can see."""
+        if self.sealed is not None:
+            self.sealed.settle(self.length)
+
     def _place(self, tokens: int) -> Placed:
         """Room for so many tokens more of each sequence, in pages of its own."""
         self._steps.begin(self)
-        start = self.length - self.dropped
-        first, end = start // PAGE_TOKENS, -(-(start + tokens) // PAGE_TOKENS)
-        for table in self.tables:
-            if len(table) < end or any(self.pages.shared(page) for page in table[first:]):
-                self._make_room(table, first, end)
-        if self._numbers is None:
-            self._numbers = np.array(self.tables, dtype=np.int64)
-        length = self.length + tokens
-        step, self._numbers = self._steps.even(self._numbers, length, tokens, window=self._window, dropped=self.dropped)
-        return Placed(self.pool, step, self.kernel, self.status)
+        tables, length = self.written, self.length + tokens
+        first, end = self.length // PAGE_TOKENS, -(-length // PAGE_TOKENS)
+        for index in range(tables.indices[-1] + 1 if tables.indices else first, end):
+            tables.add(index)
+        tables.own(first)
+        if self.sealed is not None:
+            return self._place_mixed(self.sealed, length, tokens)
+        dropped = tables.indices[0] * PAGE_TOKENS
+        arrays = tables.arrays
+        step, numbers = self._steps.even(arrays.numbers, length, tokens, window=self._window, dropped=dropped)
+        if numbers is not arrays.numbers:
+            tables.arrays = arrays._replace(numbers=numbers)
+        return Placed(tables.pool, step, self.kernel, self.status)
 
-    def _make_room(self, table: list[int], first: int, end: int) -> None:
-        self._numbers = None
-        while len(table) < end:
-            table.append(self._fresh_page())
-        for index in range(first, end):
-            if self.pages.shared(page := table[index]):
-                table[index] = self._fresh_page()
-                self.pool.copy(page, table[index])
-                self.pages.release(page)
+    def _place_mixed(self, sealed: SealedPages, length: int, tokens: int) -> Placed:
+        end = (length - 1) // PAGE_TOKENS - sealed.spans.recent  # no query sees this page sealed, or a later one
+        sealed.make_room(end)
+        both = self.written.arrays, sealed.tables.before(end)
+        mixture = self._steps.mixture(sealed.spans, *both, length, tokens, window=self._window)
+        if mixture.fine is not both[0] or mixture.sealed is not both[1]:
+            self.written.arrays = mixture.fine
+            sealed.tables.alike(end, mixture.sealed)
+        seen = mixture.causal()[0]
+        part = None if seen.sealed is None else Sealed(sealed.tables.pool, seen.sealed, sealed.kernel)
+        return Placed(self.written.pool, seen.fine, self.kernel, self.status, part, mixture)
 
-    def _fresh_page(self) -> int:
-        page = self.pages.allocate()
-        assert page is not None
-        self.pool.reserve(page + 1)
-        return page
+    def _seal(self, sealed: SealedPages) -> None:
+        try:
+            sealed.seal()
+        except UserError:
+            self._steps.abandon()
+            raise
 
-    def drop_unreachable(self) -> None:
-        """Free pages that no later query can see."""
-
-    def _take(self, indices: list[int]) -> None:
+    def _crop(self, length: int) -> None:
+        self.length = length
         if not self.is_initialized:
             return
-        before, self.tables, self._numbers = self.tables, [list(self.tables[index]) for index in indices], None
-        for page in (page for table in self.tables for page in table):
-            self.pages.share(page)
-        for page in (page for table in before for page in table):
-            self.pages.release(page)
+        if self.sealed is not None:
+            self.sealed.crop(length)
+        else:
+            self.written.drop(lambda index: index >= -(-length // PAGE_TOKENS))
+
+    def _take(self, indices: list[int]) -> None:
+        self.written.take(indices)
+        if self.sealed is not None:
+            self.sealed.tables.take(indices)
 
 
 class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
     """A sliding-window or chunked layer: pages wholly before the window are freed."""
 
-    def __init__(self, name: str, k: KVType, v: KVType, sliding_window: int, *, steps: Steps | None = None) -> None:
-        PackedLayer.__init__(self, name, k, v, steps=steps)
+    def __init__(
+        self,
+        name: str,
+        k: KVType,
+        v: KVType,
+        sliding_window: int,
+        *,
+        steps: Steps | None = None,
+        seals: Seals | None = None,
+    ) -> None:
+        PackedLayer.__init__(self, name, k, v, steps=steps, seals=seals)
         self.sliding_window, self.record_past = sliding_window, False
 
     # the stock mask arithmetic reads this name
@@ -222,27 +273,25 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
     def _window(self) -> int | None:
         return self.sliding_window
 
-    def drop_unreachable(self) -> None:
+    def settle(self) -> None:
         """As PackedLayer."""
+        PackedLayer.settle(self)
         if not self.record_past:
             self._free_before(self.length - self.sliding_window + 1)
 
     def _free_before(self, position: int) -> None:
-        pages = (position - self.dropped) // PAGE_TOKENS
-        if pages > 0:
-            self._numbers = None
-            for table in self.tables:
-                for page in table[:pages]:
-                    self.pages.release(page)
-                del table[:pages]
-            self.dropped += pages * PAGE_TOKENS
+        if self.is_initialized and position >= PAGE_TOKENS:
+            for tables in (self.written, *(() if self.sealed is None else (self.sealed.tables,))):
+                tables.drop(lambda index: index < position // PAGE_TOKENS)
 
 
 class PackedIndexedLayer(DynamicIndexedLayer, PackedLayer):  # type: ignore[misc]
     """A layer of sparse attention whose indexer keeps keys of its own: K and V packed, the indexer's keys as they are."""
 
-    def __init__(self, name: str, k: KVType, v: KVType, *, steps: Steps | None = None) -> None:
-        PackedLayer.__init__(self, name, k, v, steps=steps)
+    def __init__(
+        self, name: str, k: KVType, v: KVType, *, steps: Steps | None = None, seals: Seals | None = None
+    ) -> None:
+        PackedLayer.__init__(self, name, k, v, steps=steps, seals=seals)
         self.indexer_keys = self.indexer_position_ids = None
         self.is_indexer_initialized = False
 

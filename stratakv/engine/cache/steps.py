@@ -8,18 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratakv.errors import UserError
+from stratakv.kernels.spans import Mixture, Pages
 from stratakv.kernels.status import Status
 from stratakv.kernels.step import Step
+from stratakv.profile.spans import Spans
 
 
 class SteppingLayer(Protocol):
-    """A layer as far as its steps go. number: among those that share them. length: tokens that each sequence has."""
+    """A layer as far as its steps go. number: among those that share them."""
 
     number: int
-    length: int
 
-    def drop_unreachable(self) -> None:
-        """Free pages that no later query can see."""
+    def settle(self) -> None:
+        """A step is over."""
+
+    def undo(self, tokens: int) -> None:
+        """The step that brought the last tokens doesn't count."""
 
 
 class Steps:
@@ -32,6 +36,7 @@ class Steps:
     def __init__(self) -> None:
         self.status = Status()
         self._of: dict[tuple[int, int, int, int | None], Step] = {}
+        self._mixtures: dict[tuple[Spans, int, int, int | None], Mixture] = {}
         self._stored: list[tuple[SteppingLayer, int]] = []  # of the step under way, and how many tokens
 
     def even(
@@ -49,6 +54,19 @@ class Steps:
             self._of.clear()
         self._of[key] = step = Step.even(tables, length, tokens, window=window, dropped=dropped)
         return step, tables
+
+    def mixture(
+        self, spans: Spans, fine: Pages, sealed: Pages, length: int, tokens: int, *, window: int | None
+    ) -> Mixture:
+        """The same of layers with spans."""
+        key = spans, length, tokens, window
+        known = self._mixtures.get(key)
+        if known is not None and _same(known.fine, fine) and _same(known.sealed, sealed):
+            return known
+        if known is None and len(self._mixtures) >= 8:
+            self._mixtures.clear()
+        self._mixtures[key] = made = Mixture(spans, fine, sealed, length, tokens, window)
+        return made
 
     def begin(self, layer: SteppingLayer) -> None:
         """A layer is about to store something."""
@@ -68,12 +86,23 @@ class Steps:
             self.status.check()
         except UserError:
             for layer, tokens in layers:
-                layer.length -= tokens
+                layer.undo(tokens)
             raise
         for layer, _ in layers:
-            layer.drop_unreachable()
+            layer.settle()
+
+    def abandon(self) -> None:
+        """A layer can't do its part: none of the layers has it. UserError where that comes of what one couldn't store."""
+        layers, self._stored = self._stored, []
+        for layer, tokens in layers:
+            layer.undo(tokens)
+        self.status.check()
 
     def forget(self) -> None:
         """Of the step under way nothing counts any more."""
         self._stored = []
         self.status.clear()
+
+
+def _same(one: Pages, other: Pages) -> bool:
+    return one is other or (np.array_equal(one.indices, other.indices) and np.array_equal(one.numbers, other.numbers))

@@ -49,7 +49,7 @@ def attend(
             if part.dtype == torch.bool:
                 if not bool(part.any()):
                     continue
-                part = _additive(part, q.dtype)
+                part = None if bool(part.all()) else _additive(part, q.dtype)
         elif window is not None:
             low, high = max(0, begin - own), min(q_tokens, end + window - 1 - own)
             if low >= high:

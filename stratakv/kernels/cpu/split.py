@@ -70,6 +70,11 @@ class Split:
         return tuple(address(array) for array in arrays)
 
     @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """The addresses, the number of sequences, and `decoding`: what the compiled step asks for, where that isn't None."""
+        return *self.addresses, len(self.step), self.decoding or 0
+
+    @cached_property
     def decoding(self) -> int | None:
         """How many sequences there are before the pieces of chunks, where these are the last ones and torch has nothing
         to do: what one compiled call can take. None for other steps."""

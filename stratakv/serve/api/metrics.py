@@ -68,6 +68,16 @@ def metrics_text(snapshot: EngineSnapshot) -> str:
                 'state="free"': snapshot.pages_free,
             },
         ),
+        (
+            "stratakv_cache_pages_by_kind",
+            "gauge",
+            "the same by kind: fine pages of spans, sealed ones, or whole layers without spans",
+            {
+                f'kind="{each.kind}",state="{state}"': count
+                for each in snapshot.kinds
+                for state, count in (("used", each.used), ("cached", each.cached), ("free", each.free))
+            },
+        ),
         ("stratakv_cache_bytes", "gauge", "bytes of all pages", snapshot.cache_bytes),
         ("stratakv_cache_used_bytes", "gauge", "bytes of pages in use", snapshot.used_bytes),
         ("stratakv_cache_bytes_per_token", "gauge", "bytes of a token in all layers", snapshot.bytes_per_token),

@@ -73,6 +73,11 @@ function drawPages(status) {
     ["is-free", `${status.pages_free} free`],
   ].map(([kind, text]) => element("span", kind, text));
   const size = (status.cache_bytes / 2 ** 20).toFixed(1);
+  const kinds = status.kinds.length < 2 ? [] : status.kinds;
+  for (const kind of kinds) {
+    const text = `${kind.kind}: ${kind.used} used, ${kind.cached} kept, ${kind.free} free, ${(kind.nbytes / 2 ** 20).toFixed(1)} MiB`;
+    legend.push(element("span", "", text));
+  }
   $("pages").replaceChildren(...legend, element("b", "", `${status.page_tokens} tokens a page, ${size} MiB in all`));
 }
 

@@ -1,6 +1,7 @@
 #include "layer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "threads.h"
@@ -10,7 +11,7 @@ namespace {
 
 // Memory of the calling thread that outlives the call; `which` keeps nested uses apart.
 float *scratch(int which, std::int64_t size) {
-    thread_local std::vector<float> kept[3];
+    thread_local std::vector<float> kept[5];
     if (static_cast<std::int64_t>(kept[which].size()) < size) kept[which].resize(size);
     return kept[which].data();
 }
@@ -128,9 +129,9 @@ Failure store(const AttentionPart &part, const LayerPages &pages, const float *p
     return encode(kernel, tasks, 2, threads);
 }
 
-// Sequences [begin, end).
-const char *see(const AttentionPart &part, const LayerPages &pages, float *projected, int begin, int end,
-                float *attended, const Kernel &kernel, bool precise, int threads) {
+// Sequences [begin, end). lse: null, or [rows][q_heads]: the logarithm of the sum of exponentiated logits.
+const char *see(const AttentionPart &part, const LayerPages &pages, const float *projected, int begin, int end,
+                const float *sinks, float *attended, float *lse, const Kernel &kernel, bool precise, int threads) {
     if (begin == end) return "";
     const Layout &layout = *pages.layout;
     Attention a{};
@@ -141,26 +142,58 @@ const char *see(const AttentionPart &part, const LayerPages &pages, float *proje
     a.query_rotation = &layout.k_encoder.rotation, a.out_rotation = &layout.from_v;
     a.where = pages.where, a.pages = pages.pages, a.page_start = pages.page_start + begin;
     a.query_start = pages.query_start + begin;
-    a.first = pages.first, a.last = pages.last, a.sinks = part.sinks.empty() ? nullptr : part.sinks.data();
+    a.first = pages.first, a.last = pages.last, a.sinks = sinks, a.lse = lse;
     a.scale = part.scale, a.softcap = part.softcap, a.precise = precise;
     return attend(kernel, a, threads);
 }
 
+// All sequences.
+const char *see_all(const AttentionPart &part, const LayerPages &pages, const float *projected, const float *sinks,
+                    float *attended, float *lse, const Kernel &kernel, bool precise, int threads) {
+    const auto range = [&](int begin, int end, bool fine) {
+        return see(part, pages, projected, begin, end, sinks, attended, lse, kernel, fine, threads);
+    };
+    const char *few = range(0, pages.decoding, precise);
+    const char *chunks = range(pages.decoding, pages.sequences, true);
+    return *few ? few : chunks;
+}
+
+// Two attentions over parts of which none saw the same become one, in place on the first.
+void merge(const AttentionPart &part, std::int64_t rows, float *attended, const float *lse, const float *other,
+           const float *other_lse) {
+    for (std::int64_t i = 0; i < rows * part.q_heads; ++i) {
+        if (!(other_lse[i] > -INFINITY)) continue;
+        const float top = std::max(lse[i], other_lse[i]);
+        const float a = std::exp(lse[i] - top), b = std::exp(other_lse[i] - top), sum = a + b;
+        float *to = attended + i * part.dim;
+        const float *from = other + i * part.dim;
+        for (std::int64_t d = 0; d < part.dim; ++d) to[d] = (a * to[d] + b * from[d]) / sum;
+    }
+}
+
 }  // namespace
 
-StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages,
-                       const std::vector<Angles> &angles, const Kernel &kernel, bool precise, int sequences,
-                       int decoding, float *x, std::int64_t rows, int threads) {
+StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<StepPages> &pages,
+                       const std::vector<Angles> &angles, const Kernel &kernel, bool precise, float *x,
+                       std::int64_t rows, int threads) {
     const char *ran = "";
     for (std::size_t i = 0; i < layers.size(); ++i) {
         const AttentionPart &part = layers[i]->attention;
-        float *projected = scratch(1, rows * part.width()), *attended = scratch(2, rows * part.q_heads * part.dim);
+        const LayerPages &written = pages[i].written, &sealed = pages[i].sealed;
+        const float *sinks = part.sinks.empty() ? nullptr : part.sinks.data();
+        const std::int64_t size = rows * part.q_heads * part.dim, heads = rows * part.q_heads;
+        float *projected = scratch(1, rows * part.width()), *attended = scratch(2, size);
         project(part, x, rows, angles[i], projected, threads);
-        const Failure failure = store(part, pages[i], projected, rows, kernel, threads);
+        const Failure failure = store(part, written, projected, rows, kernel, threads);
         if (failure.task >= 0) return {static_cast<int>(i), failure.task, static_cast<int>(failure.what), ran};
-        const char *few = see(part, pages[i], projected, 0, decoding, attended, kernel, precise, threads);
-        const char *chunks = see(part, pages[i], projected, decoding, sequences, attended, kernel, true, threads);
-        ran = *few ? few : chunks;
+        if (sealed.layout) {
+            float *other = scratch(3, size), *lse = scratch(4, 2 * heads);
+            see_all(part, sealed, projected, nullptr, other, lse + heads, kernel, precise, threads);
+            ran = see_all(part, written, projected, sinks, attended, lse, kernel, precise, threads);
+            merge(part, rows, attended, lse, other, lse + heads);
+        } else {
+            ran = see_all(part, written, projected, sinks, attended, nullptr, kernel, precise, threads);
+        }
         leave(part, attended, rows, x, threads);
         if (layers[i]->mlp) feed(*layers[i]->mlp, x, rows, threads);
     }

@@ -68,12 +68,19 @@ void leave(const AttentionPart &part, const float *attended, std::int64_t rows, 
 // x += residual * after(down(activation(gate) * up)).
 void feed(const MlpPart &part, float *x, std::int64_t rows, int threads);
 
-// Where a layer's new tokens go and what its queries see, as in Attention and EncodeTask.
+// Where a layer's new tokens go and what its queries see, as in Attention and EncodeTask. The sequences from `decoding`
+// on are attended in float32 in any case.
 struct LayerPages {
-    const Layout *layout;
+    const Layout *layout;  // null: there are none
     Pages where;
     const std::int64_t *slots, *pages, *page_start;
     const std::int32_t *query_start, *first, *last;
+    int sequences, decoding;
+};
+
+// Pages that are written, and sealed ones that queries see beside them.
+struct StepPages {
+    LayerPages written, sealed;
 };
 
 // What went wrong: layer -1: nothing; side 0 K, 1 V; what as Encoded. ran: the attention kernel that ran last.
@@ -82,10 +89,9 @@ struct StepOutcome {
     const char *ran = "";
 };
 
-// Layers in order, each storing its K and V and attending: x [rows][width] becomes their result. The sequences from
-// `decoding` on are attended in float32 (`precise`) in any case.
-StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<LayerPages> &pages,
-                       const std::vector<Angles> &angles, const Kernel &kernel, bool precise, int sequences,
-                       int decoding, float *x, std::int64_t rows, int threads);
+// Layers in order, each storing its K and V and attending: x [rows][width] becomes their result.
+StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<StepPages> &pages,
+                       const std::vector<Angles> &angles, const Kernel &kernel, bool precise, float *x,
+                       std::int64_t rows, int threads);
 
 }  // namespace stratakv

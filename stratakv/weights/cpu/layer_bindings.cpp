@@ -28,46 +28,59 @@ void wants(bool good, const char *what) {
     if (!good) throw std::invalid_argument(what);
 }
 
-// Columns of the table that a step is given, a row of addresses and numbers a layer.
-enum Column { kCos, kSin, kBase, kStride, kSlots, kPages, kPageStart, kQueryStart, kFirst, kLast, kColumns };
+// Columns of the table that a step is given, a row of addresses and numbers a layer: the angles', then those of pages
+// that are written, then the same of sealed ones (base 0: there are none).
+enum AngleColumn { kCos, kSin, kAngleColumns };
+enum PagesColumn {
+    kBase, kStride, kSlots, kPages, kPageStart, kQueryStart, kFirst, kLast, kSequences, kDecoding, kPagesColumns
+};
+constexpr int kColumns = kAngleColumns + 2 * kPagesColumns;
+
+LayerPages pages_of(const Layout &layout, const AttentionPart &part, const std::uint64_t *row) {
+    if (!row[kBase]) return {};
+    wants(layout.kv_heads == part.kv_heads && layout.k.dim == part.dim && layout.v.dim == part.dim,
+          "the layer's pages hold other heads");
+    const int sequences = static_cast<int>(row[kSequences]), decoding = static_cast<int>(row[kDecoding]);
+    wants(0 <= decoding && decoding <= sequences, "no such sequences");
+    return {&layout,
+            {row[kBase], row[kStride]},
+            at<const std::int64_t>(row[kSlots]),
+            at<const std::int64_t>(row[kPages]),
+            at<const std::int64_t>(row[kPageStart]),
+            at<const std::int32_t>(row[kQueryStart]),
+            at<const std::int32_t>(row[kFirst]),
+            at<const std::int32_t>(row[kLast]),
+            sequences,
+            decoding};
+}
 
 // Layers in order, kept alive by Python.
 struct Layers {
     std::vector<const Layer *> layers;
 
     std::tuple<int, int, int, std::string> run(int begin, int end, Address table,
-                                               const std::vector<const Layout *> &layouts, const std::string &kernel,
-                                               bool precise, int sequences, int decoding, Address x, std::int64_t rows,
-                                               std::int64_t angle_rows, std::int64_t angle_stride,
-                                               std::int64_t angle_step, int threads) const {
-        wants(0 <= decoding && decoding <= sequences, "no such sequences");
-        wants(0 <= begin && begin <= end && end <= static_cast<int>(layers.size()) && layouts.size() == layers.size(),
+                                               const std::vector<const Layout *> &layouts,
+                                               const std::vector<const Layout *> &sealed, const std::string &kernel,
+                                               bool precise, Address x, std::int64_t rows, std::int64_t angle_rows,
+                                               std::int64_t angle_stride, std::int64_t angle_step, int threads) const {
+        wants(0 <= begin && begin <= end && end <= static_cast<int>(layers.size()) &&
+                  layouts.size() == layers.size() && sealed.size() == layers.size(),
               "no such layers");
         const std::vector<const Layer *> chosen(layers.begin() + begin, layers.begin() + end);
-        std::vector<LayerPages> pages;
+        std::vector<StepPages> pages;
         std::vector<Angles> angles;
         for (int i = begin; i < end; ++i) {
-            const std::uint64_t *row = at<const std::uint64_t>(table) + i * kColumns;
+            const std::uint64_t *row = at<const std::uint64_t>(table) + i * kColumns, *first = row + kAngleColumns;
             const AttentionPart &part = layers[i]->attention;
-            wants(
-                layouts[i]->kv_heads == part.kv_heads && layouts[i]->k.dim == part.dim && layouts[i]->v.dim == part.dim,
-                "the layer's pages hold other heads");
+            pages.push_back({pages_of(*layouts[i], part, first), pages_of(*sealed[i], part, first + kPagesColumns)});
+            wants(pages.back().written.layout, "a layer's pages lie nowhere");
             wants(layouts[i]->encodes(), "a type of the layer is encoded by its own code");
-            pages.push_back({layouts[i],
-                             {row[kBase], row[kStride]},
-                             at<const std::int64_t>(row[kSlots]),
-                             at<const std::int64_t>(row[kPages]),
-                             at<const std::int64_t>(row[kPageStart]),
-                             at<const std::int32_t>(row[kQueryStart]),
-                             at<const std::int32_t>(row[kFirst]),
-                             at<const std::int32_t>(row[kLast])});
             angles.push_back(
                 {at<const float>(row[kCos]), at<const float>(row[kSin]), angle_rows, angle_stride, angle_step});
         }
         const Kernel &found = find_kernel(kernel);
         nb::gil_scoped_release release;
-        const StepOutcome outcome =
-            run_layers(chosen, pages, angles, found, precise, sequences, decoding, at<float>(x), rows, threads);
+        const StepOutcome outcome = run_layers(chosen, pages, angles, found, precise, at<float>(x), rows, threads);
         return {outcome.layer < 0 ? -1 : outcome.layer + begin, outcome.side, outcome.what, outcome.ran};
     }
 };
@@ -158,12 +171,13 @@ void bind_layers(nb::module_ &m) {
         .def(
             "__init__", [](Layers *self, const std::vector<const Layer *> &layers) { new (self) Layers{layers}; },
             "layers"_a, nb::keep_alive<1, 2>())
-        .def("run", &Layers::run, "begin"_a, "end"_a, "table"_a, "layouts"_a, "kernel"_a, "precise"_a, "sequences"_a,
-             "decoding"_a, "x"_a, "rows"_a, "angle_rows"_a, "angle_stride"_a, "angle_step"_a, "threads"_a,
+        .def("run", &Layers::run, "begin"_a, "end"_a, "table"_a, "layouts"_a, "sealed"_a, "kernel"_a, "precise"_a,
+             "x"_a, "rows"_a, "angle_rows"_a, "angle_stride"_a, "angle_step"_a, "threads"_a,
              "Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 "
-             "[layers][10], addresses of cos, sin, "
-             "then base, stride, slots, pages, page_start, query_start, first, last. Returns (layer, side, what, "
-             "kernel) as `append` and `attend`, layer -1: good.");
+             "[layers][22], addresses of cos, sin, then base, stride, slots, pages, page_start, query_start, first, "
+             "last, number of sequences and of those that decode; then the same of sealed pages, base 0 without. "
+             "layouts: of the pages that are written; sealed: of the others, any where there are none. Returns "
+             "(layer, side, what, kernel) as `append` and `attend`, layer -1: good.");
     m.def(
         "rms_norm",
         [](Address x, Address weight, float epsilon, std::int64_t rows, std::int64_t dim, Address out, int threads) {

@@ -171,7 +171,9 @@ def test_metrics(http):
     assert counted('stratakv_requests_total{outcome="finished"}') == before[1] + 1
     text = http.get("/metrics").text
     for line in text.splitlines():  # the format: HELP, TYPE, then samples of that name
-        assert re.fullmatch(r"# (HELP|TYPE) [a-zA-Z_:]+ .+|[a-zA-Z_:]+(\{\w+=\"\w+\"\})? [0-9.e+-]+", line), line
+        assert re.fullmatch(
+            r"# (HELP|TYPE) [a-zA-Z_:]+ .+|[a-zA-Z_:]+(\{\w+=\"\w+\"(,\w+=\"\w+\")*\})? [0-9.e+-]+", line
+        ), line
     names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
     assert len(names) == len(set(names)) > 15
     assert all(

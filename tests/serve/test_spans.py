@@ -1,0 +1,259 @@
+"""Spans in the server: groups of fine and of sealed pages, in company, with prefixes, preempted, saved and restored."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving import GREEDY, answers, check_same, tokens_of
+
+from stratakv.engine.cache import KVCache
+from stratakv.engine.load import LoadedModel
+from stratakv.errors import UserError
+from stratakv.pages.allocator import PageAllocator
+from stratakv.pages.footprint import PIECE, allocated_bytes
+from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.profile import resolve
+from stratakv.profile.spans import Spans
+from stratakv.serve.capacity import plan_capacity
+from stratakv.serve.groups import WindowGroup, capacities, window_groups
+from stratakv.serve.request import GenerationRequest
+from stratakv.serve.scheduler import Scheduler, Work
+from stratakv.serve.sequence import Sequence, page_keys
+
+RULE = "rest: turbo4; recent: 1 page turbo8; first: 1 page turbo8"
+
+
+def group(spans: Spans, part: Any, window: int | None = None) -> WindowGroup:
+    return WindowGroup("full" if window is None else "sliding", window, (), 1, part, spans)
+
+
+@given(
+    st.sampled_from([Spans(1, first=1), Spans(2), Spans(0, first=2), Spans(3, first=2)]),
+    st.integers(0, 3000),
+    st.integers(1, 700),
+    st.sampled_from([None, 500, 900]),
+)
+def test_a_step_holds_what_its_queries_see(spans: Spans, start: int, count: int, window: int | None) -> None:
+    if window is not None:
+        spans = Spans(min(spans.recent, window // PAGE_TOKENS))
+    if not spans:
+        return
+    fine, sealed = (group(spans, part, window) for part in ("fine", "sealed"))
+    held = {fine: set(fine.needs(start, start + count)), sealed: set(sealed.needs(start, start + count))}
+    for position in {start, start + count // 2, start + count - 1}:
+        for page in range(fine.first_visible(position) // PAGE_TOKENS, position // PAGE_TOKENS + 1):
+            is_fine = page < spans.first or page >= position // PAGE_TOKENS - spans.recent
+            assert page in held[fine if is_fine else sealed]
+            assert not is_fine or fine.keeps(page, position)
+    end = start + count
+    for one, pages in held.items():
+        assert len(pages) <= one.pages_for(end, count)
+        kept = {page for page in pages if one.keeps(page, end)}
+        assert kept <= set(one.needs(end, end + 1)) and kept == set(one.needs(end, end + 1)) & pages
+        # what is shared is what a sequence would hold that comes there by itself
+        whole = end // PAGE_TOKENS
+        assert set(one.prefix(whole)) <= set(one.needs(max(whole * PAGE_TOKENS, 1), whole * PAGE_TOKENS + 1))
+        assert all(page < max(one.complete(whole * PAGE_TOKENS), 0) for page in one.prefix(whole))
+
+
+def step(target: Scheduler) -> list[Work]:
+    work = target.plan(256)
+    for item in work:
+        for one, table in zip(target.groups, item.sequence.tables, strict=True):
+            assert set(one.needs(item.start, item.start + item.count)) <= set(table.pages)
+    for pool in target.pools:
+        assert pool.used + pool.free + pool.cached == pool.capacity
+    target.advance(work)
+    for item in work:
+        if item.draws:
+            item.sequence.tokens.append(7)
+    return work
+
+
+def add(target: Scheduler, number: int, prompt: list[int]) -> Sequence:
+    request = GenerationRequest(tuple(prompt), 10_000)
+    keys = page_keys(request.prompt, b"salt")
+    made = Sequence(number, request, list(prompt), keys, target.new_tables())
+    target.add(made)
+    return made
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_whatever_comes_all_are_served_and_nothing_is_lost(data: st.DataObject) -> None:
+    spans = data.draw(st.sampled_from([Spans(1, first=1), Spans(2), Spans(0, first=1)]))
+    groups = [group(spans, part) for part in ("sealed", "fine")]
+    slots, context = data.draw(st.integers(1, 4)), 1024
+    pages = data.draw(st.integers(context // PAGE_TOKENS, slots * context // PAGE_TOKENS))
+    counts = [one.reserve(pages, slots, context, 256) for one in groups]
+    target = Scheduler(groups, [PageAllocator(count) for count in counts], slots=slots, chunk=256)
+    left = {}
+    for number in range(data.draw(st.integers(1, 8))):
+        same = data.draw(st.sampled_from([0, number]))
+        made = add(target, number, [same] * data.draw(st.integers(1, 900)))
+        left[made] = data.draw(st.integers(1, 120))
+    for _ in range(4000):
+        if not left:
+            break
+        for item in step(target):
+            if item.draws and item.sequence in left:
+                left[item.sequence] -= 1
+                if not left[item.sequence]:
+                    target.remove(item.sequence)
+                    del left[item.sequence]
+    assert not left
+    assert all(pool.used == 0 for pool in target.pools)
+
+
+def test_fine_pages_of_the_prompt_s_end_are_kept_longest() -> None:
+    groups = [group(Spans(1, first=1), part) for part in ("sealed", "fine")]
+    target = Scheduler(groups, [PageAllocator(40), PageAllocator(6)], slots=3, chunk=256)
+    first = add(target, 0, list(range(1000)))
+    while first.in_prompt:
+        step(target)
+    target.remove(first)
+    again = add(target, 1, [*range(1000), 1, 2])
+    step(target)
+    assert again.cached == 896
+    target.remove(again)
+    parted = add(target, 2, [*range(700), 5])
+    step(target)
+    assert parted.cached == 384  # where fine pages were taken for later ones, their tokens are computed again
+    target.remove(parted)
+
+
+def test_the_same_prompt_in_any_pieces_alone_and_among_others(
+    engines: Any, loaded: LoadedModel, text_ids: list[int]
+) -> None:
+    prompt = tuple(text_ids[:700])
+    alone = None
+    for chunk in (512, 128, 64):
+        engine = engines(RULE, slots=3, prefill_chunk=chunk)
+        asked = [GenerationRequest(prompt, 12, GREEDY, cache_prompt=False)]
+        others = [
+            GenerationRequest(tuple(text_ids[at : at + 300]), 40, GREEDY, cache_prompt=False) for at in (100, 333)
+        ]
+        if alone is None:
+            alone = tokens_of(answers(engine, asked)[0][1])
+        check_same(tokens_of(answers(engine, asked)[0][1]), alone)
+        check_same(tokens_of(answers(engine, asked + others)[0][1]), alone)
+    cache = KVCache(loaded.model.config, RULE)
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        logits = loaded.model(ids, past_key_values=cache).logits[0, -1].log_softmax(-1)
+    assert abs(float(logits[alone[0].id]) - alone[0].logprob) < 0.1
+
+
+def test_pages_are_what_a_sequence_alone_has(engines: Any, loaded: LoadedModel, text_ids: list[int]) -> None:
+    """The first layer's states come of the tokens alone: there bytes are equal, fine and sealed."""
+    engine = engines(RULE, slots=2, prefill_chunk=200, own=True)
+    prompt = tuple(text_ids[:900])
+    answers(engine, [GenerationRequest(prompt, 1, GREEDY), GenerationRequest(tuple(text_ids[500:800]), 9, GREEDY)])
+    cache = KVCache(loaded.model.config, RULE)
+    with torch.inference_mode():
+        loaded.model(torch.tensor([prompt]), past_key_values=cache)
+    layer, keys = cache.layers[0], engine.cache.keys(prompt)
+    for one, pools, ids in zip(engine.cache.groups, engine.cache.runner.pools, engine.cache.pools, strict=True):
+        tables = layer.written if one.part == "fine" else layer.sealed.tables
+        shared = list(one.prefix(7))
+        assert shared == ([0, 6] if one.part == "fine" else [1, 2, 3, 4, 5])
+        for page in shared:
+            theirs = tables.pool.read(torch.tensor(tables.column(page)))
+            ours = pools[0].read(torch.tensor([ids.lookup(keys[page])]))
+            assert torch.equal(ours, theirs)
+
+
+def test_hits_change_no_answer(engines: Any, text_ids: list[int]) -> None:
+    engine = engines(RULE, slots=2)
+    prompt = tuple(text_ids[:600])
+    (_, theirs, cold) = answers(engine, [GenerationRequest(prompt, 12, GREEDY, cache_prompt=False)])[0]
+    assert cold.cached_tokens == 0
+    answers(engine, [GenerationRequest(prompt[:550], 200, GREEDY)])
+    (_, ours, finish) = answers(engine, [GenerationRequest(prompt, 12, GREEDY)])[0]
+    assert finish.cached_tokens == 512
+    check_same(tokens_of(ours), tokens_of(theirs))
+
+
+def test_preempted_sequences_answer_as_alone(engines: Any, text_ids: list[int]) -> None:
+    engine = engines(RULE, slots=3, context=700, cache_bytes=7_500_000, own=True)
+    asked = [GenerationRequest(tuple(text_ids[at : at + 250]), 300, GREEDY, cache_prompt=False) for at in (0, 300, 600)]
+    alone = [tokens_of(answers(engine, [each])[0][1]) for each in asked]
+    before = engine.snapshot().counters.preempted
+    together = answers(engine, asked)
+    assert engine.snapshot().counters.preempted > before
+    for (_, ours, _), theirs in zip(together, alone, strict=True):
+        check_same(tokens_of(ours), theirs)
+
+
+def test_slots_are_saved_and_restored_by_their_rule(engines: Any, text_ids: list[int], tmp_path: Path) -> None:
+    engine, prompt = engines(RULE, slots=2), tuple(text_ids[:700])
+    (_, theirs, _) = answers(engine, [GenerationRequest(prompt, 8, GREEDY, slot=1)])[0]
+    path = tmp_path / "slot.bin"
+    assert asyncio.run(engine.save_slot(1, path)).tokens == 640
+    fresh = engines(RULE, slots=2, own=True)
+    asyncio.run(fresh.restore_slot(0, path))
+    snapshot = fresh.snapshot()
+    assert {(kind.kind, kind.cached) for kind in snapshot.kinds} == {("fine", 2), ("sealed", 3)}
+    again = tmp_path / "again.bin"
+    asyncio.run(fresh.save_slot(0, again))
+    assert again.read_bytes() == path.read_bytes()
+    (_, ours, finish) = answers(fresh, [GenerationRequest(prompt, 8, GREEDY)])[0]
+    assert finish.cached_tokens == 640
+    check_same(tokens_of(ours), tokens_of(theirs))
+    for other, words in (
+        ("turbo4", "no spans"),
+        (RULE.replace("recent: 1 page", "recent: 2 pages"), "recent: 2 pages turbo8"),
+    ):
+        with pytest.raises(
+            UserError, match=f"saved with recent: 1 page turbo8; first: 1 page turbo8, this server has {words}"
+        ):
+            asyncio.run(engines(other, slots=2).restore_slot(0, path))
+
+
+def test_a_poisoned_sequence_fails_alone(engines: Any, loaded: LoadedModel, text_ids: list[int]) -> None:
+    engine = engines(RULE, slots=2, own=True)
+    bad, good = (GenerationRequest(tuple(text_ids[at : at + 300]), 8, GREEDY) for at in (0, 400))
+    expected = tokens_of(answers(engine, [good])[0][1])
+    embedding = loaded.model.get_input_embeddings()
+    marked = bad.prompt[150]
+    token = next(id_ for id_ in range(loaded.model.config.vocab_size) if id_ not in good.prompt)
+    poisoned = GenerationRequest((*bad.prompt[:150], token, *bad.prompt[151:]), 8, GREEDY)
+    assert marked != token
+
+    def poison(module: Any, given: Any, out: torch.Tensor) -> torch.Tensor:
+        return torch.where((given[0] == token)[..., None], torch.nan, out)
+
+    handle = embedding.register_forward_hook(poison)
+    try:
+        (_, _, failed), (_, ours, fine) = answers(engine, [poisoned, good])
+    finally:
+        handle.remove()
+    assert failed.reason == "error" and "layer 0, K" in (failed.error or "")
+    assert fine.reason != "error"
+    check_same(tokens_of(ours), expected)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("context", [200, 1024, 4096])
+def test_capacity_counts_both_kinds(loaded: LoadedModel, slots: int, context: int) -> None:
+    profile = resolve("rest: turbo4; recent: 2 pages turbo8; first: 1 page turbo8", loaded.geometry)
+    groups = window_groups(profile)
+    assert [one.part for one in groups] == ["sealed", "fine"]
+    got = plan_capacity(profile, slots=slots, chunk=PIECE, context=slots * context, memory=None, free=2**34)
+    assert got.tokens >= slots * context
+    # what `plan` counts; here one request may use all, so that short ones take more
+    assert context == 200 or got.cache_bytes <= slots * allocated_bytes(profile, context)
+    for memory in (got.cache_bytes, got.cache_bytes + 10**6, 4 * got.cache_bytes):
+        again = plan_capacity(profile, slots=slots, chunk=PIECE, context=context, memory=memory, free=2**34)
+        assert again.tokens >= slots * context
+        pages = capacities(groups, again.cache_bytes, slots, again.context, PIECE)
+        assert all(count >= one.pages_for(again.context, PIECE) for one, count in zip(groups, pages, strict=True))
+        assert sum(count * one.page_bytes for count, one in zip(pages, groups, strict=True)) <= memory
+    with pytest.raises(UserError, match="holds 0 tokens"):
+        plan_capacity(profile, slots=slots, chunk=PIECE, context=context, memory=10_000, free=2**34)
