@@ -6,6 +6,7 @@ python tools/train_trellis_levels.py [--bits 4] [--states 8]
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -92,14 +93,16 @@ def rounded(y: Tensor, fine: Levels, trellis: Trellis) -> Levels:
 
 
 def lines(bits: tuple[int, ...], states: tuple[int, ...], rounds: int = ROUNDS) -> Iterator[str]:
-    """A line of the table for each, and what it reaches on directions that training didn't see as a comment."""
+    """The table's entry for each, under the error on directions that training didn't see: before and after rounding."""
     for each, number in product(bits, states):
         trellis, count = TRELLISES[number], VECTORS[number]
         y, unseen = directions(count, BLOCK, SEED), directions(count, BLOCK, SEED + 1)
         fine = trained(y, each, trellis, rounds)
         levels = rounded(y[: count // 2], fine, trellis)
         reached = (error(unseen, chosen(unseen, some, trellis), some) for some in (fine, levels))
-        yield f"    ({each}, {number}): Levels({levels.ratio}, {levels.half}),  # {' '.join(f'{e:.6f}' for e in reached)}"
+        yield f"    # {' '.join(f'{e:.6f}' for e in reached)}"
+        text = f"({each}, {number}): Levels({levels.ratio}, {levels.half}),"
+        yield textwrap.fill(text, 120, initial_indent=" " * 4, subsequent_indent=" " * 8)
 
 
 def main() -> None:

@@ -4,9 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "encode.h"
 #include "encode_trellis.h"
-#include "vectors.h"
 
 namespace {
 
@@ -14,83 +12,6 @@ using stratakv::Encoded;
 using stratakv::Encoder;
 using stratakv::EncodeTask;
 using stratakv::kPageTokens;
-
-inline Encoded put_half(float value, std::uint8_t *out) {
-    const std::uint16_t half = to_half(value);
-    std::memcpy(out, &half, 2);
-    return (half & 0x7c00) == 0x7c00 ? Encoded::too_large : Encoded::good;
-}
-
-// Bits [shift, shift + width) of indices, the first in the low bits, eight at a time. count: a multiple of 8. Returns
-// the end of the plane.
-template <int WIDTH>
-inline std::uint8_t *put_plane(const std::uint8_t *indices, int count, int shift, std::uint8_t *out) {
-    static_assert(WIDTH == 1 || WIDTH == 2 || WIDTH == 4);
-    for (int i = 0; i < count; i += 8, out += WIDTH) {
-        std::uint64_t x;
-        std::memcpy(&x, indices + i, 8);
-        x = x >> shift & 0x0101010101010101u * ((1 << WIDTH) - 1);
-        if constexpr (WIDTH == 1) {
-            x = x * 0x0102040810204080u >> 56;
-        } else {  // neighbours move together, then pairs, then fours
-            x = (x | x >> (8 - WIDTH)) & 0x0001000100010001u * ((1 << 2 * WIDTH) - 1);
-            x = (x | x >> (16 - 2 * WIDTH)) & 0x0000000100000001u * ((1ull << 4 * WIDTH) - 1);
-            x = x | x >> (32 - 4 * WIDTH);
-        }
-        std::memcpy(out, &x, WIDTH);
-    }
-    return out;
-}
-
-inline bool finite(const float *x, int dim) {
-    F zeros = fzero();  // stays 0 unless a value is inf or nan
-    int i = 0;
-    for (; i + 16 <= dim; i += 16) zeros = fadd(zeros, fmul(fload(x + i), fzero()));
-    float rest = hsum(zeros);
-    for (; i < dim; ++i) rest += x[i] * 0.0f;
-    return rest == 0.0f;
-}
-
-// Sums halves until an odd number is left, then one by one: the order of _sum_of_squares in kvtypes/turbo.py.
-inline float squares_of(const float *x, int block) {
-    float y[kMaxDim];
-    y[0] = 0;  // gcc doesn't know that no block is empty
-    for (int i = 0; i < block; ++i) y[i] = x[i] * x[i];
-    int half = block;
-    while (half % 2 == 0) {
-        half /= 2;
-        for (int i = 0; i < half; ++i) y[i] = y[i] + y[i + half];
-    }
-    float squares = y[0];
-    for (int i = 1; i < half; ++i) squares = squares + y[i];
-    return squares;
-}
-
-// A block's direction in the rotated basis, and its norm. Blocks of 16 N values, N a power of two, stay in registers.
-template <int N>
-[[gnu::always_inline]] inline float direction_of(const Encoder &e, const float *x, F (&v)[N]) {
-    F squares[N];
-#pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) v[i] = fload(x + 16 * i), squares[i] = fmul(v[i], v[i]);
-#pragma GCC unroll 4
-    for (int half = N / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-        for (int i = 0; i < half; ++i) squares[i] = fadd(squares[i], squares[i + half]);
-    const float norm = std::sqrt(hsum_of_halves(squares[0]));
-    const F divisor = fset1(norm > 0 ? norm : 1.0f);
-#pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) v[i] = fdiv(v[i], divisor);
-    rotate_vectors<N>(e.rotation, v);
-    return norm;
-}
-
-// The same for any block, into y.
-inline float direction_of(const Encoder &e, const float *x, int block, float *y) {
-    const float norm = std::sqrt(squares_of(x, block)), divisor = norm > 0 ? norm : 1.0f;
-    for (int i = 0; i < block; ++i) y[i] = x[i] / divisor;
-    rotate_run(e.rotation, y);
-    return norm;
-}
 
 // Codebook indices of a block's direction, and its norm.
 template <int N, int BITS>
@@ -168,66 +89,6 @@ inline Encoded encode_turbo(const Encoder &e, const float *x, std::uint8_t *out)
         default: std::memcpy(out, indices, block);
     }
     return state;
-}
-
-// A block's codes after its norm. Returns the sum of the squares of their levels.
-template <int WIDE, int NARROW>
-inline int put_codes(const std::uint16_t *found, int block, std::uint8_t *out) {
-    std::uint8_t wide[kMaxDim], narrow[kMaxDim];
-    const int squares = codes_of<WIDE, NARROW>(found, block, wide, narrow);
-    if constexpr (WIDE > 0) out = put_plane<WIDE>(wide, block, 0, out);
-    put_plane<NARROW>(narrow, block, 0, out);
-    return squares;
-}
-
-template <int N>
-inline float direction_bins(const Encoder &e, const float *x, std::uint16_t *bins) {
-    F v[N];
-    alignas(64) float y[16 * N];
-    const float norm = direction_of<N>(e, x, v);
-#pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) fstore(y + 16 * i, v[i]);
-    bins_of(e, y, 16 * N, bins);
-    return norm;
-}
-
-// V vectors side by side -> their canonical bytes.
-template <int V>
-inline Encoded encode_trellis(const Encoder &e, const float (*x)[kMaxDim], std::uint8_t (*out)[4 * kMaxDim]) {
-    const int block = e.dim / e.blocks, bytes = e.nbytes / e.blocks;
-    std::uint16_t bins[V][kMaxDim], found[V][kMaxDim];
-    float norms[V];
-    Encoded states[V] = {};  // good
-    for (int first = 0, to = 0; first < e.dim; first += block, to += bytes) {
-        for (int v = 0; v < V; ++v) {
-            const float *from = x[v] + first;
-            if (block == 128) {
-                norms[v] = direction_bins<8>(e, from, bins[v]);
-            } else if (block == 64) {
-                norms[v] = direction_bins<4>(e, from, bins[v]);
-            } else {
-                alignas(64) float y[kMaxDim];
-                norms[v] = direction_of(e, from, block, y);
-                bins_of(e, y, block, bins[v]);
-            }
-            // a sum of squares may be infinite where no value is
-            if (!std::isfinite(norms[v]) && !finite(from, block)) states[v] = Encoded::not_finite;
-        }
-        cheapest<V>(e, bins, block, found);
-        for (int v = 0; v < V; ++v) {
-            const int squares = e.bits == 2   ? put_codes<0, 2>(found[v], block, out[v] + to + 2)
-                                : e.bits == 3 ? put_codes<2, 1>(found[v], block, out[v] + to + 2)
-                                : e.bits == 4 ? put_codes<0, 4>(found[v], block, out[v] + to + 2)
-                                : e.bits == 5 ? put_codes<4, 1>(found[v], block, out[v] + to + 2)
-                                              : put_codes<4, 2>(found[v], block, out[v] + to + 2);
-            const float root = std::sqrt(static_cast<float>(squares < 1 ? 1 : squares));
-            const Encoded state = put_half(norms[v] / (root * e.unit), out[v] + to);
-            if (states[v] == Encoded::good) states[v] = state;
-        }
-    }
-    for (const Encoded state : states)
-        if (state != Encoded::good) return state;
-    return Encoded::good;
 }
 
 inline float inverse_of(float scale) {

@@ -2,12 +2,9 @@
 // 16-bit integers, the states of one block lie side by side in a vector of 8 lanes, and V blocks go side by side so
 // that none waits for its own last step.
 #pragma once
-#include "encode.h"
-#include "vectors.h"
+#include "encode_norm.h"
 
 namespace {
-
-using stratakv::Encoder;
 
 constexpr int kSeam = Encoder::kSeam;
 // Costs differ between states by what 3 steps can cost at most; taken off every 8 steps, all stay within 16 bits.
@@ -118,6 +115,66 @@ inline int codes_of(const std::uint16_t *found, int block, std::uint8_t *wide, s
                 wide[part * each + i] = static_cast<std::uint8_t>(found[kApart * i + part] & ((1 << WIDE) - 1));
     }
     return squares;
+}
+
+// A block's codes after its norm. Returns the sum of the squares of their levels.
+template <int WIDE, int NARROW>
+inline int put_codes(const std::uint16_t *found, int block, std::uint8_t *out) {
+    std::uint8_t wide[kMaxDim], narrow[kMaxDim];
+    const int squares = codes_of<WIDE, NARROW>(found, block, wide, narrow);
+    if constexpr (WIDE > 0) out = put_plane<WIDE>(wide, block, 0, out);
+    put_plane<NARROW>(narrow, block, 0, out);
+    return squares;
+}
+
+template <int N>
+inline float direction_bins(const Encoder &e, const float *x, std::uint16_t *bins) {
+    F v[N];
+    alignas(64) float y[16 * N];
+    const float norm = direction_of<N>(e, x, v);
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) fstore(y + 16 * i, v[i]);
+    bins_of(e, y, 16 * N, bins);
+    return norm;
+}
+
+// V vectors side by side -> their canonical bytes.
+template <int V>
+inline Encoded encode_trellis(const Encoder &e, const float (*x)[kMaxDim], std::uint8_t (*out)[4 * kMaxDim]) {
+    const int block = e.dim / e.blocks, bytes = e.nbytes / e.blocks;
+    std::uint16_t bins[V][kMaxDim], found[V][kMaxDim];
+    float norms[V];
+    Encoded states[V] = {};  // good
+    for (int first = 0, to = 0; first < e.dim; first += block, to += bytes) {
+        for (int v = 0; v < V; ++v) {
+            const float *from = x[v] + first;
+            if (block == 128) {
+                norms[v] = direction_bins<8>(e, from, bins[v]);
+            } else if (block == 64) {
+                norms[v] = direction_bins<4>(e, from, bins[v]);
+            } else {
+                alignas(64) float y[kMaxDim];
+                norms[v] = direction_of(e, from, block, y);
+                bins_of(e, y, block, bins[v]);
+            }
+            // a sum of squares may be infinite where no value is
+            if (!std::isfinite(norms[v]) && !finite(from, block)) states[v] = Encoded::not_finite;
+        }
+        cheapest<V>(e, bins, block, found);
+        for (int v = 0; v < V; ++v) {
+            const int squares = e.bits == 2   ? put_codes<0, 2>(found[v], block, out[v] + to + 2)
+                                : e.bits == 3 ? put_codes<2, 1>(found[v], block, out[v] + to + 2)
+                                : e.bits == 4 ? put_codes<0, 4>(found[v], block, out[v] + to + 2)
+                                : e.bits == 5 ? put_codes<4, 1>(found[v], block, out[v] + to + 2)
+                                              : put_codes<4, 2>(found[v], block, out[v] + to + 2);
+            const float root = std::sqrt(static_cast<float>(squares < 1 ? 1 : squares));
+            const Encoded state = put_half(norms[v] / (root * e.unit), out[v] + to);
+            if (states[v] == Encoded::good) states[v] = state;
+        }
+    }
+    for (const Encoded state : states)
+        if (state != Encoded::good) return state;
+    return Encoded::good;
 }
 
 }  // namespace
