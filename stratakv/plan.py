@@ -13,7 +13,7 @@ from typing import Any
 from stratakv.errors import UserError
 from stratakv.pages.footprint import LONGEST, allocated_bytes, longest_context
 from stratakv.profile import ModelGeometry, Profile, resolve
-from stratakv.profile.parse import respanned
+from stratakv.profile.parse import respanned_each
 from stratakv.profile.rules import rule_line
 from stratakv.profile.spans import Sizes
 
@@ -78,16 +78,9 @@ def front_candidates(
 
 def _with_spans(candidates: list[Candidate], sizes: Sizes) -> list[Candidate]:
     """The same profiles by their names, with spans where they can have them."""
-    found, error = [], None
-    for each in candidates:
-        try:
-            profile = replace(respanned(each.profile, sizes), name=each.profile.name)
-        except UserError as problem:
-            profile, error = each.profile, problem
-        found.append(replace(each, profile=profile))
-    if error and not any(any(each.profile.spans) for each in found):
-        raise error
-    return found
+    profiles = respanned_each([each.profile for each in candidates], sizes)
+    named = [replace(new, name=each.profile.name) for each, new in zip(candidates, profiles, strict=True)]
+    return [replace(each, profile=profile) for each, profile in zip(candidates, named, strict=True)]
 
 
 def plan(candidates: Sequence[Candidate], wish: Wish) -> dict[str, Any]:

@@ -13,6 +13,7 @@ REFERENCE = "turbo4"
 def add_parser(commands: Any) -> None:
     """Register the command."""
     from stratakv.cli.measuring_options import add_far_options, add_measuring_options
+    from stratakv.cli.profile_options import add_span_options
 
     parser = commands.add_parser("compare", help="profiles side by side on a text", description=__doc__)
     add_measuring_options(parser)
@@ -29,6 +30,7 @@ def add_parser(commands: Any) -> None:
         metavar="PROFILE",
         help=f"what the verdicts are against ({REFERENCE}); added when it is not among the profiles",
     )
+    add_span_options(parser)
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
     parser.add_argument("--plot", metavar="FILE", help="draw KL divergence over bytes, .png or .svg")
     set_run(parser, run, outputs=("json", "plot"))
@@ -44,12 +46,14 @@ def run(args: argparse.Namespace) -> int:
         progress,
         say,
     )
+    from stratakv.cli.profile_options import sizes_from_args
     from stratakv.engine.describe import describe_model
     from stratakv.measure.plot import plot_comparison
     from stratakv.measure.results import check_writable, compare
     from stratakv.measure.table import format_comparison, format_warnings
     from stratakv.picture import check_plot_path
     from stratakv.profile import resolve
+    from stratakv.profile.parse import respanned_each
 
     for path in (args.json, args.plot):
         if path and path != "-":
@@ -58,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         check_plot_path(args.plot)
     model = describe_model(args.model)
     check_far_options(args, model.geometry.context)
-    profiles = [resolve(text, model.geometry, fingerprint=model.fingerprint) for text in args.profiles]
+    given = [resolve(text, model.geometry, fingerprint=model.fingerprint) for text in args.profiles]
+    profiles = respanned_each(given, sizes_from_args(args))
     reference = resolve(args.reference, model.geometry, fingerprint=model.fingerprint)
     for profile in (*profiles, reference):
         profile.check_context(args.ctx_size)

@@ -11,6 +11,7 @@ from stratakv.cli.recorded import command_line, set_run
 def add_parser(commands: Any) -> None:
     """Register the command."""
     from stratakv.cli.measuring_options import add_measuring_options
+    from stratakv.cli.profile_options import add_span_options
 
     parser = commands.add_parser("needles", help="keys and values planted in a text", description=__doc__)
     add_measuring_options(parser, context=2048, chunks=4)
@@ -23,6 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="draws keys, values and the order of questions (0)"
     )
+    add_span_options(parser)
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
     set_run(parser, run, outputs=("json",))
 
@@ -31,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from stratakv.cli.dtypes import torch_dtype
     from stratakv.cli.measuring_options import emit, progress, say
+    from stratakv.cli.profile_options import sizes_from_args
     from stratakv.engine.describe import describe_model
     from stratakv.engine.load import load_model, load_tokenizer
     from stratakv.errors import UserError
@@ -40,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.measure.retrieval import format_needles, needles
     from stratakv.measure.table import format_warnings
     from stratakv.profile import resolve
+    from stratakv.profile.parse import respanned_each
 
     if args.json and args.json != "-":
         check_writable(args.json)
@@ -48,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: at least 0")
     model = describe_model(args.model)
-    profiles = [resolve(text, model.geometry, fingerprint=model.fingerprint) for text in args.profiles]
+    given = [resolve(text, model.geometry, fingerprint=model.fingerprint) for text in args.profiles]
+    profiles = respanned_each(given, sizes_from_args(args))
+    for profile in profiles:
+        profile.check_context(args.ctx_size)
     text = read_text(args.file)
     haystacks, warnings = plant(
         text,

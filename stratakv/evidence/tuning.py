@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratakv import __version__
+from stratakv.errors import UserError
 from stratakv.evidence.reading import INTERVAL, NUMBER, PAIRS, ROW, Data, first_problem, read_checked
 
 if TYPE_CHECKING:  # a report is made from the files alone, without torch
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # a report is made from the files alone, without torch
 
 SCHEMA = "stratakv/tune/1"
 VERSION = 1
+_SPANS = {"recent": int, "recent_type": str, "first": int, "first_type": str}
 _CELL = {
     "ordinal": int,
     "side": str,
@@ -65,7 +67,11 @@ _FIELDS = {
 
 def read_evidence(path: str | Path) -> Data:
     """The evidence that was written beside a profile. Raises UserError for what is missing or of another kind."""
-    return read_checked(path, SCHEMA, _FIELDS, "an evidence file that `stratakv tune` wrote")
+    wanted = "an evidence file that `stratakv tune` wrote"
+    data = read_checked(path, SCHEMA, _FIELDS, wanted)
+    if data.get("spans") is not None and (problem := first_problem(data["spans"], _SPANS, "spans")):
+        raise UserError(f"{path}: {problem}: give {wanted}")
+    return data
 
 
 def evidence_json(

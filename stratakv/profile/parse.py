@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from stratakv.errors import UserError
@@ -86,6 +87,20 @@ def respanned(profile: Profile, sizes: Sizes) -> Profile:
         name = "; ".join(filter(None, (_head(profile.name), most.text())))
         name += "; no spans" if name == profile.name and spans != profile.spans else ""
     return replace(profile, name=name, spans=spans, warnings=(*profile.warnings, *fewer))
+
+
+def respanned_each(profiles: Sequence[Profile], sizes: Sizes) -> list[Profile]:
+    """`respanned` of several, those as they are that can't have any of these spans; UserError where that is all of them."""
+    found, error = [], None
+    for profile in profiles:
+        try:
+            found.append(respanned(profile, sizes))
+        except UserError as problem:
+            found.append(profile)
+            error = problem
+    if error and not any(any(profile.spans) for profile in found):
+        raise error
+    return found
 
 
 def is_rule_line(text: str) -> bool:

@@ -60,6 +60,8 @@ def cut(path: str):
         (cut("front.0.pairs"), "front[0].pairs is missing"),
         (cut("sensitivity.cells.3.kld"), "sensitivity.cells[3].kld is missing"),
         (evidence() | {"chosen": []}, "chosen is [], not an object"),
+        (evidence() | {"spans": {"recent": 2}}, "spans.recent_type is missing"),
+        (evidence() | {"spans": [2]}, "spans is [2], not an object"),
         (evidence() | {"warnings": [1]}, "warnings[0] is 1, not str"),
         (evidence() | {"rows": {}}, "rows is {}, not a list"),
         (evidence() | {"budget": {"text": "x", "bytes_per_token": True, "bpv": 4}}, "bytes_per_token is true"),

@@ -9,7 +9,7 @@ from geometries import plain
 
 from stratakv.errors import UserError
 from stratakv.profile import Spans, resolve, save_profile
-from stratakv.profile.parse import respanned
+from stratakv.profile.parse import respanned, respanned_each
 from stratakv.profile.presets import PRESETS
 from stratakv.profile.spans import NONE
 
@@ -129,6 +129,14 @@ def test_the_fork_has_no_spans():
     with pytest.raises(UserError, match="the fork has no spans"):
         resolve(f"turbo4; {SPANS}", GEOMETRY, compat_fork=True)
     assert not any(resolve("turbo4", GEOMETRY, compat_fork=True).spans)
+
+
+def test_several_keep_what_they_can():
+    given = [resolve(text, GEOMETRY) for text in ("f16", "turbo4")]
+    bare, spanned = respanned_each(given, {"recent": (2, "turbo8")})
+    assert bare is given[0] and spanned.name == "turbo4; recent: 2 pages turbo8"
+    with pytest.raises(UserError, match="no layer can have the spans"):
+        respanned_each(given[:1], {"recent": (2, "turbo8")})
 
 
 def test_respanned():

@@ -136,6 +136,13 @@ def test_a_model_without_far_predictions_says_so():
     assert "far KLD" not in words
 
 
+def test_spans_of_a_tuning_are_shown():
+    wish = {"recent": 2, "recent_type": "turbo8", "first": 1, "first_type": "turbo8"}
+    said = build_report({**evidence(), "spans": wish})
+    assert "recent: 2 pages turbo8; first: 1 page turbo8</dd>" in said
+    assert "spans, not in" not in build_report(evidence())
+
+
 def test_a_claim_that_does_not_hold_and_a_difference_that_is_not_shown_say_so():
     lost = judgement(-0.01)
     tuned = next(row for row in lost["rows"] if row["family"] == "tuned")
