@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
-from stratakv.engine.architecture import check_architecture
+from stratakv.engine.cache.architecture import check_architecture
 from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.gguf_config import completed
 from stratakv.engine.gguf_file import GGUFModel, read_gguf_model

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from stratakv.engine.architecture import causal_class
+from stratakv.engine.cache.architecture import calls_attention_by_name
 from stratakv.kernels.choice import preferred
 from stratakv.kernels.cpu.layout import MAX_HEAD_DIM
 from stratakv.pages.layout import layout_of
@@ -22,8 +22,8 @@ def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any
     Decoded tensors are right and slower. Kept layers of a model on a GPU run in torch whatever this says.
     """
     layers = profile.geometry.kv_layers
-    bypasses = not _uses_interface(config)
-    decoded = [layer for layer in layers if bypasses or layer.role == "mla" or max(layer.head_dim) > MAX_HEAD_DIM]
+    bypasses = not calls_attention_by_name(config)
+    decoded = [layer for layer in layers if not layer.reads_pages]
     why = None
     if bypasses:
         why = f"{config.model_type} has attention code of its own in transformers"
@@ -59,9 +59,3 @@ def attention_line(paths: dict[str, Any], kv_layers: int) -> str:
 
 def _layers(numbers: list[int], kv_layers: int) -> str:
     return "all KV layers" if len(numbers) == kv_layers else f"layers {ordinals_text(numbers)}"
-
-
-def _uses_interface(config: PreTrainedConfig) -> bool:
-    """Whether the architecture's module calls the attention implementation by name, as nearly all do."""
-    model = causal_class(config)
-    return model is None or "ALL_ATTENTION_FUNCTIONS" in model.source

@@ -14,7 +14,8 @@ class LayerGeometry:
 
     layer: the model's own index. ordinal: the count among layers that have a cache of their own, None for layers without.
     head_dim: values of one K and one V vector; for MLA the latent and the rope part. window: tokens that a sliding or
-    chunked layer keeps, else None. why: for a layer that is left alone, the reason in words.
+    chunked layer keeps, else None. why: for a layer that is left alone, the reason in words. reads_pages: False where the model's
+    attention gets decoded tensors instead of pages.
     """
 
     layer: int
@@ -25,6 +26,7 @@ class LayerGeometry:
     q_heads: int
     window: int | None = None
     why: str | None = None
+    reads_pages: bool = True
 
     @property
     def fields(self) -> dict[str, Any]:

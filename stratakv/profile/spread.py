@@ -8,14 +8,14 @@ from stratakv.errors import UserError
 from stratakv.profile.geometry import LayerGeometry, ModelGeometry
 from stratakv.profile.profile import Pair, ordinals_text
 from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans, spans_text
-from stratakv.profile.storage import MLA, LayerStorage
+from stratakv.profile.storage import DECODED, LayerStorage
 
 
 def spread(spans: Spans, geometry: ModelGeometry, pairs: Sequence[Pair]) -> tuple[tuple[Spans, ...], tuple[str, ...]]:
     """The spans by KV ordinal, and warnings for layers that get fewer.
 
-    Layers that slide have no first pages and at most their window's recent ones; MLA layers, and layers whose own types are as
-    fine, have none. UserError where no layer can have any.
+    Layers that slide have no first pages and at most their window's recent ones; layers whose attention gets decoded
+    tensors (MLA), and layers whose own types are as fine, have none. UserError where no layer can have any.
     """
     return spread_each([spans] * len(pairs), geometry, pairs)
 
@@ -46,8 +46,8 @@ def fit(spans: Spans, layer: LayerGeometry, pair: Pair) -> tuple[Spans, str | No
     """What one layer can have of the spans, and why fewer."""
     if not spans or LayerStorage.of(pair, spans).refuses(layer) is None:
         return spans, None
-    if layer.role == "mla":
-        return NONE, f"none, {MLA}"
+    if not layer.reads_pages:
+        return NONE, f"none, {DECODED}"
     storage = LayerStorage.of(pair, spans)
     fine = storage.fine(layer)
     if fine is not None and fine.names == storage.names:

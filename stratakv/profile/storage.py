@@ -10,7 +10,7 @@ from stratakv.kvtypes import KVType, kv_type
 from stratakv.profile.geometry import LayerGeometry
 from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
 
-MLA = "an MLA layer's latents are decoded before attention: it has no spans"
+DECODED = "its attention gets decoded tensors instead of pages, so it has no spans"
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class LayerStorage:
         spans, window = self.spans, layer.window
         if not spans:
             return None
-        if layer.role == "mla":
-            return f"{MLA}, leave '{spans.text()}' out"
+        if not layer.reads_pages:
+            return f"{DECODED}: leave '{spans.text()}' out"
         if window is not None and spans.first:
             return f"it keeps {window:,} tokens and drops its first page: first must be 0 pages, not {spans.first}"
         if window is not None and spans.recent * PAGE_TOKENS > window:

@@ -44,3 +44,14 @@ def test_the_precise_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATAKV_PRECISE", "yes")
     with pytest.raises(UserError, match="STRATAKV_PRECISE=yes: allowed are 0 and 1"):
         choice.precise()
+
+
+@pytest.mark.parametrize("model_type", ["falcon", "deepseek_v3"])
+def test_models_that_get_decoded_tensors_have_no_spans_and_it_is_said(model_type: str) -> None:
+    geometry = geometry_of(tiny_model(model_type).config)
+    with pytest.raises(
+        UserError, match=r"no layer can have the spans .* none, its attention gets decoded tensors instead"
+    ):
+        resolve("q4_0; recent: 2 pages q8_0", geometry)
+    with pytest.raises(UserError, match="attention gets decoded tensors instead of pages, so it has no spans: leave"):
+        resolve("all: q4_0, recent 1 page q8_0", geometry)

@@ -88,7 +88,11 @@ def test_a_short_window_is_fine_as_a_whole() -> None:
             FULL,
             "the spans' type turbo3 is not finer than its own turbo4/q8_0: give one of more bits",
         ),
-        (Spans(1), LayerGeometry(0, 0, "mla", (512, 64), 1, 8), "decoded before attention: it has no spans"),
+        (
+            Spans(1),
+            LayerGeometry(0, 0, "mla", (512, 64), 1, 8, reads_pages=False),
+            "decoded tensors instead of pages, so it has no",
+        ),
         (Spans(1), LayerGeometry(0, 0, "full", (72, 72), 1, 8), "spans: turbo8 can't store head_dim 72"),
     ],
 )

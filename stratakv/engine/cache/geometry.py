@@ -7,6 +7,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from stratakv.engine.cache.architecture import calls_attention_by_name
+from stratakv.kernels.cpu.layout import MAX_HEAD_DIM
 from stratakv.profile.geometry import LayerGeometry, ModelGeometry, Role
 
 _ROLES: dict[str, Role] = {
@@ -26,13 +28,15 @@ def geometry_of(config: PreTrainedConfig, name: str = "") -> ModelGeometry:
     text = config.get_text_config(decoder=True)
     kinds, kwargs = get_layer_types_and_kwargs(text)
     shared = _shared_layers(text)
-    layers, ordinal = [], 0
+    layers, ordinal, by_name = [], 0, calls_attention_by_name(config)
     for index, (kind, layer_kwargs, layer) in enumerate(zip(kinds, kwargs, text.per_layer_config, strict=True)):
         role, why = _role(kind, layer, index in shared)
         q_heads, kv_heads, dims = _heads(layer, kind)
         cached = why is None
         window = layer_kwargs.get("sliding_window") if cached else None
-        layers.append(LayerGeometry(index, ordinal if cached else None, role, dims, kv_heads, q_heads, window, why))
+        reads = by_name and role != "mla" and max(dims) <= MAX_HEAD_DIM
+        ordinal_here = ordinal if cached else None
+        layers.append(LayerGeometry(index, ordinal_here, role, dims, kv_heads, q_heads, window, why, reads))
         ordinal += cached
     context = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None) or 0
     return ModelGeometry(name or getattr(config, "name_or_path", "") or text.model_type, tuple(layers), int(context))

@@ -39,6 +39,12 @@ def causal_class(config: PreTrainedConfig) -> CausalClass | None:
     return None
 
 
+def calls_attention_by_name(config: PreTrainedConfig) -> bool:
+    """Whether the architecture's module calls the attention implementation by name, as nearly all do; ours then reads pages."""
+    model = causal_class(config)
+    return model is None or "ALL_ATTENTION_FUNCTIONS" in model.source
+
+
 @lru_cache(maxsize=8)
 def _from_source(config_class: str) -> CausalClass | None:
     """What the source says, None where it doesn't say it plainly."""
