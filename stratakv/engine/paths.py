@@ -23,7 +23,7 @@ def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any
     """
     layers = profile.geometry.kv_layers
     bypasses = not calls_attention_by_name(config)
-    decoded = [layer for layer in layers if not layer.reads_pages]
+    decoded = [layer for layer in layers if not layer.reads_pages or max(layer.head_dim) > MAX_HEAD_DIM]
     why = None
     if bypasses:
         why = f"{config.model_type} has attention code of its own in transformers"

@@ -8,7 +8,6 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from stratakv.engine.cache.architecture import calls_attention_by_name
-from stratakv.kernels.cpu.layout import MAX_HEAD_DIM
 from stratakv.profile.geometry import LayerGeometry, ModelGeometry, Role
 
 _ROLES: dict[str, Role] = {
@@ -34,7 +33,7 @@ def geometry_of(config: PreTrainedConfig, name: str = "") -> ModelGeometry:
         q_heads, kv_heads, dims = _heads(layer, kind)
         cached = why is None
         window = layer_kwargs.get("sliding_window") if cached else None
-        reads = by_name and role != "mla" and max(dims) <= MAX_HEAD_DIM
+        reads = by_name and role != "mla"
         ordinal_here = ordinal if cached else None
         layers.append(LayerGeometry(index, ordinal_here, role, dims, kv_heads, q_heads, window, why, reads))
         ordinal += cached
