@@ -17,7 +17,6 @@ from stratakv.cli.model_option import add_model_option
 from stratakv.cli.profile_options import add_span_options, sizes_from_args
 from stratakv.cli.sizes import parse_memory, parse_tokens
 from stratakv.errors import UserError
-from stratakv.measure.table import milli
 from stratakv.sizes import size_text
 
 if TYPE_CHECKING:
@@ -138,6 +137,8 @@ def format_plan(data: dict[str, Any]) -> str:
 
 def _quality(row: dict[str, Any]) -> str:
     """KLD in 1e-3 and where it is from. Far from where it was measured a prediction can be 0, which no type is but f32."""
+    from stratakv.measure.table import milli
+
     if row["kld"] is None:
         return "unknown"
     if row["kld_measured"]:
