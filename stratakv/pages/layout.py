@@ -4,7 +4,7 @@ A page holds page_tokens tokens of one layer for all its kv heads: [kv_heads][ti
 
     tile = [K fields of codes and floats][V fields of codes and floats][K scales][V scales]
 
-Within a field the bytes are a permutation of the types' canonical bytes, in the order that vector instructions read:
+Within a field the bytes are a permutation of the types' canonical bytes. Order "tile" is what a CPU's vector instructions read:
 
     K codes    [token / 16][byte / 4][token % 16][byte % 4]   a 32-bit lane is one token x 4 code bytes: integer dot
                products accumulate per token, nothing is summed across lanes
@@ -13,8 +13,9 @@ Within a field the bytes are a permutation of the types' canonical bytes, in the
     floats     [token][byte]                                  f16, bf16, f32: rows, as dense attention reads them
     scales     [scale][token]                                 f16 norms, scales and minima: one vector load for many tokens
 
-Where 4 does not divide a field's bytes, the words of K are 2 or 1 bytes long. A layout's name says tokens and order, and kernels
-check it. Saved slots hold canonical bytes.
+Where 4 does not divide a field's bytes, the words of K are 2 or 1 bytes long. Order "rows" is what a GPU reads: codes of K and V
+lie as floats do, [token][byte], so that neighbouring threads load neighbouring words of a token. A layout's name says tokens and
+order, and kernels check it. Saved slots hold canonical bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from stratakv.kvtypes import KVType
 from stratakv.profile import LayerGeometry, LayerStorage, spans
 
 PAGE_TOKENS = spans.PAGE_TOKENS  # of the engines' own pages; spans are counted in them
-ORDER = "v1"  # another one when bytes lie in another order
+Order = Literal["tile", "rows"]
+ORDERS: tuple[Order, ...] = ("tile", "rows")
+VERSION = "v1"  # another one when an order's bytes lie otherwise
 # tokens that share a vector of code bytes
 GROUP = {"k": 16, "v": 4}
 
@@ -41,7 +44,7 @@ class PageLayout:
     """The layout of one layer's pages.
 
     k, v: types; k_dim, v_dim: values of one K and one V vector (they may differ); kv_heads: heads that share a page; page_tokens:
-    tokens of a page, a multiple of 16.
+    tokens of a page, a multiple of 16; order: how bytes lie in a tile.
     """
 
     k: KVType
@@ -50,15 +53,18 @@ class PageLayout:
     v_dim: int
     kv_heads: int
     page_tokens: int = PAGE_TOKENS
+    order: Order = "tile"
 
     def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise ValueError(f"pages in order {self.order!r}: allowed are {', '.join(ORDERS)}")
         if self.page_tokens < 1 or self.page_tokens % GROUP["k"]:
             raise ValueError(f"pages of {self.page_tokens} tokens: allowed are multiples of {GROUP['k']}")
 
     @property
     def name(self) -> str:
         """Of size and order, "tile128-v1" for example: kernels read pages of names that they know."""
-        return f"tile{self.page_tokens}-{ORDER}"
+        return f"{self.order}{self.page_tokens}-{VERSION}"
 
     @property
     def k_bytes(self) -> int:
@@ -91,9 +97,9 @@ class PageLayout:
         return _regions(self)
 
 
-def layout_of(layer: LayerGeometry, storage: LayerStorage) -> PageLayout:
+def layout_of(layer: LayerGeometry, storage: LayerStorage, order: Order = "tile") -> PageLayout:
     """The layout of a layer's pages in the engines' own size."""
-    return PageLayout(storage.k, storage.v, *layer.head_dim, layer.kv_heads)
+    return PageLayout(storage.k, storage.v, *layer.head_dim, layer.kv_heads, order=order)
 
 
 @dataclass(frozen=True)
@@ -137,19 +143,19 @@ def _positions(layout: PageLayout) -> NDArray[np.int64]:
     table = np.full((layout.page_tokens, layout.k_bytes + layout.v_bytes), -1, dtype=np.int64)
     for region in layout.regions:
         columns = np.array(region.columns) + (0 if region.side == "k" else layout.k_bytes)
-        table[:, columns] = region.offset + _field_positions(region, layout.page_tokens)
+        table[:, columns] = region.offset + _field_positions(region, layout)
     table.setflags(write=False)
     return table
 
 
-def _field_positions(region: Region, page_tokens: int) -> NDArray[np.int64]:
+def _field_positions(region: Region, layout: PageLayout) -> NDArray[np.int64]:
     """[page_tokens, nbytes]: positions within the region."""
-    token = np.arange(page_tokens, dtype=np.int64)[:, None]
+    token = np.arange(layout.page_tokens, dtype=np.int64)[:, None]
     byte = np.arange(region.nbytes, dtype=np.int64)[None, :]
-    if region.kind == "float":
-        return token * region.nbytes + byte
     if region.kind == "scale":
-        return (byte // 2) * (2 * page_tokens) + token * 2 + byte % 2
+        return (byte // 2) * (2 * layout.page_tokens) + token * 2 + byte % 2
+    if region.kind == "float" or layout.order == "rows":
+        return token * region.nbytes + byte
     group, word = GROUP[region.side], word_bytes(region.side, region.nbytes)
     return (
         (token // group) * (group * region.nbytes)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratakv.kvtypes import kv_type, type_names
-from stratakv.pages.layout import PAGE_TOKENS, PageLayout
+from stratakv.pages.layout import ORDERS, PAGE_TOKENS, Order, PageLayout
 from stratakv.pages.pool import GrowingPool, Pool
 
 TYPES = st.sampled_from(type_names())
@@ -25,9 +25,10 @@ TYPES = st.sampled_from(type_names())
     k=TYPES,
     v=TYPES,
     dims=st.sampled_from([(128, 128), (64, 64), (80, 80), (96, 96), (256, 256), (512, 64), (8, 8), (192, 128)]),
+    order=st.sampled_from(ORDERS),
 )
-def test_positions_are_a_permutation_of_the_tile(k: str, v: str, dims: tuple[int, int]) -> None:
-    layout = PageLayout(kv_type(k), kv_type(v), *dims, kv_heads=2)
+def test_positions_are_a_permutation_of_the_tile(k: str, v: str, dims: tuple[int, int], order: Order) -> None:
+    layout = PageLayout(kv_type(k), kv_type(v), *dims, kv_heads=2, order=order)
     positions = layout.positions
     assert positions.shape == (PAGE_TOKENS, layout.k_bytes + layout.v_bytes)
     assert np.array_equal(np.sort(positions.reshape(-1)), np.arange(layout.tile_bytes))
@@ -41,6 +42,22 @@ def test_k_words_of_16_tokens_lie_side_by_side() -> None:
     assert v_codes[:4, :16].T.reshape(-1).tolist() == list(range(64))  # 16 bytes x 4 tokens
     norms = positions[:, 0:2]
     assert norms.reshape(-1).tolist() == list(range(128 * 128, 128 * 128 + 256))
+
+
+def test_in_rows_a_token_s_codes_lie_side_by_side() -> None:
+    layout = PageLayout(kv_type("turbo4"), kv_type("q5_0"), 128, 64, 1, order="rows")
+    assert layout.name == "rows128-v1"
+    assert layout.positions[:, 2:66].reshape(-1).tolist() == list(range(128 * 64))
+    norms = 128 * (64 + 40)
+    assert layout.positions[:, 0:2].reshape(-1).tolist() == list(range(norms, norms + 256))
+    high, low = layout.positions[1, 66 + 2 : 66 + 6], layout.positions[1, 66 + 6 : 66 + 22]  # q5's first block
+    assert (high - 128 * 64 - 8).tolist() == list(range(4))
+    assert (low - 128 * (64 + 8) - 32).tolist() == list(range(16))
+
+
+def test_an_unknown_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="'columns': allowed are tile, rows"):
+        PageLayout(kv_type("f16"), kv_type("f16"), 64, 64, 1, order="columns")  # type: ignore[arg-type]
 
 
 CPU = torch.device("cpu")
