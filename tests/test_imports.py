@@ -19,7 +19,9 @@ FILES = module_files(PACKAGE)
 GRAPH = module_graph(FILES)
 
 # The kernels of one kind of device know what a kernel is, and the choice among all knows them: no files in a circle
-KNOWN_PACKAGE_CIRCLES = [("stratakv.kernels", "stratakv.kernels.cpu")]
+KNOWN_PACKAGE_CIRCLES = [("stratakv.kernels", "stratakv.kernels.cpu", "stratakv.kernels.triton")]
+# Triton is an extra: its own package alone imports it, and nobody that package's kernels before they run
+GPU = "stratakv.kernels.triton"
 TORCH_ONLY = ("kvtypes", "profile", "pages", "kernels")
 
 FIRST = """
@@ -84,10 +86,23 @@ def test_no_packages_import_each_other() -> None:
 
 @pytest.mark.parametrize("name", TORCH_ONLY)
 def test_lower_rooms_need_torch_and_numpy_only(name: str) -> None:
-    assert outside_imports({module: path for module, path in FILES.items() if room(module) == name}) <= {
-        "torch",
-        "numpy",
-    }
+    files = {module: path for module, path in FILES.items() if room(module) == name and not module.startswith(GPU)}
+    assert outside_imports(files) <= {"torch", "numpy"}
+
+
+def test_the_gpu_s_kernels_need_triton_and_only_once_they_run() -> None:
+    files = {module: path for module, path in FILES.items() if module.startswith(GPU)}
+    assert outside_imports(files) == {"torch", "numpy", "triton"}
+    script = (
+        "import sys, torch\n"
+        "from stratakv.kernels.choice import kernel_for, order_of\n"
+        "from stratakv.kvtypes import kv_type\n"
+        "from stratakv.pages.layout import PageLayout\n"
+        "layout = PageLayout(kv_type('turbo4'), kv_type('turbo4'), 128, 128, 1, order=order_of(torch.device('cpu')))\n"
+        "print(kernel_for(layout, torch.device('cpu')).name, 'triton' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1] == "False"
 
 
 def test_what_reads_imports_sees_every_kind(tmp_path: Path) -> None:

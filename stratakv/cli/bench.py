@@ -50,6 +50,15 @@ def add_parser(commands: Any) -> None:
         "--rotate-mib", type=int, default=256, metavar="N", help="MiB of caches that a case reads in turn (256)"
     )
     attention.add_argument("--plot", metavar="FILE", help="draw the decode steps, .png or .svg")
+    attention.add_argument(
+        "--device", default="cpu", help="cpu, or cuda or cuda:N: CUDA events, beside torch's SDPA over dense bf16 (cpu)"
+    )
+    attention.add_argument("--batch", metavar="N,...", default="1,8,64", help="sequences at once, on a GPU (1,8,64)")
+    attention.add_argument(
+        "--predict",
+        action="store_true",
+        help="only what a GPU's kernel would need, from its machine code: nothing is measured",
+    )
     _add_common(attention, seconds=10.0, what="each context and group")
     set_run(attention, run_attention, outputs=("json", "plot"))
     generate = kinds.add_parser("generate", help=_GENERATE, description=_GENERATE)
@@ -152,6 +161,8 @@ def run_attention(args: argparse.Namespace) -> int:
     if args.plot:
         check_plot_path(args.plot)
     shape = Shape(_positive(args.kv_heads, "--kv-heads"), _positive(args.head_dim, "--head-dim"))
+    if args.predict or args.device != "cpu":
+        return _run_on_a_gpu(args, shape)
     settings = AttentionSettings(
         contexts=_sizes(args.contexts, "-c"),
         groups=_sizes(args.groups, "--groups"),
@@ -169,6 +180,35 @@ def run_attention(args: argparse.Namespace) -> int:
     if args.plot:
         plot_attention(data, args.plot)
         say(f"wrote {args.plot}")
+    return 0
+
+
+def _run_on_a_gpu(args: argparse.Namespace, shape: Any) -> int:
+    """`bench attention` with --predict or another --device."""
+    from stratakv.bench.attention.gpu import GpuSettings, bench_gpu, format_gpu, gpu
+    from stratakv.bench.attention.predict import format_predicted, predict
+    from stratakv.cli.measuring_options import emit, say
+    from stratakv.errors import UserError
+
+    if args.plot:
+        raise UserError("--plot draws what was measured on a CPU: leave out --device and --predict, or --plot")
+    pairs, groups = _pairs(args.types, shape.head_dim), _sizes(args.groups, "--groups")[0]
+    if args.predict:
+        data = predict(shape, pairs, groups)
+        emit(format_predicted(data), data, args.json)
+        return 0
+    device = gpu(args.device)
+    settings = GpuSettings(
+        pairs,
+        shape,
+        batches=_sizes(args.batch, "--batch"),
+        contexts=_sizes(args.contexts, "-c"),
+        groups=groups,
+        seconds=args.seconds,
+        rotate_bytes=_positive(args.rotate_mib, "--rotate-mib") * 2**20,
+    )
+    data = bench_gpu(settings, device, command=_command(args, _threads(args.threads)), report=say)
+    emit(format_gpu(data), data, args.json)
     return 0
 
 

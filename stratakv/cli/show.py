@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.cli.measuring_options import emit
     from stratakv.cli.profile_options import profile_from_args
     from stratakv.engine.describe import describe_model
-    from stratakv.engine.paths import attention_line, attention_paths
+    from stratakv.engine.paths import attention_line, attention_paths, gpu_line
     from stratakv.files import check_writable
     from stratakv.profile.table import format_table, show_table
 
@@ -45,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
     data = show_table(profile, contexts, warnings=model.warnings)
     data["attention"] = attention_paths(model.config, profile)
     line = attention_line(data["attention"], len(model.geometry.kv_layers))
-    emit(f"{format_table(data)}\n{line}", data, args.json)
+    lines = [format_table(data), line, gpu_line(data["attention"], len(model.geometry.kv_layers))]
+    emit("\n".join(each for each in lines if each), data, args.json)
     return 0

@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedConfig
 
 from stratakv.engine.cache.architecture import calls_attention_by_name
-from stratakv.kernels.choice import preferred
+from stratakv.kernels.choice import TRITON, preferred
 from stratakv.kernels.cpu.layout import MAX_HEAD_DIM
+from stratakv.kernels.triton.kernel import missing
 from stratakv.pages.layout import layout_of
 from stratakv.profile import Profile
 from stratakv.profile.profile import ordinals_text
@@ -18,6 +19,8 @@ from stratakv.profile.profile import ordinals_text
 def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any]:
     """{"kernel": name, "decoded_layers": model layers whose attention gets decoded tensors instead, "why": in words or None,
     "torch_layers": model layers whose pages are read in plain torch, "torch_why": why the kernel refuses them, in words or None}.
+
+    "gpu_torch_layers" and "gpu_torch_why": the same on an NVIDIA GPU that Triton's kernels know.
 
     Decoded tensors are right and slower. Kept layers of a model on a GPU run in torch whatever this says.
     """
@@ -33,14 +36,37 @@ def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any
         why = f"no kernel for a head_dim above {MAX_HEAD_DIM}"
     kernel = preferred()
     refused: dict[int, str] = {}
+    on_a_gpu: dict[int, str] = {}
     for layer, storage in zip(layers, profile.storages, strict=True):
         kinds = [kind for kind in (storage.for_layer(layer), storage.fine(layer)) if kind is not None]
         reasons = [kernel.refuses(layout_of(layer, kind), torch.device("cpu")) for kind in kinds]
-        reason = next((each for each in reasons if each is not None), None)
-        if layer not in decoded and reason is not None:
-            refused[layer.layer] = reason
-    found = {"kernel": kernel.name, "decoded_layers": [layer.layer for layer in decoded], "why": why}
-    return {**found, "torch_layers": list(refused), "torch_why": "; ".join(dict.fromkeys(refused.values())) or None}
+        theirs = [missing() or TRITON.lacks(layout_of(layer, kind, "rows")) for kind in kinds]
+        for found_here, refusals in ((refused, reasons), (on_a_gpu, theirs)):
+            reason = next((each for each in refusals if each is not None), None)
+            if layer not in decoded and reason is not None:
+                found_here[layer.layer] = reason
+    return {
+        "kernel": kernel.name,
+        "decoded_layers": [layer.layer for layer in decoded],
+        "why": why,
+        "torch_layers": list(refused),
+        "torch_why": _said(refused),
+        "gpu_torch_layers": list(on_a_gpu),
+        "gpu_torch_why": _said(on_a_gpu),
+    }
+
+
+def _said(reasons: dict[int, str]) -> str | None:
+    return "; ".join(dict.fromkeys(reasons.values())) or None
+
+
+def gpu_line(paths: dict[str, Any], kv_layers: int) -> str | None:
+    """What is otherwise on an NVIDIA GPU, in one line; None where all layers get decoded tensors."""
+    left = kv_layers - len(paths["decoded_layers"]) - len(paths["gpu_torch_layers"])
+    parts = [f"with kernel triton in {left} of {kv_layers} KV layers (not measured on a GPU)"] if left else []
+    if unknown := paths["gpu_torch_layers"]:
+        parts.append(f"in plain torch in {_layers(unknown, kv_layers)} ({paths['gpu_torch_why']})")
+    return f"on an NVIDIA GPU pages are read {'; '.join(parts)}" if parts else None
 
 
 def attention_line(paths: dict[str, Any], kv_layers: int) -> str:

@@ -1,4 +1,4 @@
-"""Which kernel runs: the best that this machine has, or the one that STRATAKV_KERNEL names. The only place that chooses."""
+"""Which kernel runs: the best that a device has, or the one that STRATAKV_KERNEL names. The only place that chooses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.kernel import Kernel
 from stratakv.kernels.native import native
 from stratakv.kernels.torch_kernel import Torch
-from stratakv.pages.layout import PageLayout
+from stratakv.kernels.triton.kernel import Triton, missing
+from stratakv.pages.layout import Order, PageLayout
 
 TORCH = Torch()
+TRITON = Triton()
+CPU = torch.device("cpu")
 
 
 @lru_cache(maxsize=1)
 def kernel_names() -> tuple[str, ...]:
-    """Kernels that run on this machine, best first, "torch" last."""
+    """Kernels that run on this machine's CPU, best first, "torch" last."""
     module = native()
     return (*(module.kernels() if module else ()), TORCH.name)
 
@@ -35,23 +38,33 @@ def precise() -> bool:
     return wanted == "1"
 
 
-def kernel_name() -> str:
-    """The kernel in use: STRATAKV_KERNEL if set, else the best. UserError for a name that doesn't run here."""
+def kernel_name(device: torch.device = CPU) -> str:
+    """The kernel in use on a device: STRATAKV_KERNEL if set, else the best. UserError for a name that doesn't run here."""
+    names = kernel_names() if missing() else (*kernel_names(), TRITON.name)
     wanted = os.environ.get("STRATAKV_KERNEL", "")
-    if wanted and wanted not in kernel_names():
-        raise UserError(
-            f"STRATAKV_KERNEL={wanted}: not a kernel of this machine, these are: {', '.join(kernel_names())}"
-        )
-    return wanted or kernel_names()[0]
+    if wanted and wanted not in names:
+        why = f" ({missing()})" if wanted == TRITON.name else ""
+        raise UserError(f"STRATAKV_KERNEL={wanted}: not a kernel of this machine{why}, these are: {', '.join(names)}")
+    if device.type == "cpu":
+        return wanted or names[0]
+    # a CPU's kernel that is asked for is the kept layers' of a model on a GPU
+    return wanted if wanted in (TORCH.name, TRITON.name) else TRITON.name
 
 
-def preferred() -> Kernel:
-    """The kernel in use, for pages that it reads."""
-    name = kernel_name()
-    return TORCH if name == TORCH.name else CpuKernel(name, precise())
+def preferred(device: torch.device = CPU) -> Kernel:
+    """The kernel in use on a device, for pages that it reads."""
+    name = kernel_name(device)
+    if name == TORCH.name:
+        return TORCH
+    return TRITON if name == TRITON.name else CpuKernel(name, precise())
+
+
+def order_of(device: torch.device) -> Order:
+    """How the bytes of a device's pages lie: as the kernel in use there reads them."""
+    return "rows" if kernel_name(device) == TRITON.name else "tile"
 
 
 def kernel_for(layout: PageLayout, device: torch.device) -> Kernel:
     """The kernel that reads and writes these pages: the one in use, or torch where that refuses."""
-    kernel = preferred()
+    kernel = preferred(device)
     return kernel if kernel.refuses(layout, device) is None else TORCH

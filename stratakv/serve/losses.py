@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratakv.kernels.choice import TORCH, kernel_for
+from stratakv.kernels.choice import TORCH, kernel_for, order_of, preferred
 from stratakv.pages.layout import layout_of
 from stratakv.profile import LayerStorage
 from stratakv.serve.grammar import Grammars
@@ -28,14 +28,19 @@ def losses(
         if not runner.in_pieces:
             why = "transformers reads this model's prompts right only as a whole: other requests wait while one is computed"
             found.append(Loss("prompts in pieces", why))
-    slow = []
+    slow, reasons = [], list[str]()
     for group in groups:
         for ordinal, layer in group.layers:
-            if kernel_for(layout_of(layer, storages[ordinal]), runner.device) is TORCH:
+            layout = layout_of(layer, storages[ordinal], order_of(runner.device))
+            if kernel_for(layout, runner.device) is TORCH:
                 slow.append(layer.layer)
-    if slow and runner.device.type == "cpu":
+                reasons.append(preferred(runner.device).refuses(layout, runner.device) or "STRATAKV_KERNEL=torch")
+    if slow:
         which = f"layer {slow[0]}" if len(slow) == 1 else f"{len(slow)} layers"
-        found.append(Loss("compiled kernels", f"{which} read and write the cache in plain torch, many times slower"))
+        why = "" if runner.device.type == "cpu" else f" ({'; '.join(dict.fromkeys(reasons))})"
+        found.append(
+            Loss("compiled kernels", f"{which} read and write the cache in plain torch, many times slower{why}")
+        )
     if (problem := grammars.unavailable()) is not None:
         found.append(Loss("grammars", problem))
     return tuple(found)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
+from stratakv.kernels.choice import order_of
 from stratakv.kernels.spans import Cut, Seen, due, two_steps
 from stratakv.kernels.status import Status
 from stratakv.kernels.step import Step
@@ -53,7 +54,9 @@ class BatchedRunner:
         self.device = self.model.device
         self.pools = [
             [
-                Pool.fixed(layout_of(layer, group.storage(profile, ordinal)), capacity, self.device)
+                Pool.fixed(
+                    layout_of(layer, group.storage(profile, ordinal), order_of(self.device)), capacity, self.device
+                )
                 for ordinal, layer in group.layers
             ]
             for group, capacity in zip(groups, capacities, strict=True)

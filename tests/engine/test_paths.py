@@ -9,7 +9,7 @@ from tiny_models import tiny_model
 from stratakv import KVCache, UserError, resolve, use
 from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.cache.handle import PackedStates
-from stratakv.engine.paths import attention_line, attention_paths
+from stratakv.engine.paths import attention_line, attention_paths, gpu_line
 from stratakv.kernels import choice
 
 
@@ -35,6 +35,17 @@ def test_decoded_layers_are_those_whose_handles_are_decoded(model_type: str, mon
     line = attention_line(paths, len(geometry.kv_layers))
     assert ("decoded tensors" in line) is bool(really)
     assert (paths["kernel"] in line) is (len(really) < len(geometry.kv_layers))
+
+
+def test_what_a_gpu_would_run() -> None:
+    model = tiny_model("llama")
+    geometry = geometry_of(model.config)
+    paths = attention_paths(model.config, resolve("f32", geometry))
+    line = gpu_line(paths, len(geometry.kv_layers))
+    assert line is not None and "not measured on a GPU" in line and paths["gpu_torch_layers"] == []
+    paths = attention_paths(model.config, resolve("tcq4", geometry))
+    assert paths["gpu_torch_layers"] == [layer.layer for layer in geometry.kv_layers]
+    assert "no Triton kernel for tcq4" in str(gpu_line(paths, len(geometry.kv_layers)))
 
 
 def test_the_precise_switch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from stratakv.engine.cache.sealing import SealedPages, Seals
 from stratakv.engine.cache.steps import Steps
 from stratakv.engine.cache.tables import Tables
 from stratakv.errors import UserError
-from stratakv.kernels.choice import kernel_for
+from stratakv.kernels.choice import kernel_for, order_of
 from stratakv.kernels.kernel import Kernel
 from stratakv.kernels.placing import Placed, PlacingLayer, Sealed
 from stratakv.kvtypes import KVType
@@ -75,7 +75,8 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         k_dim, v_dim = key_states.shape[-1], value_states.shape[-1]
         self.k_type.check(k_dim)
         self.v_type.check(v_dim)
-        layout = PageLayout(self.k_type, self.v_type, k_dim, v_dim, key_states.shape[1])
+        order = order_of(self.device)
+        layout = PageLayout(self.k_type, self.v_type, k_dim, v_dim, key_states.shape[1], order=order)
         self.kernel = kernel_for(layout, self.device)
         self.written = Tables(GrowingPool(layout, self.device), key_states.shape[0])
         self.sealed = None if self.seals is None else SealedPages(self.name, self.seals, self.written)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stratakv.engine.cache.tables import Tables
 from stratakv.errors import UserError
@@ -10,7 +10,7 @@ from stratakv.kernels.choice import kernel_for
 from stratakv.kernels.converting import convert
 from stratakv.kernels.spans import due
 from stratakv.kvtypes import KVType
-from stratakv.pages.layout import PAGE_TOKENS, PageLayout
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.pages.pool import GrowingPool
 from stratakv.profile.spans import Spans
 
@@ -35,7 +35,7 @@ class SealedPages:
     def __init__(self, name: str, seals: Seals, fine: Tables) -> None:
         self.name, self.seals, self.spans, self.fine = name, seals, seals.spans, fine
         layout = fine.pool.layout
-        sealed = PageLayout(seals.k, seals.v, layout.k_dim, layout.v_dim, layout.kv_heads)
+        sealed = replace(layout, k=seals.k, v=seals.v)
         self.tables = Tables(GrowingPool(sealed, fine.pool.device), len(fine))
         self.kernel, self.fine_kernel = (kernel_for(each, fine.pool.device) for each in (sealed, layout))
         self.end = self.spans.first

@@ -1,0 +1,69 @@
+"""How one side of a page is written, as the Triton kernel's compile-time constant, and the numbers that go with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf
+
+import numpy as np
+import torch
+
+from stratakv.kernels.triton.side import Name, side_of
+from stratakv.pages.layout import PageLayout
+
+FORMS = ("f32", "f16", "bf16", "q8", "minimum", "middle", "turbo")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """form: the encoding's rule, see `kvtypes.code.Encoding`, whose bits and unit these are. rotation: values that are rotated
+    together, 0 where none are. steps: its binary logarithm. tokens: of a program."""
+
+    form: str
+    bits: int
+    unit: float
+    rotation: int
+    steps: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """On a device: signs, float32 [2, padded], before and after the rotation; thresholds, float32 [2^bits], the last one
+    infinite; integers, int32 [2^bits]."""
+
+    signs: torch.Tensor
+    thresholds: torch.Tensor
+    integers: torch.Tensor
+
+
+@lru_cache(maxsize=256)
+def encoder_of(layout: PageLayout, name: Name) -> Encoder | None:
+    """None where the type encodes itself, in torch: rules that the kernel doesn't know, blocks that are no power of two."""
+    type_, dim = (layout.k, layout.k_dim) if name == "k" else (layout.v, layout.v_dim)
+    encoding, rotation, size = type_.code(dim).encoding, type_.rotation(dim), dim // type_.blocks(dim)
+    if encoding is None or encoding.form not in FORMS:
+        return None
+    if encoding.form not in FORMS[:3] and size & (size - 1):
+        return None
+    block = 0 if rotation is None else rotation.block
+    if block & (block - 1):
+        return None
+    return Encoder(encoding.form, encoding.bits, encoding.unit, block, max(block - 1, 0).bit_length(), 4)
+
+
+def numbers_of(layout: PageLayout, name: Name, device: torch.device) -> Numbers:
+    """For a side that has an encoder."""
+    type_, dim = (layout.k, layout.k_dim) if name == "k" else (layout.v, layout.v_dim)
+    side, encoding, rotation = side_of(layout, name), type_.code(dim).encoding, type_.rotation(dim)
+    signs = np.ones((2, side.padded), dtype=np.float32)
+    if rotation is not None:
+        first, second, _ = rotation.parts()
+        signs[:, :dim] = np.tile(np.stack([first, second]), dim // rotation.block)
+    thresholds, integers = (encoding.thresholds, encoding.integers) if encoding else ((), ())
+    return Numbers(
+        torch.from_numpy(signs).to(device),
+        torch.tensor([*thresholds, inf], dtype=torch.float32, device=device),
+        torch.tensor(integers or (0,), dtype=torch.int32, device=device),
+    )

@@ -1,0 +1,52 @@
+"""How much a program of the attention kernel takes at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stratakv.kernels.triton.side import Side
+from stratakv.pages.layout import PageLayout
+
+LAYOUTS = ("rows128-v1",)
+MAX_HEAD_DIM = 256
+_MOST_GROUPS = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """queries: query tokens of a program. rows: query tokens times heads of a kv head, padded to a power of two. tile: tokens
+    that are decoded at once. resident: programs that a multiprocessor should have."""
+
+    groups: int
+    queries: int
+    rows: int
+    tile: int
+    warps: int
+    stages: int
+    resident: int
+
+    def constants(self, k: Side, v: Side, layout: PageLayout, softcap: bool) -> dict[str, Any]:
+        """The template's compile-time constants."""
+        return {
+            "K": k,
+            "V": v,
+            "KV_HEADS": layout.kv_heads,
+            "GROUPS": self.groups,
+            "TILE_BYTES": layout.tile_bytes,
+            "M": self.rows,
+            "T": self.tile,
+            "SOFTCAP": softcap,
+        }
+
+
+def shape_of(layout: PageLayout, groups: int, queries: int) -> Shape:
+    """For q_heads = groups * kv_heads, and sequences of that many query tokens or fewer."""
+    names = layout.k.name, layout.v.name
+    wide, exact = max(layout.k_dim, layout.v_dim) > 128, "f32" in names
+    # so that nothing spills: products of floats take more registers than those of halves, and so do rows of 256 sums
+    rows = 16 if exact or queries * groups <= 16 else 32 if wide or "bf16" in names else 64
+    rows = max(rows, 1 << (groups - 1).bit_length())
+    tile = 64 // (1 + wide) // (1 + exact)
+    warps, stages = (8 if rows > 32 or (wide and (rows > 16 or exact)) else 4), (1 if wide and exact else 2)
+    return Shape(groups, rows // groups, rows, tile, warps, stages, 4 if rows == 16 else 2)

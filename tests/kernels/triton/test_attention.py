@@ -1,0 +1,196 @@
+"""The Triton kernels, interpreted, against the torch body on the same pages: all types, both sides, many shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from row_pages import RowPages, row_layout, row_pages
+from tiny_models import tiny_model
+
+from stratakv import KVCache, use
+from stratakv.kernels.choice import TORCH, kernel_for, kernel_name, kernel_names, order_of
+from stratakv.kernels.choice import TRITON as CHOSEN
+from stratakv.kernels.cpu.kernel import CpuKernel
+from stratakv.kernels.kernel import Options
+from stratakv.kernels.step import Step
+from stratakv.kernels.triton.kernel import Triton
+from stratakv.kvtypes import type_names
+
+CPU = torch.device("cpu")
+TRITON = Triton()
+TYPES = [name for name in type_names() if TRITON.refuses(row_layout(name, "f16", (128, 128)), CPU) is None]
+# Products are of f16: what remains of one is 2^-11
+LIMIT = 1.5e-3
+
+
+def compare(
+    given: RowPages, queries: Sequence[int], groups: int, dtype: torch.dtype = torch.float32, **options: Any
+) -> None:
+    generator = torch.Generator().manual_seed(groups)
+    dim = given.pool.layout.k_dim
+    q = 2 * torch.randn(sum(queries), given.pool.layout.kv_heads * groups, dim, generator=generator)
+    found, expected = (given.attend(kernel, q.to(dtype), queries, **options) for kernel in (TRITON, TORCH))
+    assert found.out.dtype == dtype and found.out.is_contiguous()
+    close = max(LIMIT, 2 * torch.finfo(dtype).eps)
+    assert float((found.out.float() - expected.out.float()).norm() / expected.out.float().norm()) <= close
+    assert found.lse is not None and expected.lse is not None
+    torch.testing.assert_close(found.lse, expected.lse, rtol=0, atol=5e-3)
+
+
+def test_all_types_but_the_trellis_ones_are_read() -> None:
+    assert set(type_names()) - set(TYPES) == {name for name in type_names() if name.startswith("tcq")}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_every_type_on_either_side(name: str) -> None:
+    for k, v in ((name, "q8_0"), ("turbo4", name)):
+        compare(row_pages(k, v, (128, 128), [200]), [1], 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [(64, 64), (96, 96), (128, 128), (256, 256)], ids=str)
+@pytest.mark.parametrize("name", TYPES)
+def test_every_pair_at_every_dim(name: str, dims: tuple[int, int]) -> None:
+    for index, other in enumerate(TYPES):
+        if TRITON.refuses(row_layout(name, other, dims), CPU) is None:
+            compare(row_pages(name, other, dims, [140]), [1 + index % 3], (1, 2, 4, 7, 8, 16)[index % 6])
+
+
+@pytest.mark.parametrize("dims", [(64, 64), (80, 80), (96, 96), (192, 128), (256, 256)], ids=str)
+@pytest.mark.parametrize(
+    "types", [("turbo3", "turbo5"), ("q5_0", "q4_1"), ("turbo6", "q8_0"), ("bf16", "f16")], ids=str
+)
+def test_other_dims(dims: tuple[int, int], types: tuple[str, str]) -> None:
+    why = TRITON.refuses(row_layout(*types, dims), CPU)
+    assert why is None
+    compare(row_pages(*types, dims, [130]), [1], 2)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 5, 7, 8, 12, 16, 20])
+def test_query_heads_of_a_kv_head(groups: int) -> None:
+    compare(row_pages("turbo4", "turbo3", (64, 64), [150, 20]), [1, 3], groups)
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 127, 128, 129, 256, 257, 1500])
+def test_lengths(length: int) -> None:
+    compare(row_pages("turbo4", "q8_0", (64, 64), [length]), [1], 4)
+
+
+@pytest.mark.parametrize("window", [None, 70])
+def test_ragged_sequences_prompts_among_them(window: int | None) -> None:
+    given = row_pages("q4_0", "turbo4", (64, 64), [300, 5, 128, 77, 200])
+    compare(given, [1, 5, 0, 40, 70], 4, window=window)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_queries_in_half_precision(dtype: torch.dtype) -> None:
+    compare(row_pages("turbo4", "turbo4", (128, 128), [200]), [2], 4, dtype)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"softcap": 3.0}, {"sinks": torch.linspace(-2, 4, 8)}, {"scale": 0.5}, {"softcap": 2.0, "sinks": torch.ones(8)}],
+)
+def test_softcap_sinks_and_scale(options: dict[str, Any]) -> None:
+    compare(row_pages("turbo4", "turbo4", (64, 64), [300, 40]), [1, 2], 4, **options)
+
+
+def test_large_queries_and_a_dominant_key() -> None:
+    given = row_pages("q8_0", "turbo4", (128, 128), [300])
+    q = 1e6 * torch.randn(1, 8, 128, generator=torch.Generator().manual_seed(0))
+    found, expected = (given.attend(kernel, q, [1], scale=1e-5).out for kernel in (TRITON, TORCH))
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("v", ["f16", "f32", "bf16", "q8_0", "q4_1", "turbo4"])
+def test_what_no_query_sees_may_be_anything(v: str) -> None:
+    """Tokens before a window and after the last token are nan."""
+    given = row_pages("f16", v, (64, 64), [200])
+    poison = given.pool.tiles.clone()
+    rows = given.pool.read(torch.from_numpy(given.tables[0]))
+    rows[0, :, :80], rows[1, :, 70:] = 0xFF, 0xFF  # the second page holds the tokens 128 to 199
+    given.pool.write(torch.from_numpy(given.tables[0]), rows)
+    assert not torch.equal(poison, given.pool.tiles)
+    step = Step.causal(given.tables, [200], [1])
+    step = replace(step, first=np.array([100], np.int32), last=np.array([198], np.int32))
+    q = torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(0))
+    found, expected = (kernel.attend(q, given.pool, step, Options(0.125)).out for kernel in (TRITON, TORCH))
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+
+
+def test_a_query_that_sees_nothing() -> None:
+    given = row_pages("turbo4", "q8_0", (64, 64), [100])
+    step = Step.causal(given.tables, [100], [2])
+    step = replace(step, first=np.array([7, 0], np.int32), last=np.array([7, 50], np.int32))
+    found = TRITON.attend(torch.randn(2, 4, 64), given.pool, step, Options(0.125, sinks=torch.zeros(4)), lse=True)
+    assert found.lse is not None
+    assert not found.out[0].any() and bool((found.lse[0] == -torch.inf).all()) and torch.isfinite(found.lse[1]).all()
+
+
+def test_masks_with_holes_are_torch_s() -> None:
+    given = row_pages("turbo4", "turbo4", (64, 64), [20])
+    mask = torch.rand(1, 1, 3, 20, generator=torch.Generator().manual_seed(0)) > 0.5
+    step = Step.even(np.stack(given.tables), 20, 3).under(mask)
+    q = torch.randn(3, 4, 64)
+    found, expected = (kernel.attend(q, given.pool, step, Options(0.125)).out for kernel in (TRITON, TORCH))
+    assert torch.equal(found, expected)
+
+
+def test_a_query_beyond_the_table_is_refused() -> None:
+    given = row_pages("turbo4", "turbo4", (64, 64), [100])
+    step = replace(Step.causal(given.tables, [100], [1]), last=np.array([129], np.int32))
+    with pytest.raises(ValueError, match="doesn't hold"):
+        TRITON.attend(torch.randn(1, 4, 64), given.pool, step, Options(0.125))
+
+
+def test_what_is_refused_is_said() -> None:
+    for layout, device, words in (
+        (row_layout("f32", "f16", (256, 256)), CPU, "f32 at a head_dim above 128"),
+        (row_layout("turbo4", "turbo4", (512, 512)), CPU, "head_dim above 256"),
+        (row_layout("turbo3", "turbo3", (24, 24)), CPU, "no whole words"),
+        (row_layout("tcq4", "f16", (128, 128)), CPU, "no Triton kernel for tcq4"),
+        (replace(row_layout("f16", "f16", (64, 64)), order="tile"), CPU, "not of tile128-v1"),
+        (replace(row_layout("f16", "f16", (64, 64)), page_tokens=16), CPU, "not of rows16-v1"),
+        (row_layout("f16", "f16", (64, 64)), torch.device("meta"), "not for meta"),
+    ):
+        assert words in str(TRITON.refuses(layout, device))
+    for name in kernel_names()[:-1]:
+        assert "not of rows128-v1" in str(CpuKernel(name).refuses(row_layout("f16", "f16", (64, 64)), CPU))
+
+
+def test_it_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRATAKV_KERNEL", "triton")
+    assert order_of(CPU) == "rows"
+    assert kernel_for(row_layout("turbo4", "q8_0", (64, 64)), CPU) is CHOSEN
+    assert kernel_for(row_layout("tcq4", "q8_0", (64, 64)), CPU) is TORCH
+    monkeypatch.delenv("STRATAKV_KERNEL")
+    assert order_of(CPU) == "tile" and order_of(torch.device("cuda")) == "rows"
+    assert kernel_name(torch.device("cuda")) == "triton"
+    monkeypatch.setenv("STRATAKV_KERNEL", "torch")
+    assert kernel_name(torch.device("cuda")) == "torch"
+
+
+def test_a_cache_over_pages_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' cache, from prompt to answers, through the interpreted kernels."""
+    model = use(tiny_model("llama"))
+    ids = torch.randint(0, 60, (1, 12), generator=torch.Generator().manual_seed(0))
+    logits = []
+    for name in ("triton", "torch"):
+        monkeypatch.setenv("STRATAKV_KERNEL", name)
+        cache = KVCache(model.config, "q8_0")
+        with torch.no_grad():
+            model(ids[:, :10], past_key_values=cache)
+            logits.append(model(ids[:, 10:], past_key_values=cache).logits)
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=2e-2)
+
+
+def test_no_query_tokens() -> None:
+    given = row_pages("turbo4", "turbo4", (64, 64), [100])
+    found = given.attend(TRITON, torch.randn(0, 4, 64), [0])
+    assert found.out.shape == (0, 4, 64) and found.lse is not None and found.lse.shape == (0, 4)

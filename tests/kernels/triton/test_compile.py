@@ -1,0 +1,64 @@
+"""The Triton kernels compile to sound machine code, without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stratakv.kernels.triton.machine_code import read_code
+
+SUPPORT = Path(__file__).parents[2] / "support"
+SCRIPT = Path(__file__).with_name("compiled.py")
+# Bytes of shared memory that a program may have
+SHARED = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+TYPES = [
+    *("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q4_0_rot"),
+    *("turbo2", "turbo3", "turbo4", "turbo5", "turbo6", "turbo8"),
+]
+
+
+def check(capability: int, cases: list[str], cache: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "TRITON_CACHE_DIR": str(cache)}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, str(SCRIPT), str(capability), *cases]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len([each for each in found if each["what"].startswith("attend")]) == len(cases)
+    for each in found:
+        assert each["stack"] == 0, f"spills: {each}"
+        assert each["registers"] <= 255 and each["shared"] <= SHARED[capability], each
+        assert each["narrow"] == [], f"loads of single bytes: {each}"
+
+
+def test_some_types_for_an_h100(tmp_path: Path) -> None:
+    check(90, ["turbo4/turbo4:128:4:1", "q8_0/turbo3:128:4:512", "f16/q5_1:96:1:1"], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED)
+@pytest.mark.parametrize("name", TYPES)
+def test_every_type(capability: int, name: str, tmp_path: Path) -> None:
+    wide = [] if name == "f32" else [(256, 4, 1), (256, 4, 512)]
+    shapes = [(64, 16, 1), (128, 4, 1), (128, 4, 512), *wide]
+    check(capability, [f"{name}/{name}:{dim}:{groups}:{queries}" for dim, groups, queries in shapes], tmp_path)
+
+
+def test_the_largest_loop_of_a_listing_is_found() -> None:
+    listing = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+.L_x_0:
+        /*0010*/                   LDG.E.U8 R2, [R4.64] ;
+        /*0020*/              @P0  FADD R3, R3, R2 ;
+        /*0030*/              @!P1 BRA `(.L_x_0) ;
+.L_x_1:
+        /*0040*/                   BRA `(.L_x_1);
+"""
+    whole, loop = read_code(listing)
+    assert whole == {"MOV": 1, "LDG.E.U8": 1, "FADD": 1, "BRA": 2}
+    assert loop == {"LDG.E.U8": 1, "FADD": 1, "BRA": 1}
