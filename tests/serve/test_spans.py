@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import GREEDY, answers, check_same, tokens_of
+from tiny_models import loaded_tiny
 
 from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
@@ -178,6 +179,32 @@ def test_hits_change_no_answer(engines: Any, text_ids: list[int]) -> None:
     (_, ours, finish) = answers(engine, [GenerationRequest(prompt, 12, GREEDY)])[0]
     assert finish.cached_tokens == 512
     check_same(tokens_of(ours), tokens_of(theirs))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "more", "parts"),
+    [
+        ("gemma3_text", {"sliding_window": 300}, ["sealed", "fine", "sealed", "fine"]),
+        ("gemma3_text", {"sliding_window": 129}, ["sealed", "fine", "whole"]),
+        ("llama4_text", {"attention_chunk_size": 256}, ["sealed", "fine", "sealed", "fine"]),
+        ("qwen3_next", {}, ["sealed", "fine"]),
+    ],
+    ids=["sliding", "a window within the span", "chunked", "one by one"],
+)
+def test_layers_of_other_kinds(engines: Any, model_type: str, more: dict[str, Any], parts: list[str]) -> None:
+    """Fine pages in f32 and sealed ones in f16: the tokens of a cache in f32."""
+    tiny = loaded_tiny(model_type, **more)
+    generator = torch.Generator().manual_seed(1)
+    prompts = [tuple(torch.randint(3, 97, (length,), generator=generator).tolist()) for length in (470, 5, 400, 260)]
+    asked = [GenerationRequest(prompt, 30, GREEDY) for prompt in prompts]
+    limits = {"model": tiny, "slots": 3, "context": 512, "cache_bytes": 2**24, "prefill_chunk": 200}
+    engine = engines("rest: f16; recent: 1 page f32; first: 1 page f32", **limits)
+    assert [one.part for one in engine.cache.groups] == parts
+    expected = answers(engines("f32", **limits), asked)
+    for found in (answers(engine, asked), answers(engine, asked)):
+        for (_, ours, _), (_, theirs, _) in zip(found, expected, strict=True):
+            check_same(tokens_of(ours), tokens_of(theirs), 0.02)
+    assert engine.snapshot().pages_used == 0
 
 
 def test_preempted_sequences_answer_as_alone(engines: Any, text_ids: list[int]) -> None:

@@ -142,9 +142,9 @@ class Letters:
         return "".join(chr(65 + token % 26) for token in tokens)
 
 
-def loaded_tiny(model_type: str) -> LoadedModel:
-    """A tiny model as a server takes it, without an end-of-text token."""
-    model = use(tiny_model(model_type))
+def loaded_tiny(model_type: str, **more: Any) -> LoadedModel:
+    """A tiny model as a server takes it, without an end-of-text token. more: of its config."""
+    model = use(tiny_model(model_type, **more))
     model.generation_config.eos_token_id = None
     model.config.eos_token_id = None
     return LoadedModel(model, Letters(), model_type, model_type, geometry_of(model.config, model_type), 0)
