@@ -148,3 +148,12 @@ def test_chat_keeps_the_conversation_in_one_cache(capsys, monkeypatch):
     first, second = ([int(number.replace(",", "")) for number in turn] for turn in turns)
     assert second[2] > first[2]
     assert second[0] < second[2] - second[1]  # only what the cache did not hold yet was computed
+
+
+def test_spans_are_named_and_stored(capsys):
+    spans = ["-ctk", "turbo4", "-ctv", "turbo4", "--recent", "2", "--first", "1"]
+    out, err = generated(capsys, *spans, "--json", "-")
+    data = json.loads(out)
+    assert data["profile"]["spans"][0] == {"recent": 2, "recent_type": "turbo8", "first": 1, "first_type": "turbo8"}
+    assert "profile turbo4; recent: 2 pages turbo8; first: 1 page turbo8, 4.125 bpv" in err
+    assert data["cache_bytes"] == PAGE_TOKENS * 12 * 520  # one fine page

@@ -15,7 +15,7 @@ from stratakv.assets import judging_text
 from stratakv.cli.main import main
 from stratakv.engine.load import load_model
 from stratakv.evidence.tuning import damages_of
-from stratakv.profile import load_profile
+from stratakv.profile import Spans, load_profile
 from stratakv.tune import effort
 from stratakv.tune.options import options_for
 from stratakv.tune.replay import Replay
@@ -204,6 +204,31 @@ def test_judging_with_the_claims_in_words(
     assert {row["family"] for row in data["rows"]} == {"tuned", "uniform", "mode", "rule", "permutation"}
     assert data["claims"]
     assert all(each["claim"] in printed for each in data["claims"])
+
+
+@pytest.mark.slow
+def test_tuned_and_judged_with_spans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under fixed spans: they are in the profile, in the evidence, in what it is compared with, and in the judgement."""
+    words = [*SHORT, "-c", "384", "--types", "turbo2,turbo4", "--recent", "1", "--out", str(tmp_path), "--name", "mine"]
+    assert main(words) == 0
+    assert "spans: recent: 1 page turbo8; bytes a token and bpv are those outside of them" in capsys.readouterr().out
+    loaded = load_once("embedded")
+    profile = load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint)
+    assert set(profile.spans) == {Spans(1)}
+    data = json.loads((tmp_path / "mine.evidence.json").read_text())
+    assert data["spans"] == Spans(1).to_json()
+    names = [row["name"] for row in data["rows"]]
+    assert names[:3] == ["mine", "turbo4 + spans", "turbo4"]
+    spanned, bare = data["rows"][1:3]
+    assert spanned["kld_mean"] < bare["kld_mean"] and spanned["bytes_per_token"] > bare["bytes_per_token"] == 3168
+    words = ["judge", str(tmp_path / "mine.profile.json"), "-m", "embedded", "-f", str(judging_text()), "-c", "384"]
+    words += ["--chunks", "1", "--far", "0", "--permutations", "0", "--json", str(tmp_path / "j.json")]
+    assert main([*words, "--runs", str(tmp_path / "runs")]) == 0
+    judged = json.loads((tmp_path / "j.json").read_text())
+    assert judged["spans"] == Spans(1).to_json()
+    (bare,) = [row for row in judged["rows"] if row["family"] == "bare"]
+    assert bare["name"] == "mine, no spans" and bare["kld_mean"] > judged["rows"][0]["kld_mean"]
+    assert "turbo3 + spans" in {row["name"] for row in judged["rows"]}
 
 
 @pytest.mark.slow
