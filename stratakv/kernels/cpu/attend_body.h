@@ -100,7 +100,7 @@ struct Work {
     float *maximum, *sum;    // [rows]
     std::int32_t *dims;      // [lanes]: which value a lane of the integer path is, -1: none
     std::uint8_t *codes;     // trellis V: a block of the tile, unpacked
-    float *row;              // one decoded row
+    float *buffer;           // some decoded rows
 };
 
 inline bool integer_side(const Attention &a, const Side &side) { return side.vectors && !a.precise; }
@@ -161,7 +161,7 @@ inline Work prepare(const Attention &a, int sequence, int head, Scratch &scratch
         {w.sum, rows},
         {w.dims, static_cast<std::size_t>(v_integer ? w.lanes : 0)},
         {w.codes, trellis ? std::size_t(v.dim / v.blocks) * kPageTokens + 64 : 0},
-        {w.row, static_cast<std::size_t>(std::max(w.k_stride, (v.dim + 15) / 16 * 16))},
+        {w.buffer, static_cast<std::size_t>(std::max(w.k_stride, (v.dim + 15) / 16 * 16)) * kRowTokens},
     });
     if (v_integer)
         for (int i = 0; i < w.lanes; ++i) w.dims[i] = lane_dim(v, i / 16 / kSub, i / 16 % kSub, i % 16);
@@ -274,17 +274,13 @@ inline Rounding round_weights(const Attention &a, const Work &w, bool whole) {
     return rounding;
 }
 
-// What the loops over codes don't ask for: scales; for floats, which are read row by row,
-// everything.
+// What the loops over codes and floats don't ask for: scales.
 inline void prefetch_rest(const Attention &a, const std::uint8_t *next) {
     auto region = [&](std::int64_t offset, std::int64_t bytes) {
         for (std::int64_t i = 0; i < bytes; i += 64) prefetch(next + offset + i);
     };
     for (const Side *side : {&a.k, &a.v}) {
-        if (!integer_side(a, *side)) {
-            region(side->base, std::int64_t(side->base_bytes) * kPageTokens);
-            continue;
-        }
+        if (side->codes < Codes::byte) continue;
         region(side->scale, std::int64_t(side->blocks) * kPageTokens * 2);
         if (side->has_minimum) region(side->minimum, std::int64_t(side->blocks) * kPageTokens * 2);
     }
@@ -338,7 +334,7 @@ const char *run(const Attention &a, int sequence, int head, std::int64_t page_be
             with_codes(a.k.codes,
                        [&](auto c) { all_scores<decltype(c)::value>(a.k, tile, w.integer, w.rows, w.scores, ahead); });
         else
-            row_scores(a.k, tile, w.q, w.k_stride, w.rows, first, last, w.scores, w.row);
+            row_scores(a.k, tile, w.q, w.k_stride, w.rows, first, last, w.scores, w.buffer, ahead);
         bool seen = false;
         for (int r = 0; r < w.rows; ++r) {
             const int t = r % w.q_tokens;
@@ -346,7 +342,7 @@ const char *run(const Attention &a, int sequence, int head, std::int64_t page_be
         }
         if (!seen) continue;
         if (!v_integer) {
-            row_weigh(a.v, tile, w.scores, w.rows, first, last, w.out, w.lanes, w.row);
+            row_weigh(a.v, tile, w.scores, w.rows, first, last, w.out, w.lanes, w.buffer, ahead);
             continue;
         }
         read_scales(a.v, tile, first, last, w);

@@ -257,6 +257,12 @@ inline float hsum(F a) {
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
+// Lane i: the sum of a[i]'s lanes.
+inline F hsums(const F (&a)[16]) {
+    float sums[16];
+    for (int i = 0; i < 16; ++i) sums[i] = hsum(a[i]);
+    return fload(sums);
+}
 inline F to_float(I a) {
     return feach([&](int i) { return _mm256_cvtepi32_ps(a.v[i]); });
 }

@@ -138,6 +138,21 @@ inline F fmax(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F fmin(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline float hmax(F a) { return _mm512_reduce_max_ps(a.v); }
 inline float hsum(F a) { return _mm512_reduce_add_ps(a.v); }
+// Lane i: the sum of a[i]'s lanes.
+inline F hsums(const F (&a)[16]) {
+    __m512 four[4];
+    for (int i = 0; i < 4; ++i) {  // of a quarter's 4 lanes: inputs 4 i ... 4 i + 3 side by side
+        const F *x = a + 4 * i;
+        const __m512 low = _mm512_add_ps(_mm512_unpacklo_ps(x[0].v, x[1].v), _mm512_unpackhi_ps(x[0].v, x[1].v));
+        const __m512 high = _mm512_add_ps(_mm512_unpacklo_ps(x[2].v, x[3].v), _mm512_unpackhi_ps(x[2].v, x[3].v));
+        const __m512d l = _mm512_castps_pd(low), h = _mm512_castps_pd(high);
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(l, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(l, h)));
+    }
+    const auto halve = [](__m512 x, __m512 y) {
+        return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
+    };
+    return {halve(halve(four[0], four[1]), halve(four[2], four[3]))};
+}
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I to_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }  // rounds to nearest
 inline F scale_by_power(F a, F n) { return {_mm512_scalef_ps(a.v, n.v)}; }

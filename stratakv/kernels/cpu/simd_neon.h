@@ -238,6 +238,12 @@ inline F fmin(F a, F b) {
 }
 inline float hmax(F a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3]))); }
 inline float hsum(F a) { return vaddvq_f32(vaddq_f32(vaddq_f32(a.v[0], a.v[1]), vaddq_f32(a.v[2], a.v[3]))); }
+// Lane i: the sum of a[i]'s lanes.
+inline F hsums(const F (&a)[16]) {
+    float sums[16];
+    for (int i = 0; i < 16; ++i) sums[i] = hsum(a[i]);
+    return fload(sums);
+}
 inline F to_float(I a) {
     return feach([&](int i) { return vcvtq_f32_s32(s32(a.v[i])); });
 }

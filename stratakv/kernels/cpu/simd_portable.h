@@ -262,6 +262,12 @@ inline float hsum(F a) {
     const Floats four = (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]);
     return (four[0] + four[1]) + (four[2] + four[3]);
 }
+// Lane i: the sum of a[i]'s lanes.
+inline F hsums(const F (&a)[16]) {
+    float sums[16];
+    for (int i = 0; i < 16; ++i) sums[i] = hsum(a[i]);
+    return fload(sums);
+}
 inline F to_float(I a) {
     return feach([&](int i) { return __builtin_convertvector(as<Words>(a.v[i]), Floats); });
 }

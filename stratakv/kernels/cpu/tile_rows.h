@@ -146,44 +146,110 @@ inline void decode_row(const Side &side, const std::uint8_t *tile, int token, fl
     }
 }
 
-// out[r * kPageTokens + token] = q[r] . row, for tokens [first, last). q: [rows][stride], zero beyond dim; stride a
-// multiple of 16.
-inline void row_scores(const Side &side, const std::uint8_t *tile, const float *q, int stride, int rows, int first,
-                       int last, float *out, float *row) {
-    std::memset(row, 0, std::size_t(stride) * 4);
-    for (int token = first; token < last; ++token) {
-        decode_row(side, tile, token, row);
-        int r = 0;
-        for (; r + 4 <= rows; r += 4) {
-            F sum[4] = {fzero(), fzero(), fzero(), fzero()};
-            for (int d = 0; d < stride; d += 16) {
-                const F x = fload(row + d);
+// Tokens that are decoded together, so that each query vector is read once for several of them.
+constexpr int kRowTokens = 8;
+
+// Decodes tokens [first, first + count) to `buffer`, [kRowTokens][stride], zero beyond dim, and asks for those of the
+// next tile.
+inline void decode_some(const Side &side, const std::uint8_t *tile, int first, int count, float *buffer,
+                        std::size_t stride, std::ptrdiff_t ahead) {
+    const auto ask = [&](std::int64_t region, int nbytes) {
+        const std::uint8_t *at = tile + region + std::ptrdiff_t(first) * nbytes + ahead;
+        for (int i = 0; i < count * nbytes; i += 64) prefetch(at + i);
+    };
+    ask(side.base, side.base_bytes);
+    if (side.high_bytes) ask(side.high, side.high_bytes);
+    for (int t = 0; t < count; ++t) decode_row(side, tile, first + t, buffer + t * stride);
+}
+
+// Dot products of R rows of q and T of `buffer`, sums[r * T + t].
+template <int R, int T>
+inline void dots(const float *q, const float *buffer, std::size_t stride, float *sums) {
+    F sum[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sum[i] = fzero();
+    for (std::size_t d = 0; d < stride; d += 16) {
+        F x[T];
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) x[t] = fload(buffer + t * stride + d);
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; ++i) sum[i] = fma(x, fload(q + std::size_t(r + i) * stride + d), sum[i]);
-            }
-            for (int i = 0; i < 4; ++i) out[(r + i) * kPageTokens + token] = hsum(sum[i]);
+        for (int r = 0; r < R; ++r) {
+            const F y = fload(q + r * stride + d);
+#pragma GCC unroll 8
+            for (int t = 0; t < T; ++t) sum[r * T + t] = fma(x[t], y, sum[r * T + t]);
         }
-        for (; r < rows; ++r) {
-            F sum = fzero();
-            for (int d = 0; d < stride; d += 16) sum = fma(fload(row + d), fload(q + std::size_t(r) * stride + d), sum);
-            out[r * kPageTokens + token] = hsum(sum);
-        }
+    }
+    fstore(sums, hsums(sum));
+}
+
+// out[r * kPageTokens + token] = q[r] . row, for tokens [first, last). q: [rows][stride], zero beyond dim; stride a
+// multiple of 16. buffer: [kRowTokens][stride].
+inline void row_scores(const Side &side, const std::uint8_t *tile, const float *q, int stride, int rows, int first,
+                       int last, float *out, float *buffer, std::ptrdiff_t ahead) {
+    std::memset(buffer, 0, std::size_t(kRowTokens) * stride * 4);
+    alignas(64) float sums[16];
+    for (int token = first; token < last; token += kRowTokens) {
+        const int count = std::min(kRowTokens, last - token);
+        decode_some(side, tile, token, count, buffer, stride, ahead);
+        int r = 0;
+        const auto run = [&](auto run_rows, auto run_tokens) {
+            constexpr int R = decltype(run_rows)::value, T = decltype(run_tokens)::value;
+            for (; r + R <= rows; r += R)
+                for (int t = 0; t < count; t += T) {
+                    dots<R, T>(q + std::size_t(r) * stride, buffer + t * stride, stride, sums);
+                    for (int i = 0; i < R; ++i)
+                        for (int j = 0; j < std::min(T, count - t); ++j)
+                            out[(r + i) * kPageTokens + token + t + j] = sums[i * T + j];
+                }
+        };
+        run(std::integral_constant<int, 4>(), std::integral_constant<int, 4>());
+        run(std::integral_constant<int, 2>(), std::integral_constant<int, 8>());
+        run(std::integral_constant<int, 1>(), std::integral_constant<int, 8>());
     }
 }
 
-// out[r][d] += weights[r][token] * row[d], out: [rows][stride].
-inline void row_weigh(const Side &side, const std::uint8_t *tile, const float *weights, int rows, int first, int last,
-                      float *out, std::size_t stride, float *row) {
-    std::memset(row, 0, stride * 4);
-    for (int token = first; token < last; ++token) {
-        decode_row(side, tile, token, row);
-        for (int r = 0; r < rows; ++r) {
-            const float w = weights[r * kPageTokens + token];
-            if (w == 0) continue;
-            const F weight = fset1(w);
-            float *at = out + std::size_t(r) * stride;
-            for (std::size_t d = 0; d < stride; d += 16) fstore(at + d, fma(fload(row + d), weight, fload(at + d)));
+// Adds weights [R][kPageTokens] of `count` tokens times D vectors of each of them to out.
+template <int R, int D>
+inline void add_rows(const float *weights, const float *buffer, int count, std::size_t stride, float *out) {
+    F sum[R][D];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int d = 0; d < D; ++d) sum[r][d] = fload(out + r * stride + d * 16);
+    for (int t = 0; t < count; ++t)
+#pragma GCC unroll 8
+        for (int d = 0; d < D; ++d) {
+            const F x = fload(buffer + t * stride + d * 16);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) sum[r][d] = fma(x, fset1(weights[r * kPageTokens + t]), sum[r][d]);
         }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int d = 0; d < D; ++d) fstore(out + r * stride + d * 16, sum[r][d]);
+}
+
+// out[r][d] += weights[r][token] * row[d], out: [rows][stride]. Tokens that a row doesn't see weigh 0 and are finite.
+inline void row_weigh(const Side &side, const std::uint8_t *tile, const float *weights, int rows, int first, int last,
+                      float *out, std::size_t stride, float *buffer, std::ptrdiff_t ahead) {
+    std::memset(buffer, 0, kRowTokens * stride * 4);
+    for (int token = first; token < last; token += kRowTokens) {
+        const int count = std::min(kRowTokens, last - token);
+        decode_some(side, tile, token, count, buffer, stride, ahead);
+        int r = 0;
+        const auto run = [&](auto run_rows) {
+            constexpr int R = decltype(run_rows)::value, D = R == 1 ? 8 : 4;
+            for (; r + R <= rows; r += R) {
+                const float *w = weights + std::size_t(r) * kPageTokens + token;
+                float *to = out + r * stride;
+                std::size_t d = 0;
+                for (; d + D * 16 <= stride; d += D * 16) add_rows<R, D>(w, buffer + d, count, stride, to + d);
+                for (; d < stride; d += 16) add_rows<R, 1>(w, buffer + d, count, stride, to + d);
+            }
+        };
+        run(std::integral_constant<int, 4>());
+        run(std::integral_constant<int, 2>());
+        run(std::integral_constant<int, 1>());
     }
 }
 
