@@ -76,6 +76,8 @@ def attend(
     used &= low < high
     begin = tl.min(tl.where(used, low, 2147483647)) // T
     stop = tl.cdiv(tl.max(tl.where(used, high, 0)), T)
+    inner_low = tl.max(tl.where(used, low, 0))
+    inner_high = tl.min(tl.where(used, high, 2147483647))
     share = tl.cdiv(tl.maximum(stop - begin, 0), splits)
     begin += split * share
     stop = tl.minimum(begin + share, stop)
@@ -103,6 +105,7 @@ def attend(
         position = i * T + tl.arange(0, T)
         t = i * T % side_tokens + tl.arange(0, T)  # T divides a page's tokens
         visible = used[:, None] & (position[None, :] >= low[:, None]) & (position[None, :] < high[:, None])
+        edge = (i * T < inner_low) | (i * T + T > inner_high)
         if V.folded:  # codes are always finite, and weights are 0 where nothing is seen
             seen = t >= 0
         else:
@@ -115,7 +118,8 @@ def attend(
             # softcap * tanh(s / softcap), s and the result to base 2
             e = tl.exp2(tl.abs(s) * (-2.0 / softcap))
             s = tl.where(s < 0, -1.0, 1.0) * (softcap * 1.4426950408889634) * ((1 - e) / (1 + e))
-        s = tl.where(visible, s, float("-inf"))
+        if edge:  # in all other tiles every used row sees every token
+            s = tl.where(visible, s, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
         p = tl.exp2(s - safe[:, None])
@@ -124,10 +128,12 @@ def attend(
         top = higher
         v = values(tile, t, seen, v_entries, splits, V, T)
         if V.folded:
-            p = tl.where(visible, p * folded_scale(tile, t, seen, V)[None, :], 0.0)
+            norms = folded_scale(tile, t, seen, V)
+            # memory that nobody wrote may hold no number; what was stored is finite
+            p *= tl.where(tl.abs(norms) < float("inf"), norms, 0.0)[None, :]
         acc = acc * keep[:, None] + product(p, v, V)
 
-    some = total > 0
+    some = used & (total > 0)
     acc = acc * (tl.where(some, 1.0 / tl.where(some, total, 1.0), 0.0) * V.unit)[:, None]
     result = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), float("-inf"))
     row = (split * tokens + token).to(tl.int64) * q_heads + head * GROUPS + r % GROUPS

@@ -124,10 +124,12 @@ def test_what_no_query_sees_may_be_anything(v: str) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
 
 
-def test_a_query_that_sees_nothing() -> None:
-    given = row_pages("turbo4", "q8_0", (64, 64), [100])
-    step = Step.causal(given.tables, [100], [2])
-    step = replace(step, first=np.array([7, 0], np.int32), last=np.array([7, 50], np.int32))
+@pytest.mark.parametrize("last", [50, 300])
+def test_a_query_that_sees_nothing(last: int) -> None:
+    """Beside one that sees whole tiles, too."""
+    given = row_pages("turbo4", "q8_0", (64, 64), [300])
+    step = Step.causal(given.tables, [300], [2])
+    step = replace(step, first=np.array([7, 0], np.int32), last=np.array([7, last], np.int32))
     found = TRITON.attend(torch.randn(2, 4, 64), given.pool, step, Options(0.125, sinks=torch.zeros(4)), lse=True)
     assert found.lse is not None
     assert not found.out[0].any() and bool((found.lse[0] == -torch.inf).all()) and torch.isfinite(found.lse[1]).all()
