@@ -5,7 +5,6 @@ Bytes are arithmetic and exact. Quality is measured or it is unknown: it comes f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,10 +58,14 @@ def usual_candidates(geometry: ModelGeometry, sizes: Sizes | None = None) -> lis
 
 
 def front_candidates(
-    front: Sequence[dict[str, Any]], geometry: ModelGeometry, sizes: Sizes | None = None
+    front: Sequence[dict[str, Any]], geometry: ModelGeometry, tuned: Sizes | None = None, sizes: Sizes | None = None
 ) -> list[Candidate]:
-    """The points of a tuned front (of an evidence file). sizes: spans for those that can have them. Raises UserError where they
-    don't fit the model."""
+    """The points of a tuned front (of an evidence file).
+
+    tuned: spans that the KLDs are of. sizes: spans instead of those. Both are for the points that can have them; where they make
+    any difference, every KLD is unknown. Raises UserError where the points don't fit the model.
+    """
+    tuned, sizes = tuned or {}, sizes or {}
     found = []
     for point in front:
         pairs = tuple((k, v) for k, v in point["pairs"])
@@ -73,7 +76,10 @@ def front_candidates(
         kld = point["predicted_kld"] if point["kld"] is None else point["kld"]
         profile = Profile(f"front at {point['bpv']:.3f} bpv", geometry, pairs)
         found.append(Candidate(profile, float(kld), point["kld"] is not None))
-    return _with_spans(found, sizes or {})
+    asked, known = _with_spans(found, {**tuned, **sizes}), _with_spans(found, tuned)
+    if [each.profile.spans for each in asked] == [each.profile.spans for each in known]:
+        return known
+    return [Candidate(each.profile) for each in asked]
 
 
 def _with_spans(candidates: list[Candidate], sizes: Sizes) -> list[Candidate]:
@@ -153,7 +159,9 @@ def _decidable(wish: Wish, context: int | None) -> bool:
 
 def _not_good(rows: Sequence[dict[str, Any]], wish: Wish) -> str:
     known = [row["kld"] for row in rows if row["kld"] is not None]
-    least = min(known, default=math.inf)
+    if not known:
+        return f"--quality {wish.quality:g}: no KLD of these profiles is known: measure them, or tune for their spans"
+    least = min(known)
     return f"--quality {wish.quality:g}: the tuned front's lowest KLD is {least:.3g} nats: allow more, or tune for more bytes"
 
 

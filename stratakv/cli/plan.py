@@ -77,16 +77,23 @@ def run(args: argparse.Namespace) -> int:
         candidates = usual_candidates(model.geometry, sizes)
     else:
         _check_model(evidence, model, args.evidence)
-        candidates = front_candidates(evidence["front"], model.geometry, {**_spans_of(evidence), **sizes})
+        candidates = front_candidates(evidence["front"], model.geometry, _spans_of(evidence), sizes)
+    known = candidates[0].kld is not None
+    if evidence is not None and not known and wish.quality is not None:
+        raise UserError(f"--quality {wish.quality:g}: {_other_spans(args, evidence)}")
     data = plan(candidates, wish)
     data |= {
         "weights_bytes": weights,
         "weights_held": held,
         "memory_means": "weights and cache" if args.with_weights else "cache",
         "evidence": args.evidence,
-        "warnings": [*model.warnings, *_warnings(data)],
+        "warnings": [
+            *model.warnings,
+            *_warnings(data),
+            *([] if known or evidence is None else [_other_spans(args, evidence)]),
+        ],
         "command": _command(args.model, data),
-        "measure_command": None if evidence else _measure_command(args, data),
+        "measure_command": None if known else _measure_command(args, data),
     }
     print(json.dumps(data, indent=1) if args.json else format_plan(data))
     return 0
@@ -129,7 +136,7 @@ def format_plan(data: dict[str, Any]) -> str:
             *_spans(data),
             *aligned,
             *_answer(data),
-            *([] if data["evidence"] else _unknown(data)),
+            *([] if data["measure_command"] is None else _unknown(data)),
             *_footer(data),
         ]
     )
@@ -176,9 +183,10 @@ def _answer(data: dict[str, Any]) -> list[str]:
 
 
 def _unknown(data: dict[str, Any]) -> list[str]:
+    so = " with these spans" if data["evidence"] else ""
     return [
         "",
-        "quality is unknown, nothing was measured on this model; to measure it:",
+        f"quality is unknown, nothing was measured on this model{so}; to measure it:",
         f"  {data['measure_command']}",
     ]
 
@@ -235,6 +243,26 @@ def _spans_of(evidence: dict[str, Any]) -> Sizes:
     """The spans that a tuning was for."""
     spans = evidence.get("spans") or {}
     return {word: (spans[word], spans[f"{word}_type"]) for word in ("recent", "first") if spans.get(word)}
+
+
+def _other_spans(args: argparse.Namespace, evidence: dict[str, Any]) -> str:
+    """Why KLDs are unknown though there is evidence, and what makes them known."""
+    from stratakv.profile.spans import Spans
+
+    theirs = _spans_of(evidence)
+    tuned, asked = (Spans().having(sizes) for sizes in (theirs, {**theirs, **sizes_from_args(args)}))
+    words = [
+        f" --{word} {pages}:{type_}"
+        for word, pages, type_ in (
+            ("recent", asked.recent, asked.recent_type),
+            ("first", asked.first, asked.first_type),
+        )
+        if pages
+    ]
+    return (
+        f"the KLDs in {args.evidence} are of {tuned.text() or 'no spans'}, with {asked.text() or 'no spans'} they are unknown: "
+        f"leave --recent and --first out, or {_tuning(args.model, '--budget turbo4' + ''.join(words))}"
+    )
 
 
 def _spans(data: dict[str, Any]) -> list[str]:

@@ -139,13 +139,49 @@ def test_spans_are_counted_and_in_the_command(capsys):
     assert spans in data["measure_command"]
 
 
-def test_a_tunings_spans_are_those_of_its_front(capsys, embedded, tmp_path):
+@pytest.fixture
+def spanned(embedded, tmp_path):
+    """Evidence of a tuning with one recent page."""
     wish = {"recent": 1, "recent_type": "turbo8", "first": 0, "first_type": "turbo8"}
     path = tmp_path / "s.json"
     path.write_text(json.dumps({**evidence(fingerprint=embedded.fingerprint), "spans": wish}))
-    words = ["--memory", "13MiB", "--context", "4k", "--evidence", str(path)]
-    assert "spans are counted: recent: 1 page turbo8" in run(capsys, *words)
-    assert "spans are counted" not in run(capsys, *words, "--recent", "0")
+    return str(path)
+
+
+@pytest.mark.parametrize("same", [[], ["--recent", "1"], ["--recent", "1:turbo8", "--first", "0"]])
+def test_a_tunings_spans_are_those_of_its_front(capsys, spanned, same):
+    out = run(capsys, "--memory", "15MiB", "--context", "4k", "--evidence", spanned, *same)
+    assert "spans are counted: recent: 1 page turbo8" in out
+    assert "measured, on the tuning text" in out and "unknown" not in out and "warning" not in out
+
+
+@pytest.mark.parametrize(
+    ("other", "asked"),
+    [
+        (["--recent", "0"], "no spans"),
+        (["--recent", "2"], "recent: 2 pages turbo8"),
+        (["--first", "1"], "recent: 1 page turbo8; first: 1 page turbo8"),
+        (["--recent", "1:f16"], "recent: 1 page f16"),
+    ],
+)
+def test_no_kld_is_known_with_other_spans_than_the_tunings(capsys, spanned, other, asked):
+    words = ["--memory", "24MiB", "--context", "4k", "--evidence", spanned, *other]
+    out = run(capsys, *words)
+    assert "measured," not in out and "predicted" not in out and out.count("unknown") == 7
+    warning = f"warning: the KLDs in {spanned} are of recent: 1 page turbo8, with {asked} they are unknown: leave"
+    assert next(line for line in out.splitlines() if line.startswith("warning")).startswith(warning)
+    assert "stratakv compare -m embedded -f TEXT" in out
+    data = json.loads(run(capsys, *words, "--json"))
+    assert {(row["kld"], row["kld_measured"]) for row in data["rows"]} == {(None, False)}
+    assert main(["plan", "-m", "embedded", *words, "--quality", "0.004"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and f"--quality 0.004: the KLDs in {spanned}" in err
+    assert "leave --recent and --first out, or run 'stratakv tune -m embedded --budget turbo4" in err
+
+
+def test_no_kld_is_known_with_spans_that_the_tuning_had_not(capsys, file):
+    out = run(capsys, "--memory", "24MiB", "--context", "4k", "--evidence", file, "--recent", "2")
+    assert "are of no spans, with recent: 2 pages turbo8 they are unknown" in out and "measured," not in out
 
 
 def test_spans_longer_than_the_context_asked_for(capsys):
