@@ -195,5 +195,7 @@ def test_a_reader_that_has_seen_enough():
 def test_show_ends_with_its_table():
     process = started(*SHOW, "-ctk", "turbo4", "-ctv", "q8_0")
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 0 and out.decode().splitlines()[-1].startswith("attention reads")
+    # the last lines say which kernels read the pages; the very last one of a GPU, where Triton is installed
+    last = [line for line in out.decode().splitlines() if not line.startswith("on an NVIDIA GPU")][-1]
+    assert process.returncode == 0 and last.startswith("attention reads")
     assert all(line.startswith("stratakv show: reading") for line in err.decode().splitlines())
