@@ -55,7 +55,7 @@ class Engine:
         self.vocabulary = int(text_config.vocab_size)
         self.end_tokens = _end_tokens(loaded)
         self.grammars = Grammars(loaded.tokenizer, self.vocabulary, self.end_tokens)
-        self.lost = losses(self.cache.runner, self.cache.groups, profile.storages, self.grammars)
+        self.lost = losses(self.cache.runner, self.cache.groups, profile, self.grammars)
         self._token_text = lru_cache(maxsize=2**14)(lambda id_: str(loaded.tokenizer.decode([id_])))
         self._ids = itertools.count()
         self._accepting = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stratakv.kernels.choice import TORCH, kernel_for, order_of, preferred
 from stratakv.pages.layout import layout_of
-from stratakv.profile import LayerStorage
+from stratakv.profile import Profile
 from stratakv.serve.grammar import Grammars
 from stratakv.serve.groups import WindowGroup
 from stratakv.serve.request import Loss
@@ -14,10 +14,10 @@ from stratakv.serve.runner import BatchedRunner, SeparateRunner
 def losses(
     runner: BatchedRunner | SeparateRunner,
     groups: list[WindowGroup],
-    storages: tuple[LayerStorage, ...],
+    profile: Profile,
     grammars: Grammars,
 ) -> tuple[Loss, ...]:
-    """Every loss of an engine, the gravest first. storages: by KV ordinal."""
+    """Every loss of an engine, the gravest first."""
     found = []
     if isinstance(runner, SeparateRunner):
         found += [
@@ -28,15 +28,15 @@ def losses(
         if not runner.in_pieces:
             why = "transformers reads this model's prompts right only as a whole: other requests wait while one is computed"
             found.append(Loss("prompts in pieces", why))
-    slow, reasons = [], list[str]()
+    slow, reasons = set[int](), list[str]()
     for group in groups:
         for ordinal, layer in group.layers:
-            layout = layout_of(layer, storages[ordinal], order_of(runner.device))
+            layout = layout_of(layer, group.storage(profile, ordinal), order_of(runner.device))
             if kernel_for(layout, runner.device) is TORCH:
-                slow.append(layer.layer)
+                slow.add(layer.layer)
                 reasons.append(preferred(runner.device).refuses(layout, runner.device) or "STRATAKV_KERNEL=torch")
     if slow:
-        which = f"layer {slow[0]}" if len(slow) == 1 else f"{len(slow)} layers"
+        which = f"layer {min(slow)}" if len(slow) == 1 else f"{len(slow)} layers"
         why = "" if runner.device.type == "cpu" else f" ({'; '.join(dict.fromkeys(reasons))})"
         found.append(
             Loss("compiled kernels", f"{which} read and write the cache in plain torch, many times slower{why}")

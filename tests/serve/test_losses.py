@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tiny_models import loaded_tiny
 
+from stratakv.kernels.choice import TORCH, preferred
 from stratakv.profile import resolve
 from stratakv.serve import grammar
 from stratakv.serve.engine import Engine
@@ -48,6 +49,23 @@ def test_others_are_read_in_pieces(model_type: str) -> None:
 def test_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATAKV_KERNEL", "torch")
     assert lost(loaded_tiny("llama"))["compiled kernels"].startswith("4 layers")
+
+
+def test_layers_with_spans_are_counted_once_and_their_finer_pages_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, asked = loaded_tiny("llama", head_dim=128), set[tuple[str, str]]()
+
+    def kernel(layout: Any, device: Any) -> Any:
+        asked.add((layout.k.name, layout.v.name))
+        return TORCH if layout.k.name == "q8_0" else preferred(device)
+
+    monkeypatch.setattr("stratakv.serve.losses.kernel_for", kernel)
+    assert lost(tiny, "1: turbo4, recent 1 page q8_0; rest: turbo4; recent: 1 page turbo8")[
+        "compiled kernels"
+    ].startswith("layer 1 read")
+    assert asked == {("turbo4", "turbo4"), ("turbo8", "turbo8"), ("q8_0", "q8_0")}
+    monkeypatch.undo()
+    monkeypatch.setenv("STRATAKV_KERNEL", "torch")
+    assert lost(tiny, "rest: turbo4; recent: 1 page turbo8")["compiled kernels"].startswith("4 layers")
 
 
 def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
