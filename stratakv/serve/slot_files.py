@@ -193,6 +193,8 @@ def _check_header(cache: PagedCache, header: dict[str, Any]) -> None:
     theirs = header.get("layers")
     if not isinstance(theirs, list) or len(theirs) != len(expected["layers"]):
         raise UserError("it is damaged: its header can't be read")
+    if not all(isinstance(each, dict) for each in theirs):
+        raise UserError("it is damaged: its header can't be read")
     for ours, given in zip(expected["layers"], theirs, strict=True):
         if given != ours:
             side = next((s for s in ("k", "v") if given.get(s) != ours[s]), "k")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -115,6 +116,19 @@ def test_the_layout_of_a_file_is_checked_by_its_name(saved: Any, engines: Any) -
         path.write_bytes(contents)
         with pytest.raises(UserError, match=f"laid out as {theirs}, this version reads {LAYOUT}: save the slot again"):
             asyncio.run(fresh.restore_slot(1, path))
+
+
+def test_layers_that_are_no_objects_are_damage(saved: Any) -> None:
+    engine, path, _ = saved
+    data = path.read_bytes()
+    start = len(MAGIC) + 8
+    header = json.loads(data[start : start + int.from_bytes(data[len(MAGIC) : start], "little")])
+    first = json.dumps(header["layers"][0]).encode()
+    layers = json.dumps(header["layers"]).encode()
+    for bad in (b"7", b"null", b'"k"', b"[]"):
+        path.write_bytes(rewritten(data, layers, layers.replace(first, bad, 1)))
+        with pytest.raises(UserError, match="it is damaged: its header can't be read"):
+            asyncio.run(engine.restore_slot(0, path))
 
 
 _SAVER = """
