@@ -44,9 +44,10 @@ class PagedCache:
         for group, capacity in zip(self.groups, pages, strict=True):
             needed = group.pages_for(limits.context, limits.prefill_chunk)
             if capacity < needed:
+                kind = "pages" if group.part == "whole" else f"{group.part} pages"
                 raise UserError(
-                    f"{limits.cache_bytes:,} bytes of cache hold {capacity * PAGE_TOKENS:,} tokens, one request of "
-                    f"{limits.context:,} tokens needs {needed} pages of {group.page_bytes:,} bytes: give more memory, a "
+                    f"{limits.cache_bytes:,} bytes of cache hold {capacity} {kind}, one request of "
+                    f"{limits.context:,} tokens needs {needed} of {group.page_bytes:,} bytes: give more memory, a "
                     "smaller context, or a profile with fewer bytes a token"
                 )
         self.pools = [PageAllocator(capacity) for capacity in pages]

@@ -78,7 +78,9 @@ def _slot(number: int, sequence: Sequence | None) -> SlotSnapshot:
 
 
 def _layers(profile: Profile) -> tuple[LayerSnapshot, ...]:
-    layers = zip(profile.geometry.kv_layers, profile.storages, strict=True)
+    """As they are stored: a layer whose spans hold all that its window touches has the finer types alone."""
+    geometry = profile.geometry.kv_layers
+    layers = [(layer, storage.for_layer(layer)) for layer, storage in zip(geometry, profile.storages, strict=True)]
     return tuple(
         LayerSnapshot(
             layer.layer,

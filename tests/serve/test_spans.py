@@ -207,6 +207,26 @@ def test_layers_of_other_kinds(engines: Any, model_type: str, more: dict[str, An
     assert engine.snapshot().pages_used == 0
 
 
+def test_layers_are_shown_as_they_are_stored(engines: Any) -> None:
+    """The layers that slide over 129 tokens touch nothing but their recent page and their own: all is fine there."""
+    tiny = loaded_tiny("gemma3_text", sliding_window=129)
+    limits = {"model": tiny, "slots": 1, "context": 512, "cache_bytes": 2**24}
+    layers = engines("rest: f16; recent: 1 page f32; first: 1 page f32", **limits).snapshot().layers
+    shown = {(each.window, each.k, each.v, each.recent, each.first, each.fine) for each in layers}
+    assert shown == {(129, "f32", "f32", 0, 0, None), (None, "f16", "f16", 1, 1, "f32")}
+
+
+def test_too_little_memory_says_which_pages_are_missing(engines: Any) -> None:
+    for context, said in (
+        (1024, "0 sealed pages, one request of 1,024 tokens needs 6 of"),
+        (200, "0 fine pages, .* needs 2 of"),
+    ):
+        with pytest.raises(UserError, match=f"bytes of cache hold {said}"):
+            engines(RULE, slots=1, context=context, cache_bytes=10_000)
+    with pytest.raises(UserError, match="bytes of cache hold 0 pages, one request of 1,024 tokens needs 8 of"):
+        engines("turbo4", slots=1, context=1024, cache_bytes=10_000)
+
+
 def test_preempted_sequences_answer_as_alone(engines: Any, text_ids: list[int]) -> None:
     engine = engines(RULE, slots=3, context=700, cache_bytes=7_500_000, own=True)
     asked = [GenerationRequest(tuple(text_ids[at : at + 250]), 300, GREEDY, cache_prompt=False) for at in (0, 300, 600)]
