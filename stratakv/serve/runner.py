@@ -141,6 +141,7 @@ class BatchedRunner:
         index: of the group with the sealed pages; the one with the fine ones follows.
         """
         group, starts = self.groups[index], {id(item.sequence): item.start for item in reversed(work)}
+        ends = {id(item.sequence): item.start + item.count for item in work}  # of all its pieces
         later = []
         for number, (ordinal, _) in enumerate(group.layers):
             layer, turn = self._by_ordinal[ordinal], (number + 1) / len(group.layers)
@@ -149,7 +150,7 @@ class BatchedRunner:
             layer.within = []
             for item in work:
                 stop, tables = item.start + item.count, item.sequence.tables
-                block = (stop - 1) // PAGE_TOKENS
+                block = (ends[id(item.sequence)] - 1) // PAGE_TOKENS
                 for page in range(due(group.spans, item.start, turn), due(group.spans, stop, turn)):
                     sealed, fine = tables[index].pages.get(page), tables[index + 1].pages.get(page)
                     if sealed is None or fine is None:  # out of a window

@@ -170,6 +170,23 @@ def test_pages_are_what_a_sequence_alone_has(engines: Any, loaded: LoadedModel, 
             assert torch.equal(ours, theirs)
 
 
+def test_pieces_of_one_step_see_what_the_step_seals(engines: Any, loaded: LoadedModel, text_ids: list[int]) -> None:
+    """Computed by page, a step has four pieces of a prompt. What pages held before is no state at all."""
+    engine = engines(RULE, slots=2, prefill_chunk=512, deterministic=True, own=True)
+    for pools in engine.cache.runner.pools:
+        for pool in pools:
+            pool.memory.fill_(0x7B)  # 61,000 as a float of two bytes
+    for length, cached in ((512, 0), (700, 512)):
+        prompt = tuple(text_ids[:length])
+        cache = KVCache(loaded.model.config, RULE)
+        with torch.inference_mode():
+            logits = loaded.model(torch.tensor([prompt]), past_key_values=cache).logits[0, -1].log_softmax(-1)
+        _, pieces, finish = answers(engine, [GenerationRequest(prompt, 1, GREEDY)])[0]
+        assert finish.cached_tokens == cached
+        token = tokens_of(pieces)[0]
+        assert abs(float(logits[token.id]) - token.logprob) < 0.1
+
+
 def test_hits_change_no_answer(engines: Any, text_ids: list[int]) -> None:
     engine = engines(RULE, slots=2)
     prompt = tuple(text_ids[:600])
