@@ -191,9 +191,11 @@ def _check_header(cache: PagedCache, header: dict[str, Any]) -> None:
         saved, here = (_rules_text(each) for each in rules)
         raise UserError(f"it was saved with {saved}, this server has {here}: start one with the same spans")
     theirs = header.get("layers")
-    if not isinstance(theirs, list) or len(theirs) != len(expected["layers"]):
-        raise UserError("it is damaged: its header can't be read")
-    if not all(isinstance(each, dict) for each in theirs):
+    if (
+        not isinstance(theirs, list)
+        or len(theirs) != len(expected["layers"])
+        or not all(type(t) is dict for t in theirs)
+    ):
         raise UserError("it is damaged: its header can't be read")
     for ours, given in zip(expected["layers"], theirs, strict=True):
         if given != ours:

@@ -32,7 +32,8 @@ def baselines(tuned: Profile, reference: Profile, permutations: int, seed: int =
 
     Uniform pairs near the same bytes and a few around; the fork's modes and our presets at their own bytes; first-N, last-N
     and both rules adjusted to the tuned profile's bytes; permutations among layers of equal geometry. A profile with spans is
-    compared with others that have the same, and with itself ("bare") and the reference without.
+    compared with others that have the same (in every layer those of the layer that has most), and with itself ("bare") and the
+    reference without.
     """
     geometry = tuned.geometry
     wish = wish_of(tuned)
@@ -99,25 +100,32 @@ def rules_at(geometry: ModelGeometry, size: int) -> list[Profile]:
 
 
 def permuted(tuned: Profile, count: int, seed: int) -> list[Profile]:
-    """Different assignments of the same pairs to other layers of the same geometry, hence of the same bytes."""
+    """Different assignments of the same pairs, each with its spans, to other layers of the same geometry, hence of the same
+    bytes."""
     groups: dict[object, list[int]] = {}
     for ordinal, layer in enumerate(tuned.geometry.kv_layers):
-        groups.setdefault((layer.head_dim, layer.kv_heads, layer.role, layer.window), []).append(ordinal)
+        alike = layer.head_dim, layer.kv_heads, layer.role, layer.window, layer.reads_pages
+        groups.setdefault(alike, []).append(ordinal)
     rng = np.random.default_rng(seed)
-    seen = {tuned.pairs}
+    seen = {tuned.storages}
     found: list[Profile] = []
     for _ in range(20 * count):
         if len(found) == count:
             break
-        pairs = list(tuned.pairs)
+        sources = list(range(len(tuned.pairs)))
         for members in groups.values():
             for to, source in zip(members, rng.permutation(members), strict=True):
-                pairs[to] = tuned.pairs[source]
-        if tuple(pairs) not in seen:
-            seen.add(tuple(pairs))
-            spans = fitted(wish_of(tuned), tuned.geometry, pairs)
-            name = f"permutation {len(found) + 1}"
-            found.append(replace(tuned, name=name, pairs=tuple(pairs), spans=spans, evidence=None))
+                sources[to] = source
+        profile = replace(
+            tuned,
+            name=f"permutation {len(found) + 1}",
+            pairs=tuple(tuned.pairs[source] for source in sources),
+            spans=tuple(tuned.spans[source] for source in sources),
+            evidence=None,
+        )
+        if profile.storages not in seen:
+            seen.add(profile.storages)
+            found.append(profile)
     return found
 
 

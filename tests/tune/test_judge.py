@@ -53,6 +53,24 @@ def test_permutations_move_pairs_only_between_layers_of_the_same_geometry() -> N
     assert permuted(Profile("same", GEOMETRY, (("turbo4", "turbo4"),) * 12), 10, 0) == [], "nothing to permute"
 
 
+def test_permutations_move_spans_with_their_pairs() -> None:
+    """Layers with spans of their own: every permutation has the profile's bytes at any length, none the widest spans twice."""
+    sizes = [Spans(4, first=1), Spans(), *[Spans(1)] * 10]
+    tuned = replace(TUNED, spans=tuple(sizes))
+    found = permuted(tuned, 10, seed=0)
+    assert len({profile.storages for profile in found}) == 10
+    for profile in found:
+        both = zip(profile.pairs, profile.spans, strict=True)
+        assert sorted(map(repr, both)) == sorted(map(repr, zip(tuned.pairs, tuned.spans, strict=True)))
+        assert profile.bytes_at(2048) == tuned.bytes_at(2048)
+    same = replace(Profile("same", GEOMETRY, (("turbo4", "turbo4"),) * 12), spans=tuple(sizes))
+    assert len(permuted(same, 3, 0)) == 3, "the spans alone can be moved"
+    moved = [
+        profile for family, profile in baselines(tuned, reference_for(GEOMETRY, 3168), 5) if family == "permutation"
+    ]
+    assert [profile.spans for profile in moved] == [profile.spans for profile in permuted(tuned, 5, seed=0)]
+
+
 def test_every_family_is_there_and_nothing_twice() -> None:
     found = baselines(TUNED, reference_for(GEOMETRY, TUNED.bytes_per_token), 20)
     names = {profile.name for _, profile in found}
