@@ -185,7 +185,8 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         self._steps.begin(self)
         tables, length = self.written, self.length + tokens
         first, end = self.length // PAGE_TOKENS, -(-length // PAGE_TOKENS)
-        for index in range(tables.indices[-1] + 1 if tables.indices else first, end):
+        held = tables.indices[-1] + 1 if tables.indices else 0
+        for index in range(max(first, held), end):  # pages between the first ones and the step's may be sealed
             tables.add(index)
         tables.own(first)
         if self.sealed is not None:

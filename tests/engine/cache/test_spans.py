@@ -136,6 +136,20 @@ def test_bytes_depend_on_no_piece(spans: Spans, name: str, monkeypatch: pytest.M
         assert all(torch.equal(other[which], held[0][which]) for which in held[0])
 
 
+@pytest.mark.parametrize("size", [128, 512])
+@pytest.mark.parametrize("window", [None, 300], ids=["full", "sliding"])
+def test_a_step_has_fine_pages_of_its_own_tokens_only(size: int, window: int | None) -> None:
+    """Beside those of the spans: what was sealed, or left the window, before it gets no fine page again."""
+    k, v = states(tokens=2048)
+    for spans in (Spans(0, first=1), Spans(1, first=1)) if window is None else (Spans(1),):
+        layer = spanned(spans, window)
+        for begin in range(0, 2048, size):
+            here = slice(begin, begin + size)
+            key, _ = layer.update(k[:, :, here], v[:, :, here])
+            fine = key.placed.mixture.fine
+            assert len(fine.indices) <= spans.first + spans.recent + (window is not None) + size // PAGE_TOKENS
+
+
 def test_sealed_bytes_are_the_types_own_of_fine_values() -> None:
     k, v = states()
     layer = spanned(Spans(1, first=1))
