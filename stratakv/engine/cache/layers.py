@@ -200,6 +200,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
 
     def _place_mixed(self, sealed: SealedPages, length: int, tokens: int) -> Placed:
         end = (length - 1) // PAGE_TOKENS - sealed.spans.recent  # no query sees this page sealed, or a later one
+        sealed.forget_room()  # of a step that was placed and never stored
         sealed.make_room(end)
         both = self.written.arrays, sealed.tables.before(end)
         mixture = self._steps.mixture(sealed.spans, *both, length, tokens, window=self._window)

@@ -56,13 +56,20 @@ class SealedPages:
             if pairs:
                 convert(self.fine.pool, self.tables.pool, self.kernel, pairs, self.name)
         except UserError:
-            self.tables.drop(lambda index: index >= self._written)
-            self.end = self._written
+            self.forget_room()
             raise
         self._written = self.end
 
+    def forget_room(self) -> None:
+        """What `make_room` made, and `seal` didn't write, is gone: the step that asked for it has failed."""
+        self._waiting = []
+        if self.end > self._written:
+            self.tables.drop(lambda index: index >= self._written)
+            self.end = self._written
+
     def settle(self, length: int) -> None:
         """A step is over, after which there are so many tokens: seal what is due, free what no later query sees fine."""
+        self.forget_room()
         end = due(self.spans, length, self.seals.turn)
         if end > self.end:
             self.make_room(end)
@@ -76,7 +83,7 @@ class SealedPages:
     def crop(self, length: int) -> None:
         """There are only so many tokens: pages that are recent again are written as fine ones, from their sealed bytes."""
         block, whole = length // PAGE_TOKENS, -(-length // PAGE_TOKENS)
-        self._waiting = []
+        self.forget_room()
         self.fine.drop(lambda index: index >= whole)
         pairs: list[tuple[int, int]] = []
         for index in range(max(self.spans.first, block - self.spans.recent), whole):

@@ -150,6 +150,24 @@ def test_a_step_has_fine_pages_of_its_own_tokens_only(size: int, window: int | N
             assert len(fine.indices) <= spans.first + spans.recent + (window is not None) + size // PAGE_TOKENS
 
 
+@rules
+def test_a_place_that_nothing_was_stored_in_seals_nothing(spans: Spans) -> None:
+    """A compiled step asks all layers for a place; where one has none, or the step fails, another may be tried."""
+    k, v = states()
+    layer, expected = spanned(spans), spanned(spans)
+    fill(expected, k, v, 200)
+    for begin in range(0, TOKENS, 200):
+        assert begin or layer.place(1, 500) is None
+        layer.place(1, 500)
+        here = slice(begin, begin + 200)
+        layer.update(k[:, :, here], v[:, :, here])
+    ours, theirs = layer.sealed.tables, expected.sealed.tables
+    assert ours.indices == theirs.indices
+    for index in ours.indices:
+        pages = [each.pool.read(torch.tensor(each.column(index))) for each in (ours, theirs)]
+        assert torch.equal(*pages)
+
+
 def test_sealed_bytes_are_the_types_own_of_fine_values() -> None:
     k, v = states()
     layer = spanned(Spans(1, first=1))
@@ -212,7 +230,7 @@ def test_a_history_of_updates_crops_and_beams(data: st.DataObject, kernel: str, 
         layer.update(shadow, -shadow)
         settled()
         for seed in range(data.draw(st.integers(1, 10))):
-            action = data.draw(st.sampled_from(["update", "update", "crop", "beams", "repeat"]))
+            action = data.draw(st.sampled_from(["update", "update", "place", "crop", "beams", "repeat"]))
             if action == "update":
                 new, _ = states(len(shadow), data.draw(st.integers(1, 300)), seed=seed)
                 shadow = torch.cat([shadow, new], dim=2)
@@ -223,6 +241,8 @@ def test_a_history_of_updates_crops_and_beams(data: st.DataObject, kernel: str, 
                     expected = torch.where(is_fine[:, None], shadow, shadow.half().float())
                     assert torch.equal(key.decoded(block), expected) and torch.equal(value.decoded(block), -expected)
                 settled()
+            elif action == "place":  # for a step that fails then: nothing is stored
+                layer.place(len(shadow), data.draw(st.integers(1, 600)))
             elif action == "crop":
                 count = data.draw(st.integers(0, shadow.shape[2] - 1))
                 layer.crop(-count)
