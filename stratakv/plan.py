@@ -125,9 +125,8 @@ def plan(candidates: Sequence[Candidate], wish: Wish) -> dict[str, Any]:
 
 def _row(candidate: Candidate, wish: Wish, context: int | None) -> dict[str, Any]:
     profile = candidate.profile
-    each = None if wish.memory is None else wish.memory // wish.sequences
-    longest = None if each is None else longest_context(profile, each)
-    needed = None if context is None else wish.sequences * allocated_bytes(profile, context)
+    longest = None if wish.memory is None else longest_context(profile, wish.memory, wish.sequences)
+    needed = None if context is None else allocated_bytes(profile, context, sequences=wish.sequences)
     return {
         "name": profile.name,
         "profile": [list(pair) for pair in profile.pairs],

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from stratakv.kernels.spans import due
-from stratakv.pages.footprint import fine_pages_of, page_bytes, pages_of, sealed_pages_of
+from stratakv.pages.footprint import Part, most_pages, page_bytes, reserved_pages
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import LayerStorage, Profile
 from stratakv.profile.geometry import LayerGeometry
 from stratakv.profile.spans import NONE, Spans
-
-Part = Literal["whole", "fine", "sealed"]
 
 
 @dataclass(frozen=True)
@@ -86,26 +83,11 @@ class WindowGroup:
 
     def pages_for(self, tokens: int, chunk: int) -> int:
         """Pages that a sequence of this many tokens holds at most, while chunks of `chunk` tokens are computed."""
-        if self.part == "whole":
-            return pages_of(tokens, self.window, chunk)
-        count = fine_pages_of if self.part == "fine" else sealed_pages_of
-        return count(tokens, self.window, self.spans, chunk)
+        return most_pages(self.part, tokens, self.window, self.spans, chunk)
 
     def reserve(self, pages: int, slots: int, context: int, chunk: int) -> int:
-        """Pages for sequences of so many pages together, `slots` at once, none longer than `context` tokens.
-
-        A sequence's pages in a group with a window are some of those that it has in all: what `chunk` tokens and the window
-        before them can touch. Fine pages are what each holds, and those of a step's prompts.
-        """
-        if self.window is not None:
-            return min(pages, slots * self.pages_for(context, chunk))
-        if self.part == "fine":
-            return min(pages, slots * self.spans.pages + (chunk + slots * (PAGE_TOKENS - 2)) // PAGE_TOKENS)
-        if self.part == "sealed":  # the fewest sequences, the longest there are, have the fewest pages in spans
-            longest, spans = -(-context // PAGE_TOKENS), self.spans.first + self.spans.recent
-            whole, rest = divmod(pages, longest)
-            return whole * max(0, longest - spans) + max(0, rest - spans)
-        return pages
+        """Pages for sequences of so many pages together, `slots` at once, none longer than `context` tokens."""
+        return reserved_pages(self.part, pages, slots, context, self.window, self.spans, chunk)
 
     def together(self, count: int, context: int) -> int:
         """The inverse of `reserve` for a group without a window that isn't of fine pages, and some of its own."""

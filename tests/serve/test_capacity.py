@@ -21,6 +21,7 @@ from stratakv.serve.capacity import capacity_line, plan_capacity, working_bytes
 from stratakv.serve.groups import capacities, window_groups
 
 GIB = 2**30
+SPANS = {"recent": (8, "turbo8"), "first": (8, "turbo8")}
 
 
 def plan(profile="turbo4", model=None, **options):
@@ -126,11 +127,12 @@ def geometries() -> st.SearchStrategy[ModelGeometry]:
     st.integers(100, 2**16),
     st.one_of(st.none(), st.integers(1, 40_000)),
     st.integers(1, 5),
+    st.sampled_from([{}, {}, SPANS, {"recent": (2, "turbo8")}, {"first": (1, "turbo8")}]),
 )
-def test_what_plan_prints_is_what_serve_takes(geometry, kib, context, sequences):
+def test_what_plan_prints_is_what_serve_takes(geometry, kib, context, sequences, sizes):
     """The printed command is accepted, within the memory, with the bytes of the table."""
     try:
-        data = plan_rows(usual_candidates(geometry), Wish(kib * 1024, context, sequences=sequences))
+        data = plan_rows(usual_candidates(geometry, sizes), Wish(kib * 1024, context, sequences=sequences))
     except UserError:
         return
     command = _command("m.gguf", data)
@@ -154,6 +156,24 @@ def test_what_plan_prints_is_what_serve_takes(geometry, kib, context, sequences)
     groups = window_groups(profile)
     pages = capacities(groups, got.cache_bytes, args.parallel, got.context, args.batch_size)
     assert sum(count * group.page_bytes for count, group in zip(pages, groups, strict=True)) == got.cache_bytes
+
+
+@pytest.mark.parametrize("context", [4096, 2100, None])
+def test_spans_of_several_sequences_are_counted_as_serve_does(context):
+    """-np 4 --recent 8 --first 8: the sequences share a piece of a prompt, and one alone may use all pages."""
+    model = plain(12)
+    candidates = [each for each in usual_candidates(model, SPANS) if each.profile.name == "turbo4"]
+    data = plan_rows(candidates, Wish(GIB, context, sequences=4))
+    row = data["rows"][data["recommended"]]
+    args = shlex.split(_command("m.gguf", data))
+    assert args[args.index("-np") + 1] == "4"
+    profile, tokens = resolve(args[args.index("--profile") + 1], model), int(args[args.index("-c") + 1])
+    assert profile.spans[0].first == profile.spans[0].recent == 8
+    got = plan_capacity(profile, slots=4, chunk=512, context=tokens, memory=None, free=row["cache_bytes"])
+    assert got.cache_bytes == row["cache_bytes"] and got.tokens >= 4 * data["context"]
+    pages = tokens // 128
+    own, fine = profile.bytes_per_token, min(pages, 4 * 17 + (512 + 4 * 126) // 128)
+    assert row["cache_bytes"] == 128 * ((pages - 16) * own + fine * 12 * 520)
 
 
 def test_gemma_s_windows_are_counted_by_what_they_need():
