@@ -175,10 +175,15 @@ class PackedLayer(DynamicLayer, PlacingLayer):
     def prefetch(self) -> None:
         """Nothing to bring back, see offload."""
 
-    def settle(self) -> None:
-        """A step is over: seal pages that leave the spans, free those that no later query can see."""
+    def seal_due(self) -> None:
+        """A step is over: seal pages that leave the spans. UserError where their types can't store them."""
         if self.sealed is not None:
-            self.sealed.settle(self.length)
+            self.sealed.seal_due(self.length)
+
+    def settle(self) -> None:
+        """A step is over and counts: free pages that no later query can see."""
+        if self.sealed is not None:
+            self.sealed.free(self.length)
 
     def _place(self, tokens: int) -> Placed:
         """Room for so many tokens more of each sequence, in pages of its own."""

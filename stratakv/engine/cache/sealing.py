@@ -67,13 +67,16 @@ class SealedPages:
             self.tables.drop(lambda index: index >= self._written)
             self.end = self._written
 
-    def settle(self, length: int) -> None:
-        """A step is over, after which there are so many tokens: seal what is due, free what no later query sees fine."""
+    def seal_due(self, length: int) -> None:
+        """A step is over, after which there are so many tokens: seal what is due. UserError as in `seal`."""
         self.forget_room()
         end = due(self.spans, length, self.seals.turn)
         if end > self.end:
             self.make_room(end)
             self.seal()
+
+    def free(self, length: int) -> None:
+        """Free the fine pages that are sealed and that no later query sees fine."""
         first, left = self.spans.first, min(length // PAGE_TOKENS - self.spans.recent, self.end)
         if any(
             first <= index < left for index in self.fine.indices[: first + 1]

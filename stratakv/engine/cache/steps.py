@@ -19,8 +19,11 @@ class SteppingLayer(Protocol):
 
     number: int
 
+    def seal_due(self) -> None:
+        """A step is over: what can fail of its end, and can be undone."""
+
     def settle(self) -> None:
-        """A step is over."""
+        """A step is over and counts: what can't be undone."""
 
     def undo(self, tokens: int) -> None:
         """The step that brought the last tokens doesn't count."""
@@ -80,10 +83,12 @@ class Steps:
             self.end()
 
     def end(self) -> None:
-        """All layers have so many tokens more; or, where one couldn't store its states, none has: UserError."""
+        """All layers have so many tokens more; or, where one couldn't store its states or seal a page, none has: UserError."""
         layers, self._stored = self._stored, []
         try:
             self.status.check()
+            for layer, _ in layers:
+                layer.seal_due()
         except UserError:
             for layer, tokens in layers:
                 layer.undo(tokens)

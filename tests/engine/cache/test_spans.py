@@ -15,6 +15,7 @@ from stratakv import KVCache, UserError, use
 from stratakv.engine.cache import sealing
 from stratakv.engine.cache.layers import PackedLayer, PackedSlidingLayer
 from stratakv.engine.cache.sealing import Seals
+from stratakv.engine.cache.steps import Steps
 from stratakv.kernels.choice import TORCH, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.kernel import Kernel, Options
@@ -346,6 +347,31 @@ def test_what_can_t_be_sealed_names_layer_and_side_and_changes_nothing() -> None
     layer.crop(-200)
     layer.update(k[:, :, :200], k[:, :, :200])
     assert layer.length == 300
+
+
+def test_a_page_that_can_t_be_sealed_after_a_step_undoes_it_in_all_layers() -> None:
+    k, v = states(tokens=300)
+    bad = v.clone()
+    bad[:, :, 5] = 1e6
+    steps, seals = Steps(), Seals(Spans(1), F16, F16)
+    layers = [
+        PackedLayer("layer 0", F32, F32, steps=steps, seals=seals),
+        PackedSlidingLayer("layer 1", F32, F32, 128, steps=steps),
+        PackedLayer("layer 2", F32, F32, steps=steps, seals=seals),
+    ]
+
+    def step(begin: int, end: int) -> Any:
+        here = slice(begin, end)
+        return [layer.update(k[:, :, here], (bad if layer is layers[2] else v)[:, :, here])[0] for layer in layers]
+
+    step(0, 250)
+    for _ in range(2):
+        with pytest.raises(UserError, match="layer 2, V: .*too large.*leave the spans"):
+            step(250, 256)
+        assert [layer.length for layer in layers] == [250] * 3
+        assert all(layer.written.indices == [0, 1] for layer in layers)
+    for found in step(250, 255):  # no page was sealed and made fine again
+        assert torch.equal(found.decoded(), k[:, :, 255 - found.shape[2] : 255])
 
 
 def test_states_that_can_t_be_stored_are_named_before_their_pages_are_sealed() -> None:
