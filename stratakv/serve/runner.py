@@ -15,10 +15,11 @@ from stratakv.kernels.choice import order_of
 from stratakv.kernels.spans import Cut, Seen, due, two_steps
 from stratakv.kernels.status import Status
 from stratakv.kernels.step import Step
+from stratakv.pages.footprint import Part
 from stratakv.pages.layout import PAGE_TOKENS, layout_of
 from stratakv.pages.pool import Pool
 from stratakv.profile import Profile
-from stratakv.serve.groups import Part, WindowGroup
+from stratakv.serve.groups import WindowGroup
 from stratakv.serve.scheduler import Work
 from stratakv.serve.sequence import Sequence
 from stratakv.serve.step_cache import StepLayer, step_cache
