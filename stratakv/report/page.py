@@ -14,7 +14,6 @@ from stratakv.evidence.tuning import bits_of
 from stratakv.export.targets import runtimes
 from stratakv.measure.table import milli
 from stratakv.measure.verdicts import kld_in_words
-from stratakv.profile.spans import Spans
 from stratakv.report.cells import cell_charts, side_mark, value_of
 from stratakv.report.equal_bytes import equal_rows
 from stratakv.report.fidelity import fidelity_chart
@@ -62,7 +61,7 @@ def build_report(evidence: Data, judges: Sequence[Data] = ()) -> str:
         predicted=any(cell["kld"] is None and cell["gradient"] for cell in evidence["sensitivity"]["cells"]),
         sides={side: side_mark(side) for side in ("k", "v")},
         fidelity={name: fidelity_chart(evidence["fidelity"], width=width) for name, width in _WIDTHS.items()},
-        spans=Spans(**(evidence.get("spans") or {})).text(),
+        spans=_spans(evidence.get("spans") or {}),
         commands=_commands(evidence),
         machine=_machine(evidence["machine"]),
     )
@@ -132,6 +131,12 @@ def _limit(rows: Sequence[Data]) -> float:
     """Bytes a token up to which a chart goes: twice the tuned profile's show what is near it."""
     tuned = [row["bytes_per_token"] for row in rows if row["family"] == "tuned"]
     return 2.0 * float(tuned[0] if tuned else min(row["bytes_per_token"] for row in rows if row["kld_mean"] > 0))
+
+
+def _spans(spans: Data) -> str:
+    """As `Spans.text` says it, '' for none: not by that, since a page is made without torch, which profiles import."""
+    there = [word for word in ("recent", "first") if spans.get(word)]
+    return "; ".join(f"{word}: {spans[word]} page{'s' * (spans[word] != 1)} {spans[f'{word}_type']}" for word in there)
 
 
 def _legend(rows: Sequence[Data]) -> list[tuple[Any, str]]:

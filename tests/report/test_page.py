@@ -14,6 +14,7 @@ import pytest
 from evidences import evidence, judgement
 
 from stratakv.evidence import read_evidence
+from stratakv.profile import Spans
 from stratakv.report import build_report
 
 ROOT = Path(__file__).parents[2]
@@ -136,10 +137,9 @@ def test_a_model_without_far_predictions_says_so():
     assert "far KLD" not in words
 
 
-def test_spans_of_a_tuning_are_shown():
-    wish = {"recent": 2, "recent_type": "turbo8", "first": 1, "first_type": "turbo8"}
-    said = build_report({**evidence(), "spans": wish})
-    assert "recent: 2 pages turbo8; first: 1 page turbo8</dd>" in said
+@pytest.mark.parametrize("wish", [Spans(2, first=1), Spans(1), Spans(recent=3, recent_type="f16"), Spans(first=2)])
+def test_spans_of_a_tuning_are_shown(wish):
+    assert f"{wish.text()}</dd>" in build_report({**evidence(), "spans": wish.to_json()}), "in the words of rule lines"
     assert "spans, not in" not in build_report(evidence())
 
 
