@@ -55,7 +55,7 @@ class PackedStates(torch.Tensor):
         """A dense contiguous tensor of the handle's shape and dtype.
 
         block: of layers with spans, what the queries in this block of 128 positions see; None where the step has queries in one
-        block only. UserError where it has more: what is fine for one is sealed for another.
+        block only. UserError where it has more: what is fine for one is sealed for another. The cache is of no use then.
         """
         placed = self.placed
         if placed.shape is None:
@@ -70,7 +70,8 @@ class PackedStates(torch.Tensor):
         if block is None and len(blocks) > 1:
             raise UserError(
                 f"the model reads K and V by itself, and {mixture.tokens} tokens at once see pages of {PAGE_TOKENS} tokens in "
-                f"unlike types: give prompts in pieces that end where pages do, or a profile without spans"
+                f"unlike types: begin again with a new cache and give prompts in pieces that end where pages do, or take a "
+                f"profile without spans"
             )
         shapes = mixture.rectangles(blocks[0][0] if block is None else block)
         pools = self.placed.pool, self.placed.pool if self.placed.sealed is None else self.placed.sealed.pool

@@ -89,8 +89,8 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         """Append the states to the pages; handles on all visible tokens come back.
 
         key_states, value_states: [batch, kv_heads, tokens, head_dim], after RoPE; nothing keeps a reference to them. The last
-        layer's update ends the step: UserError, and a cache as it was before the step, where a layer's states were inf, nan or
-        too large for its types.
+        layer's update ends the step: UserError, and packed layers as they were before the step, where a layer's states were
+        inf, nan or too large for its types. Recurrent states can't go back: a model that has some needs a new cache then.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

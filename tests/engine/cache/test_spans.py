@@ -324,7 +324,7 @@ def test_models_that_read_k_and_v_themselves_take_a_page_s_tokens_at_a_time() ->
     model.set_attn_implementation("sdpa")
     ids = torch.randint(3, 97, (1, 400), generator=torch.Generator().manual_seed(2))
     profile = "rest: turbo4; recent: 1 page turbo8; first: 1 page turbo8"
-    with pytest.raises(UserError, match="400 tokens at once .* pieces that end where pages do"):
+    with pytest.raises(UserError, match="400 tokens at once .* a new cache .* pieces that end where pages do"):
         model(ids, past_key_values=KVCache(model.config, profile))
     cache = KVCache(model.config, profile)
     pieces = torch.cat([model(piece, past_key_values=cache).logits for piece in ids.split(128, dim=1)], dim=1)
