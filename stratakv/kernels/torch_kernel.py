@@ -14,7 +14,7 @@ from stratakv.kernels.step import Rectangle, Step
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
 
-Seen = tuple[torch.Tensor | None, bool]
+Visible = tuple[torch.Tensor | None, bool]
 """(mask, False), or (None, whether causal)."""
 
 
@@ -49,7 +49,7 @@ class Torch:
 def _even(query: torch.Tensor, pool: Pool, step: Step, shape: Rectangle, options: Options, lse: bool) -> Attended:
     """Equally long sequences at once."""
     queries = query.unflatten(0, (len(step), -1)).transpose(1, 2)
-    seen: Seen = step.mask, False
+    seen: Visible = step.mask, False
     if step.mask is None:
         first, last = (torch.from_numpy(ends.reshape(len(step), -1) - shape.start) for ends in (step.first, step.last))
         seen = _seen(first, last, shape.tokens, query.device)
@@ -76,7 +76,7 @@ def _nothing(query: torch.Tensor, pool: Pool, count: int) -> torch.Tensor:
     return query.new_zeros(count, query.shape[1], pool.layout.v_dim)
 
 
-def _seen(first: torch.Tensor, last: torch.Tensor, tokens: int, device: torch.device) -> Seen:
+def _seen(first: torch.Tensor, last: torch.Tensor, tokens: int, device: torch.device) -> Visible:
     """What queries see of so many tokens. first, last: [batch, q_tokens]."""
     q_tokens = first.shape[1]
     if not bool(first.any()):
@@ -88,7 +88,9 @@ def _seen(first: torch.Tensor, last: torch.Tensor, tokens: int, device: torch.de
     return ((position >= first[..., None]) & (position < last[..., None]))[:, None].to(device), False
 
 
-def _attended(queries: torch.Tensor, pool: Pool, shape: Rectangle, seen: Seen, options: Options, lse: bool) -> Attended:
+def _attended(
+    queries: torch.Tensor, pool: Pool, shape: Rectangle, seen: Visible, options: Options, lse: bool
+) -> Attended:
     """queries: [batch, q_heads, q_tokens, k_dim]."""
     mask, causal = seen
     layout = pool.layout
