@@ -33,7 +33,7 @@ def quality_rows(
         {
             **likelihood_row(profile, each, context),
             **_divergences(each, baseline, scores[reference]),
-            "baseline": all(pair == (BASELINE, BASELINE) for pair in profile.pairs),
+            "baseline": all(pair == (BASELINE, BASELINE) for pair in profile.pairs) and not any(profile.spans),
         }
         for profile, each in zip(profiles, scores, strict=True)
     ]

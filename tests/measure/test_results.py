@@ -118,6 +118,14 @@ def test_few_contexts_have_no_intervals(loaded: LoadedModel, contexts: Contexts)
     assert made["chunk"] == 32, "no call had more tokens than a context"
 
 
+def test_a_row_with_spans_is_judged_not_the_baseline(loaded: LoadedModel, contexts: Contexts) -> None:
+    few = Contexts(contexts.text, contexts.ids[:2, :32], contexts.tokens)
+    profiles = [resolve(text, loaded.geometry) for text in ("f16", "rest: f16; recent: 1 page f32")]
+    rows = compare(loaded, few, profiles, resolve("turbo4", loaded.geometry))["rows"]
+    assert [row["baseline"] for row in rows] == [True, False, False]
+    assert rows[1]["verdict_kind"] == "undecided"
+
+
 def test_perplexity_without_divergence_runs_one_profile(loaded: LoadedModel, contexts: Contexts) -> None:
     seen: list[int] = []
     profile = resolve("turbo4", loaded.geometry)
