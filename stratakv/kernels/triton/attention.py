@@ -93,7 +93,8 @@ def attend(
         x = x.to(tl.float16)
     row_scale = largest * scale * K.unit
 
-    acc = tl.zeros((M, V.padded), tl.float32)
+    width: tl.constexpr = V.padded
+    acc = tl.zeros((M, width), tl.float32)
     top = tl.full((M,), float("-inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
     k_entries = loaded_table(k_table, K)

@@ -279,7 +279,8 @@ def values(tile, t, seen, table, splits, S: tl.constexpr, T: tl.constexpr):
                 else:
                     found = tl.fma(found, spread(scale, S, T), spread(minimum, S, T))
         else:
-            found = tl.zeros((T, S.padded), tl.float16)
+            width: tl.constexpr = S.padded
+            found = tl.zeros((T, width), tl.float16)
     return found
 
 
