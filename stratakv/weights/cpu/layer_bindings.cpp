@@ -32,7 +32,17 @@ void wants(bool good, const char *what) {
 // that are written, then the same of sealed ones (base 0: there are none).
 enum AngleColumn { kCos, kSin, kAngleColumns };
 enum PagesColumn {
-    kBase, kStride, kSlots, kPages, kPageStart, kQueryStart, kFirst, kLast, kSequences, kDecoding, kPagesColumns
+    kBase,
+    kStride,
+    kSlots,
+    kPages,
+    kPageStart,
+    kQueryStart,
+    kFirst,
+    kLast,
+    kSequences,
+    kDecoding,
+    kPagesColumns
 };
 constexpr int kColumns = kAngleColumns + 2 * kPagesColumns;
 
@@ -63,8 +73,8 @@ struct Layers {
                                                const std::vector<const Layout *> &sealed, const std::string &kernel,
                                                bool precise, Address x, std::int64_t rows, std::int64_t angle_rows,
                                                std::int64_t angle_stride, std::int64_t angle_step, int threads) const {
-        wants(0 <= begin && begin <= end && end <= static_cast<int>(layers.size()) &&
-                  layouts.size() == layers.size() && sealed.size() == layers.size(),
+        wants(0 <= begin && begin <= end && end <= static_cast<int>(layers.size()) && layouts.size() == layers.size() &&
+                  sealed.size() == layers.size(),
               "no such layers");
         const std::vector<const Layer *> chosen(layers.begin() + begin, layers.begin() + end);
         std::vector<StepPages> pages;
