@@ -17,7 +17,7 @@ from stratakv.bench.attention.caches import Pair, Shape, pair_name
 from stratakv.bench.result import Report, quiet, result
 from stratakv.bench.timing import load_average
 from stratakv.errors import UserError
-from stratakv.kernels.choice import kernel_for, order_of, preferred
+from stratakv.kernels.choice import kernel_for, order_of
 from stratakv.kernels.kernel import Options
 from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
@@ -98,7 +98,6 @@ def bench_gpu(
     measured = {
         "device": str(device),
         "card": torch.cuda.get_device_name(device) if device.type == "cuda" else "none: a CPU",
-        "kernel": preferred(device).name,
         "power": _power() if device.type == "cuda" else None,
         "copy_bandwidth_gb_s": bandwidth,
         "rows": rows,
@@ -111,15 +110,15 @@ def bench_gpu(
 
 def format_gpu(data: dict[str, Any]) -> str:
     """As text: a line a row."""
-    lines = [f"{data['card']}, kernel {data['kernel']}, copies {data['copy_bandwidth_gb_s']:.0f} GB/s, {data['power']}"]
+    lines = [f"{data['card']}, copies {data['copy_bandwidth_gb_s']:.0f} GB/s, {data['power']}"]
     lines += [
-        f"{row['name']:>20}  batch {row['batch']:>3}  {row['context']:>7,} tokens  {row['ms']:9.3f} ms  "
+        f"{row['name']:>20}  {row['kernel']:<6}  batch {row['batch']:>3}  {row['context']:>7,} tokens  {row['ms']:9.3f} ms  "
         f"{row['gb_s']:7.0f} GB/s  {row['share_of_copy_bandwidth']:6.1%}"
         for row in data["rows"]
     ]
     lines += [
-        f"{row['name']:>20}  prefill of {row['tokens']:,}: {row['prefill_ms']:.3f} ms, SDPA bf16 {row['sdpa_ms']:.3f} ms; encode "
-        f"{row['encode_gb_s']:.0f} GB/s"
+        f"{row['name']:>20}  {row['kernel']:<6}  prefill of {row['tokens']:,}: {row['prefill_ms']:.3f} ms, "
+        f"SDPA bf16 {row['sdpa_ms']:.3f} ms; encode {row['encode_gb_s']:.0f} GB/s"
         for row in data["prefill"]
     ]
     return "\n".join(lines + [f"left out: {each}" for each in data["left_out"]])
@@ -185,6 +184,7 @@ def _decode(
     seconds = median(timer(run, settings.seconds))
     return {
         "name": "torch SDPA bf16" if pair is None else pair_name(pair),
+        "kernel": "torch" if pair is None else packed[0].kernel.name,
         "batch": batch,
         "context": context,
         "q_heads": heads,
@@ -215,6 +215,7 @@ def _prefill_and_encode(
     moved = 2 * states.numel() * states.element_size() + shape.packed_bytes(pair, tokens)
     return {
         "name": pair_name(pair),
+        "kernel": packed.kernel.name,
         "tokens": tokens,
         "prefill_ms": 1e3 * median(ours),
         "sdpa_ms": 1e3 * median(sdpa),

@@ -66,10 +66,11 @@ def predict(shape: Shape, pairs: Sequence[Pair], groups: int, cards: Sequence[Ca
     from stratakv.kernels.triton.shape import shape_of
     from stratakv.kernels.triton.side import refusal
 
-    rows = []
+    rows, left_out = [], []
     for pair in pairs:
         k, v = (kv_type(name) for name in pair)
-        if refusal(k, shape.head_dim) or refusal(v, shape.head_dim):
+        if why := refusal(k, shape.head_dim) or refusal(v, shape.head_dim):
+            left_out.append(f"{pair_name(pair)}: {why}")
             continue
         layout = PageLayout(k, v, shape.head_dim, shape.head_dim, shape.kv_heads, order="rows")
         taken = shape_of(layout, groups, 1)
@@ -100,7 +101,15 @@ def predict(shape: Shape, pairs: Sequence[Pair], groups: int, cards: Sequence[Ca
                     "times_bf16": dense / seconds[limit],
                 }
             )
-    return {"schema": SCHEMA, "note": WORDS, "batch": BATCH, "context": CONTEXT, "groups": groups, "rows": rows}
+    return {
+        "schema": SCHEMA,
+        "note": WORDS,
+        "batch": BATCH,
+        "context": CONTEXT,
+        "groups": groups,
+        "rows": rows,
+        "left_out": left_out,
+    }
 
 
 def format_predicted(data: dict[str, Any]) -> str:
@@ -116,4 +125,4 @@ def format_predicted(data: dict[str, Any]) -> str:
             f"| {row['name']} | {row['card']} | {row['bytes_per_head_row']} | {row['instructions_per_head_row']:.1f} | "
             f"{row['registers']} | {row['limit']} | {row['ms']:.2f} | {row['share_of_bandwidth']:.0%} | {row['times_bf16']:.1f} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines + [f"left out: {each}" for each in data["left_out"]])
