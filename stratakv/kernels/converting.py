@@ -7,36 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from stratakv.errors import UserError
 from stratakv.kernels.kernel import Kernel
-from stratakv.kernels.status import new_codes
 from stratakv.pages.pool import Pool
 
 _AT_ONCE = 8  # pages; decoded values take 8 times their bytes
 
 
-def convert(source: Pool, target: Pool, kernel: Kernel, pairs: Sequence[tuple[int, int]], name: str) -> None:
+def convert(source: Pool, target: Pool, kernel: Kernel, pairs: Sequence[tuple[int, int]], status: torch.Tensor) -> None:
     """Whole pages, from their stored bytes: decoded by their types and encoded by the target's. So what a page becomes depends
     on what it holds alone.
 
-    kernel: the target's. pairs: numbers of a page in source and target. name: how errors call the layer. UserError where values
-    are too large for the target's types.
+    kernel: the target's. pairs: numbers of a page in source and target. status: where it says what is too large for the
+    target's types, as `Kernel.append` does; nothing waits for the device.
     """
     layout, size = source.layout, source.layout.page_tokens
     for begin in range(0, len(pairs), _AT_ONCE):
-        old, new = np.array(pairs[begin : begin + _AT_ONCE], dtype=np.int64).T
-        rows = source.read(torch.from_numpy(old.copy()).to(source.device))
+        old, new = np.array(pairs[begin : begin + _AT_ONCE], dtype=np.int64).T.copy()
+        rows = source.read(torch.from_numpy(old).to(source.device, non_blocking=True))
         packed = rows[..., : layout.k_bytes], rows[..., layout.k_bytes :]
         sides = zip((layout.k, layout.v), packed, (layout.k_dim, layout.v_dim), strict=True)
         k, v = (type_.decode(part, dim).transpose(1, 2).flatten(0, 1) for type_, part, dim in sides)
-        slots = (new[:, None] * size + np.arange(size)).reshape(-1)
-        status = new_codes(device=target.device)
-        kernel.append(target, k, v, slots, status)
-        codes = status.tolist()
-        if any(codes):
-            side = next(side for side, code in enumerate(codes) if code)
-            type_ = (target.layout.k, target.layout.v)[side]
-            raise UserError(
-                f"{name}, {'KV'[side]}: {type_.refusal(codes[side])} (pages that leave the spans are stored so: give the layer a "
-                "type with a larger range)"
-            )
+        kernel.append(target, k, v, (new[:, None] * size + np.arange(size)).reshape(-1), status)

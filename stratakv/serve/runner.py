@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,13 +64,15 @@ class BatchedRunner:
             for group, capacity in zip(groups, capacities, strict=True)
         ]
         self._status = Status()
-        names = [f"layer {layer.layer}" for layer in loaded.geometry.kv_layers]
         written, sealed = self._pools("whole", "fine"), self._pools("sealed")
-        for ordinal, name in enumerate(names):
-            self._status.add(name, written[ordinal].layout.k, written[ordinal].layout.v)
+        kv_layers = list(enumerate(loaded.geometry.kv_layers))
+        for ordinal, layer in kv_layers:
+            own, to = written[ordinal].layout, sealed.get(ordinal, written[ordinal]).layout
+            self._status.add(f"layer {layer.layer}", (own.k, own.v), (to.k, to.v))
+        of = partial(self._status.of, device=self.device)
         self._by_ordinal = [
-            StepLayer(name, written[ordinal], self._status.of(ordinal, self.device), sealed.get(ordinal))
-            for ordinal, name in enumerate(names)
+            StepLayer(written[ordinal], of(ordinal), sealed.get(ordinal), of(ordinal, part="sealed"))
+            for ordinal, _ in kv_layers
         ]
         self._cache = step_cache(
             [None if layer.ordinal is None else self._by_ordinal[layer.ordinal] for layer in loaded.geometry.layers]
@@ -120,10 +123,10 @@ class BatchedRunner:
                 kept.append(end - 1)
         try:
             logits = self._logits(tokens, positions, torch.tensor(kept, dtype=torch.long, device=self.device))
+            for layer, pages in later:
+                layer.seal(pages)
         finally:  # whatever else the model says of states that couldn't be stored
             self._status.check()
-        for layer, pages in later:
-            layer.seal(pages)
         return [logits[wanted[id(item)]] if id(item) in wanted else None for item in work]
 
     def _pools(self, *parts: Part) -> dict[int, Pool]:

@@ -16,7 +16,8 @@ from stratakv.pages.pool import Pool
 
 
 class StepLayer(CacheLayerMixin, PlacingLayer):
-    """One layer: `seen` is set before each forward call. status: what it couldn't store, as `Kernel.append` writes it.
+    """One layer: `seen` is set before each forward call. status, sealed_status: what it couldn't store, as `Kernel.append` writes
+    it, and what couldn't be sealed.
 
     sealed: the pool of sealed pages of a layer with spans. within: its pages, and their numbers there, that this step fills and
     its own later queries see sealed.
@@ -25,9 +26,9 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
     seen: Seen
     ragged = True
 
-    def __init__(self, name: str, pool: Pool, status: torch.Tensor, sealed: Pool | None = None) -> None:
+    def __init__(self, pool: Pool, status: torch.Tensor, sealed: Pool | None, sealed_status: torch.Tensor) -> None:
         CacheLayerMixin.__init__(self)
-        self.name, self.pool, self.status, self.sealed = name, pool, status, sealed
+        self.pool, self.status, self.sealed, self.sealed_status = pool, status, sealed, sealed_status
         self.kernel = kernel_for(pool.layout, pool.device)
         self.sealed_kernel = self.kernel if sealed is None else kernel_for(sealed.layout, sealed.device)
         self.within: list[tuple[int, int]] = []
@@ -56,7 +57,7 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
         """Pages become sealed ones: pairs of numbers."""
         if pages:
             assert self.sealed is not None
-            convert(self.pool, self.sealed, self.sealed_kernel, pages, self.name)
+            convert(self.pool, self.sealed, self.sealed_kernel, pages, self.sealed_status)
 
     def _placed(self) -> Placed:
         part = None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from no_waiting import no_waiting
 
 from stratakv.kernels.choice import TORCH, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
@@ -243,22 +243,15 @@ def test_what_can_t_be_stored_names_its_side(kernel: Kernel) -> None:
         assert status.tolist() == codes, "what was written stays until the step's end"
 
 
-class NoWaiting(TorchDispatchMode):
-    """Fails where Python asks for a tensor's values: on another device that waits for all before it."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func._opname not in ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select"), func
-        return func(*args, **(kwargs or {}))
-
-
 def test_appending_never_waits_for_the_device() -> None:
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
-        bool(torch.ones(()))
+    for asks in (bool, torch.Tensor.tolist, torch.Tensor.cpu):
+        with pytest.raises(AssertionError, match="_local_scalar_dense|tolist|cpu"), no_waiting():
+            asks(torch.ones(()))
     states = torch.randn(5, 2, 64)
     for name in type_names():
         given = Sequences(name, name, [100])
         for values in (states, states * torch.inf, states * 1e30):
-            with NoWaiting():
+            with no_waiting():
                 TORCH.append(given.pool, values, states, np.array([3, -1, 7, 8, 9]), new_codes())
 
 

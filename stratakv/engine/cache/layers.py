@@ -41,7 +41,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         self.name, self.k_type, self.v_type, self.seals = name, k, v, seals
         self.length = 0
         self._steps = steps or Steps()
-        self.number = self._steps.status.add(name, k, v)
+        self.number = self._steps.status.add(name, (k, v), None if seals is None else (seals.k, seals.v))
 
     @property
     def pool(self) -> Pool:
@@ -79,8 +79,11 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         layout = PageLayout(self.k_type, self.v_type, k_dim, v_dim, key_states.shape[1], order=order)
         self.kernel = kernel_for(layout, self.device)
         self.written = Tables(GrowingPool(layout, self.device), key_states.shape[0])
-        self.sealed = None if self.seals is None else SealedPages(self.name, self.seals, self.written)
-        self.status = self._steps.status.of(self.number, self.device)
+        status = self._steps.status
+        self.status = status.of(self.number, self.device)
+        self.sealed = None
+        if self.seals is not None:
+            self.sealed = SealedPages(self.seals, self.written, status.of(self.number, self.device, "sealed"))
         self.is_initialized = True
 
     def update(
@@ -104,7 +107,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         )
         self.kernel.append(self.pool, k, v, placed.step.slots, self.status)
         if self.sealed is not None:
-            self._seal(self.sealed)
+            self.sealed.seal()
         self.stored(tokens)
         return handles(placed, self.dtype)
 
@@ -116,7 +119,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         if self.sealed is not None:
             if self.sealed.end > self.length // PAGE_TOKENS:
                 return None
-            self._seal(self.sealed)
+            self.sealed.seal()
         return placed
 
     def stored(self, tokens: int) -> None:
@@ -135,15 +138,19 @@ class PackedLayer(DynamicLayer, PlacingLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens (a negative number, as in transformers) and free their pages.
 
-        With spans: pages that are recent again are fine again, and keep the values that they were sealed with.
+        With spans: pages that are recent again are fine again, and keep the values that they were sealed with. UserError where
+        their type can't store those.
         """
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes a negative number of tokens to remove, {tokens_to_remove} was given")
         self._steps.end()
-        self._crop(max(0, self.length + tokens_to_remove))
+        if self._crop(max(0, self.length + tokens_to_remove)):
+            self._steps.status.check()
 
     def undo(self, tokens: int) -> None:
         """The step that brought the last tokens doesn't count."""
+        if self.sealed is not None:
+            self.sealed.undo()
         self._crop(self.length - tokens)
 
     def reset(self) -> None:
@@ -176,7 +183,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         """Nothing to bring back, see offload."""
 
     def seal_due(self) -> None:
-        """A step is over: seal pages that leave the spans. UserError where their types can't store them."""
+        """A step is over: seal pages that leave the spans."""
         if self.sealed is not None:
             self.sealed.seal_due(self.length)
 
@@ -216,21 +223,15 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         part = None if seen.sealed is None else Sealed(sealed.tables.pool, seen.sealed, sealed.kernel)
         return Placed(self.written.pool, seen.fine, self.kernel, self.status, part, mixture)
 
-    def _seal(self, sealed: SealedPages) -> None:
-        try:
-            sealed.seal()
-        except UserError:
-            self._steps.abandon()
-            raise
-
-    def _crop(self, length: int) -> None:
+    def _crop(self, length: int) -> bool:
+        """Whether pages were written, and the status has to be read."""
         self.length = length
         if not self.is_initialized:
-            return
+            return False
         if self.sealed is not None:
-            self.sealed.crop(length)
-        else:
-            self.written.drop(lambda index: index >= -(-length // PAGE_TOKENS))
+            return self.sealed.crop(length, self._steps.status.of(self.number, self.device, "fine again"))
+        self.written.drop(lambda index: index >= -(-length // PAGE_TOKENS))
+        return False
 
     def _take(self, indices: list[int]) -> None:
         self.written.take(indices)

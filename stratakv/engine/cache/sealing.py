@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from stratakv.engine.cache.tables import Tables
-from stratakv.errors import UserError
 from stratakv.kernels.choice import kernel_for
 from stratakv.kernels.converting import convert
 from stratakv.kernels.spans import due
@@ -26,20 +27,21 @@ class Seals:
 
 
 class SealedPages:
-    """name: how errors call the layer. fine: the layer's pages that are written. end: the first page that isn't sealed.
+    """fine: the layer's pages that are written. end: the first page that isn't sealed. status: where it is said that the types
+    can't store a page; the step's end reads it, and `undo` forgets what the step sealed.
 
     A page that is about to leave the span is in both; its bytes are made once, from the fine ones, and kept as long as the page
     is full.
     """
 
-    def __init__(self, name: str, seals: Seals, fine: Tables) -> None:
-        self.name, self.seals, self.spans, self.fine = name, seals, seals.spans, fine
+    def __init__(self, seals: Seals, fine: Tables, status: torch.Tensor) -> None:
+        self.seals, self.spans, self.fine, self.status = seals, seals.spans, fine, status
         layout = fine.pool.layout
         sealed = replace(layout, k=seals.k, v=seals.v)
         self.tables = Tables(GrowingPool(sealed, fine.pool.device), len(fine))
         self.kernel, self.fine_kernel = (kernel_for(each, fine.pool.device) for each in (sealed, layout))
         self.end = self.spans.first
-        self._written = self.end
+        self._written = self._kept = self.end  # pages whose bytes are there; those that a step before this one sealed
         self._waiting: list[tuple[int, int]] = []
 
     def make_room(self, end: int) -> None:
@@ -50,25 +52,16 @@ class SealedPages:
         self.end = max(self.end, end)
 
     def seal(self) -> None:
-        """Write what there is room for. UserError where the types can't store it; it is not sealed then."""
-        pairs, self._waiting = self._waiting, []
-        try:
-            if pairs:
-                convert(self.fine.pool, self.tables.pool, self.kernel, pairs, self.name)
-        except UserError:
-            self.forget_room()
-            raise
-        self._written = self.end
+        """Write what there is room for."""
+        convert(self.fine.pool, self.tables.pool, self.kernel, self._waiting, self.status)
+        self._waiting, self._written = [], self.end
 
     def forget_room(self) -> None:
         """What `make_room` made, and `seal` didn't write, is gone: the step that asked for it has failed."""
-        self._waiting = []
-        if self.end > self._written:
-            self.tables.drop(lambda index: index >= self._written)
-            self.end = self._written
+        self._forget(self._written)
 
     def seal_due(self, length: int) -> None:
-        """A step is over, after which there are so many tokens: seal what is due. UserError as in `seal`."""
+        """A step is over, after which there are so many tokens: seal what is due."""
         self.forget_room()
         end = due(self.spans, length, self.seals.turn)
         if end > self.end:
@@ -76,15 +69,22 @@ class SealedPages:
             self.seal()
 
     def free(self, length: int) -> None:
-        """Free the fine pages that are sealed and that no later query sees fine."""
+        """What is sealed stays. Free the fine pages that are, and that no later query sees fine."""
+        self._kept = self._written
         first, left = self.spans.first, min(length // PAGE_TOKENS - self.spans.recent, self.end)
         if any(
             first <= index < left for index in self.fine.indices[: first + 1]
         ):  # the oldest of them is behind the first pages
             self.fine.drop(lambda index: first <= index < left)
 
-    def crop(self, length: int) -> None:
-        """There are only so many tokens: pages that are recent again are written as fine ones, from their sealed bytes."""
+    def undo(self) -> None:
+        """The step doesn't count: nor does what it sealed."""
+        self._forget(self._kept)
+
+    def crop(self, length: int, status: torch.Tensor) -> bool:
+        """There are only so many tokens: pages that are recent again are written as fine ones, from their sealed bytes. Whether
+        there were any; status: where it is said that the fine types can't store them.
+        """
         block, whole = length // PAGE_TOKENS, -(-length // PAGE_TOKENS)
         self.forget_room()
         self.fine.drop(lambda index: index >= whole)
@@ -92,6 +92,14 @@ class SealedPages:
         for index in range(max(self.spans.first, block - self.spans.recent), whole):
             if index not in self.fine.indices and index in self.tables.indices:
                 pairs += self.fine.add_like(index, self.tables.column(index))
-        convert(self.tables.pool, self.fine.pool, self.fine_kernel, pairs, self.name)
-        self.tables.drop(lambda index: index >= block)
-        self.end = self._written = max(self.spans.first, min(self._written, block))
+        convert(self.tables.pool, self.fine.pool, self.fine_kernel, pairs, status)
+        self._forget(max(self.spans.first, min(self._written, block)))
+        return bool(pairs)
+
+    def _forget(self, end: int) -> None:
+        """Pages from this one on aren't sealed."""
+        self._waiting = []
+        if self.end > end:
+            self.tables.drop(lambda index: index >= end)
+        self.end = self._written = end
+        self._kept = min(self._kept, end)

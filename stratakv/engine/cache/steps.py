@@ -20,7 +20,7 @@ class SteppingLayer(Protocol):
     number: int
 
     def seal_due(self) -> None:
-        """A step is over: what can fail of its end, and can be undone."""
+        """A step is over: what of its end may turn out to be impossible, and can be undone."""
 
     def settle(self) -> None:
         """A step is over and counts: what can't be undone."""
@@ -85,23 +85,16 @@ class Steps:
     def end(self) -> None:
         """All layers have so many tokens more; or, where one couldn't store its states or seal a page, none has: UserError."""
         layers, self._stored = self._stored, []
+        for layer, _ in layers:
+            layer.seal_due()
         try:
             self.status.check()
-            for layer, _ in layers:
-                layer.seal_due()
         except UserError:
             for layer, tokens in layers:
                 layer.undo(tokens)
             raise
         for layer, _ in layers:
             layer.settle()
-
-    def abandon(self) -> None:
-        """A layer can't do its part: none of the layers has it. UserError where that comes of what one couldn't store."""
-        layers, self._stored = self._stored, []
-        for layer, tokens in layers:
-            layer.undo(tokens)
-        self.status.check()
 
     def forget(self) -> None:
         """Of the step under way nothing counts any more."""

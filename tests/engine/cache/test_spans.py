@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from no_waiting import no_waiting
 from tiny_models import tiny_model
 from transformers import DynamicCache
 
@@ -372,6 +373,25 @@ def test_a_page_that_can_t_be_sealed_after_a_step_undoes_it_in_all_layers() -> N
         assert all(layer.written.indices == [0, 1] for layer in layers)
     for found in step(250, 255):  # no page was sealed and made fine again
         assert torch.equal(found.decoded(), k[:, :, 255 - found.shape[2] : 255])
+
+
+@pytest.mark.parametrize("tokens", [1, 700])
+def test_a_step_is_asked_once_what_it_could_not_store(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it seals: nothing else waits for a device."""
+    monkeypatch.setenv("STRATAKV_KERNEL", "torch")
+    k, v = states(tokens=255 + tokens)
+    steps, seals = Steps(), Seals(Spans(1), F16, F16)
+    layers = [PackedLayer(f"layer {n}", F32, F32, steps=steps, seals=seals) for n in range(3)]
+    for layer in layers:
+        layer.update(k[:, :, :255], v[:, :, :255])
+    check = steps.status.check
+    monkeypatch.setattr(steps.status, "check", lambda: asked.append(layers[-1].length))
+    asked: list[int] = []
+    with no_waiting():
+        for layer in layers:
+            layer.update(k[:, :, 255:], v[:, :, 255:])
+    assert asked == [255 + tokens] and all(layer.sealed.tables.indices for layer in layers)
+    check()
 
 
 def test_states_that_can_t_be_stored_are_named_before_their_pages_are_sealed() -> None:
