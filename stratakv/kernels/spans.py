@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.kernels.cpu.split import FEW_QUERY_TOKENS
 from stratakv.kernels.step import Rectangle, Step, intervals, running
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile.spans import Spans
@@ -108,35 +107,44 @@ def within(indices: Ints, positions: Ints) -> Ints:
     return at * PAGE_TOKENS + np.where(there, positions % PAGE_TOKENS, 0)
 
 
-def two_steps(runs: Sequence[tuple[Cut, Ints, Ints, bool]]) -> Seen:
-    """The steps of runs of query tokens: each with its cut, the numbers of its sequence's fine and sealed pages, and
-    whether it is a prompt's."""
+def two_steps(runs: Sequence[tuple[Cut, Ints, Ints]], prefill: NDArray[np.bool_] | None = None) -> Seen:
+    """The steps of runs of query tokens: each with its cut, and the numbers of its sequence's fine and sealed pages. prefill:
+    bool [runs], as Step's."""
     cuts = [cut for cut, *_ in runs]
     counts = np.array([len(cut.first) for cut in cuts], dtype=np.int64)
-    blocks = [count for cut in cuts for count, _ in cut.blocks]
+    blocks = np.array([count for cut in cuts for count, _ in cut.blocks], dtype=np.int64)
+    of = np.repeat(np.arange(len(cuts)), [len(cut.blocks) for cut in cuts])  # the run of each block
     fine = _step(
-        [numbers[columns] for cut, numbers, _, _ in runs for _, columns in cut.blocks],
-        np.array(blocks, dtype=np.int64),
+        [numbers[columns] for cut, numbers, _ in runs for _, columns in cut.blocks],
+        blocks,
         [cut.first for cut in cuts],
         [cut.last for cut in cuts],
-        np.repeat([prompt for *_, prompt in runs], [len(cut.blocks) for cut in cuts]),
-        np.concatenate([numbers[cut.column] * PAGE_TOKENS + cut.place for cut, numbers, _, _ in runs]),
+        np.concatenate([numbers[cut.column] * PAGE_TOKENS + cut.place for cut, numbers, _ in runs]),
+        None if prefill is None else prefill[of],
+        counts[of],
     )
     if not any(cut.sealed_last.any() for cut in cuts):
         return Seen(None, fine, None)
     sealed = _step(
-        [numbers[cut.sealed] for cut, _, numbers, _ in runs],
+        [numbers[cut.sealed] for cut, _, numbers in runs],
         counts,
         [cut.sealed_first for cut in cuts],
         [cut.sealed_last for cut in cuts],
-        np.array([prompt for *_, prompt in runs]),
         np.full(int(counts.sum()), -1, dtype=np.int64),
+        prefill,
+        counts,
     )
     return Seen(None, fine, sealed)
 
 
 def _step(
-    tables: list[Ints], counts: Ints, first: list[Ints], last: list[Ints], prefill: NDArray[np.bool_], slots: Ints
+    tables: list[Ints],
+    counts: Ints,
+    first: list[Ints],
+    last: list[Ints],
+    slots: Ints,
+    prefill: NDArray[np.bool_] | None,
+    together: Ints,
 ) -> Step:
     return Step(
         np.concatenate(tables),
@@ -146,6 +154,7 @@ def _step(
         np.concatenate(last).astype(np.int32),
         slots,
         prefill=prefill,
+        together=together,
     )
 
 
@@ -230,7 +239,7 @@ class Mixture:
 
     def _seeing(self, first: NDArray[Any], last: NDArray[Any]) -> tuple[Seen, ...]:
         """first, last: [sequences or 1, tokens], counted from `start`."""
-        begin, prompt = self.length - self.tokens, self.tokens > FEW_QUERY_TOKENS
+        begin = self.length - self.tokens
         cuts = [
             Cut.of(
                 self.spans,
@@ -241,8 +250,9 @@ class Mixture:
             )
             for ends in zip(first, last, strict=True)
         ]
-        runs = [(cuts[s % len(cuts)], self.fine.numbers[s], self.sealed.numbers[s], prompt) for s in range(len(self))]
-        return (two_steps(runs),)
+        return (
+            two_steps([(cuts[s % len(cuts)], self.fine.numbers[s], self.sealed.numbers[s]) for s in range(len(self))]),
+        )
 
     def _masked(self, mask: torch.Tensor) -> tuple[Seen, ...]:
         found = []

@@ -37,7 +37,8 @@ class Step:
     tokens' own K and V go: page * page_tokens + place within the page. Arrays are contiguous.
 
     prefill: bool [sequences], which ones are chunks of prompts; None: a kernel tells by their number of tokens. An
-    engine that says it itself gets the same arithmetic for the same tokens, however a prompt is cut.
+    engine that says it itself gets the same arithmetic for the same tokens, however a prompt is cut. together: int64
+    [sequences], how many query tokens they came with, where they are blocks of a longer run; None: their own number.
 
     rectangle: where all sequences are equally long. mask: with a rectangle, for queries whose tokens lie not all side by side:
     boolean (True: may attend) or additive, [sequences or 1, 1 or q_heads, query tokens of each, rectangle.tokens]; what first and
@@ -51,6 +52,7 @@ class Step:
     last: NDArray[np.int32]
     slots: NDArray[np.int64]
     prefill: NDArray[np.bool_] | None = None
+    together: NDArray[np.int64] | None = None
     rectangle: Rectangle | None = None
     mask: torch.Tensor | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)

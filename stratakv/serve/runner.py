@@ -231,7 +231,7 @@ def _group_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]]
 
 def _mixed_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]], chunks: list[Work]) -> Seen:
     """The same of a group of sealed pages and the one of fine pages that follows."""
-    runs: list[tuple[Cut, NDArray[np.int64], NDArray[np.int64], bool]] = []
+    runs: list[tuple[Cut, NDArray[np.int64], NDArray[np.int64]]] = []
     for sequence, start, count in _runs(rows, chunks):
         sealed, fine = sequence.tables[index : index + 2]
         position = np.arange(start, start + count)
@@ -241,8 +241,8 @@ def _mixed_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]]
             else np.array([group.first_visible(int(p)) for p in position])
         )
         cut = Cut.of(group.spans, fine.indices, sealed.indices, start, first, position + 1)
-        runs.append((cut, fine.ids, sealed.ids, len(runs) >= len(rows)))
-    return two_steps(runs)
+        runs.append((cut, fine.ids, sealed.ids))
+    return two_steps(runs, np.arange(len(runs)) >= len(rows))
 
 
 class SeparateRunner:

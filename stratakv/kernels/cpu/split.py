@@ -127,6 +127,7 @@ class Split:
             last=step.last[tokens],
             slots=step.slots[tokens],
             prefill=None,
+            together=None,
             rectangle=None,
         )
         return Part(part, tokens)
@@ -150,7 +151,8 @@ def _decodes(step: Step) -> bool:
 
 def _prompts(step: Step, counts: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Which sequences are chunks of prompts: those with many query tokens, or as `prefill` says."""
-    many: NDArray[np.bool_] = counts > FEW_QUERY_TOKENS if step.prefill is None else step.prefill
+    came = counts if step.together is None else step.together
+    many: NDArray[np.bool_] = came > FEW_QUERY_TOKENS if step.prefill is None else step.prefill
     return many & (counts > 0)
 
 
@@ -181,6 +183,7 @@ def _cut(step: Step) -> Step:
         page_start=page_start,
         query_start=np.array([0, *ends], dtype=np.int32),
         prefill=prompts[of],
+        together=None,
         rectangle=None,
     )
 
