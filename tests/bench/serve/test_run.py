@@ -43,7 +43,8 @@ def test_two_clients_on_the_embedded_model(tmp_path: Path, capsys: pytest.Captur
     assert prefix["ttft_new_ms"] > prefix["ttft_seen_ms"] > 0 and prefix["gap_times"] > 0
     (counted,) = data["capacity"]  # 16 bits of f16 against 4.125
     assert (counted["asked"], counted["at_once"], counted["preempted"]) == (3, 3, 0)
-    assert {goal["goal"]: goal["measured"] for goal in data["goals"]}["turbo4: 16 clients against one"] is None
+    said = [goal["goal"] for goal in data["goals"]]
+    assert any("seen before" in words for words in said) and not any("clients" in words for words in said)
     out = capsys.readouterr().out
     assert "2 at once" in out and "20 a second" in out and "goals" in out
 
