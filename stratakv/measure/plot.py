@@ -11,7 +11,7 @@ import numpy as np
 
 from stratakv.errors import UserError
 from stratakv.measure.intervals import Floats
-from stratakv.measure.table import short_name
+from stratakv.measure.table import labels, legend
 from stratakv.picture import GRID, INK, QUIET, check_plot_path, picture, quiet_frame
 
 if TYPE_CHECKING:
@@ -48,25 +48,27 @@ def plot_comparison(data: Mapping[str, Any], path: str | Path) -> None:
         raise UserError("nothing to draw: no profile has a KLD above 0, add one that quantizes")
     with picture(path, (9.0 if len(shown) == 1 else 15.0, 6.2)) as figure:
         frames = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-        labels = [_draw(axes, data, rows) for axes, rows in zip(frames, shown, strict=True)]
+        called = labels([row["name"] for row in data["rows"]])
+        marked = [_draw(axes, data, rows, called) for axes, rows in zip(frames, shown, strict=True)]
         for axes, rows in zip(frames, shown, strict=True):
             _explain(axes, rows)
         for axes, name in zip(frames, drawn if far else (), strict=False):
             axes.set_title(name, fontsize=10, color=INK)
         frames[0].set_ylabel("mean KL divergence from the f16 cache, nats", color=INK)
-        _title(figure, data, shown)
+        _title(figure, data, shown, legend({row["name"]: called[row["name"]] for rows in shown for row in rows}))
         figure.canvas.draw()
         figure.set_layout_engine("none")  # the frame stays where the labels are placed against it
-        for axes, found, rows in zip(frames, labels, shown, strict=True):
+        for axes, found, rows in zip(frames, marked, shown, strict=True):
             _place(figure, axes, found, rows)
 
 
-def _draw(axes: Axes, data: Mapping[str, Any], shown: Sequence[Row]) -> list[Annotation]:
+def _draw(axes: Axes, data: Mapping[str, Any], shown: Sequence[Row], called: Mapping[str, str]) -> list[Annotation]:
+    """called: what each row's name is written as."""
     floor = _FLOOR * min(row["kld_mean"] for row in shown)
     front = sorted((row["bytes_per_token"], row["kld_mean"]) for row in shown if row["pareto"])
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color=_FRONT, linewidth=1.1, alpha=0.55, zorder=1, label="Pareto front")
-    labels = []
+    found = []
     groups = {"reference": ("D", _REFERENCE), "on the front": ("o", _FRONT), "not on the front": ("s", _OTHER)}
     for row in shown:
         group = _group(row)
@@ -79,17 +81,17 @@ def _draw(axes: Axes, data: Mapping[str, Any], shown: Sequence[Row]) -> list[Ann
                 axes.plot([x], [end], marker="_", color=color, markersize=5, zorder=2)
         axes.plot([x], [y], marker, color=color, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8, zorder=3)
         arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
-        name = short_name(row["name"])
-        labels.append(
+        name = called[row["name"]]
+        found.append(
             axes.annotate(name, (x, y), (8, 6), textcoords="offset points", color=INK, zorder=4, arrowprops=arrow)
         )
     for group, (marker, color) in groups.items():
         if any(_group(row) == group for row in shown):
-            text = f"reference ({data['reference']})" if group == "reference" else group
+            text = f"reference ({called.get(data['reference'], data['reference'])})" if group == "reference" else group
             axes.plot([], [], marker, color=color, markersize=6.5, markeredgecolor="white", label=text)
     axes.set_yscale("log")
     axes.margins(x=0.12, y=0.1)
-    return labels
+    return found
 
 
 def _group(row: Row) -> str:
@@ -110,8 +112,8 @@ def _explain(axes: Axes, shown: Sequence[Row]) -> None:
     axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor=GRID)
 
 
-def _title(figure: Figure, data: Mapping[str, Any], shown: Sequence[Sequence[Row]]) -> None:
-    """Title and caption of the whole."""
+def _title(figure: Figure, data: Mapping[str, Any], shown: Sequence[Sequence[Row]], letters: Sequence[str]) -> None:
+    """Title and caption of the whole. letters: lines that say what those in the frames stand for."""
     figure.suptitle(
         f"{data['model']['name']} on {data['text']['name']}: {data['chunks']} contexts of {data['context']} tokens",
         fontsize=11,
@@ -125,7 +127,7 @@ def _title(figure: Figure, data: Mapping[str, Any], shown: Sequence[Sequence[Row
     )
     zero = [f"{row['name']} ({row['bytes_per_token']:,} bytes)" for row in data["rows"] if row["kld_mean"] == 0]
     caption = f"{bars} Lower left is better." + (f" Not shown, KLD exactly 0: {', '.join(zero)}." if zero else "")
-    figure.supxlabel(caption, fontsize=8, color=QUIET)
+    figure.supxlabel("\n".join([caption, *filter(None, letters)]), fontsize=8, color=QUIET, multialignment="left")
 
 
 def _place(figure: Figure, axes: Axes, labels: Sequence[Annotation], rows: Sequence[Row]) -> None:
@@ -157,7 +159,7 @@ def _move(label: Annotation, place: tuple[int, int]) -> None:
 
 def _occupied(axes: Axes, rows: Sequence[Row], renderer: Any) -> Floats:
     """Boxes [n, 4] (x0, y0, x1, y1 in pixels) of the legend, the marks with their bars, and points along the front."""
-    boxes = [legend.get_window_extent(renderer).extents] if (legend := axes.get_legend()) else []
+    boxes = [box.get_window_extent(renderer).extents] if (box := axes.get_legend()) else []
     for row in rows:
         x, y = axes.transData.transform((row["bytes_per_token"], row["kld_mean"]))
         low, high = y - 9, y + 9

@@ -89,3 +89,16 @@ def test_other_suffixes_and_nothing_to_draw_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to draw"):
         plot_comparison(data, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_names_are_letters_as_in_the_table(tmp_path: Path) -> None:
+    """Cut in their middle, 'turbo4; recent: 1 page turbo8' and '... 2 pages ...' were the same."""
+    lines = [f"turbo4; recent: {pages} turbo8; first: 1 page turbo8" for pages in ("1 page", "2 pages")]
+    layers = "; ".join(f"{i}: tcq{2 + i % 5}/tcq{2 + i % 3}" for i in range(30))
+    rows = [*USUAL, *((name, 4.5 + i, 2.0 + i, 0.1) for i, name in enumerate([*lines, layers]))]
+    plot_comparison(comparison(rows), tmp_path / "a.svg")
+    svg = (tmp_path / "a.svg").read_text()
+    for text in ("A", "B", "C", f"A = {lines[0]}", f"B = {lines[1]}"):
+        assert svg.count(f"<!-- {text}") >= 1, text
+    plot_comparison(comparison(), tmp_path / "b.svg")
+    assert "A = " not in (tmp_path / "b.svg").read_text()
