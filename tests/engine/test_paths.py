@@ -37,15 +37,31 @@ def test_decoded_layers_are_those_whose_handles_are_decoded(model_type: str, mon
     assert (paths["kernel"] in line) is (len(really) < len(geometry.kv_layers))
 
 
-def test_what_a_gpu_would_run() -> None:
+def test_what_this_machines_gpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     model = tiny_model("llama")
     geometry = geometry_of(model.config)
     paths = attention_paths(model.config, resolve("f32", geometry))
     line = gpu_line(paths, len(geometry.kv_layers))
-    assert line is not None and "not measured on a GPU" in line and paths["gpu_torch_layers"] == []
+    assert line is not None and line.startswith("on the NVIDIA H100 pages are read with kernel triton")
+    assert "not measured on a GPU" in line and paths["gpu_torch_layers"] == []
     paths = attention_paths(model.config, resolve("tcq4", geometry))
     assert paths["gpu_torch_layers"] == [layer.layer for layer in geometry.kv_layers]
     assert "no Triton kernel for tcq4" in str(gpu_line(paths, len(geometry.kv_layers)))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    paths = attention_paths(model.config, resolve("f32", geometry))
+    assert "in plain torch in all KV layers (the Triton kernels need" in str(gpu_line(paths, len(geometry.kv_layers)))
+
+
+def test_without_a_gpu_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was wherever Triton can be imported, which a CPU's transformers may bring along."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    geometry = geometry_of(tiny_model("llama").config)
+    paths = attention_paths(tiny_model("llama").config, resolve("tcq4", geometry))
+    assert gpu_line(paths, len(geometry.kv_layers)) is None
+    assert paths["gpu"] is None and paths["gpu_torch_layers"] == [] and paths["gpu_torch_why"] is None
 
 
 def test_the_precise_switch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +77,8 @@ def test_the_precise_switch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_models_that_get_decoded_tensors_have_no_spans_and_it_is_said(model_type: str) -> None:
     geometry = geometry_of(tiny_model(model_type).config)
     with pytest.raises(
-        UserError, match=r"no layer can have the spans .* none, its attention gets decoded tensors instead"
+        UserError,
+        match=r"no layer can have the spans .* none, its attention gets decoded tensors instead .*: leave them out",
     ):
         resolve("q4_0; recent: 2 pages q8_0", geometry)
     with pytest.raises(UserError, match="attention gets decoded tensors instead of pages, so it has no spans: leave"):
