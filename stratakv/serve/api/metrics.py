@@ -80,7 +80,12 @@ def metrics_text(snapshot: EngineSnapshot) -> str:
         ),
         ("stratakv_cache_bytes", "gauge", "bytes of all pages", snapshot.cache_bytes),
         ("stratakv_cache_used_bytes", "gauge", "bytes of pages in use", snapshot.used_bytes),
-        ("stratakv_cache_bytes_per_token", "gauge", "bytes of a token in all layers", snapshot.bytes_per_token),
+        (
+            "stratakv_cache_bytes_per_token",
+            "gauge",
+            "bytes of a token in all layers, outside of spans",
+            snapshot.bytes_per_token,
+        ),
         (
             "stratakv_cache_span_pages",
             "gauge",

@@ -9,7 +9,10 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse
 
-from stratakv.kvtypes import kv_type
+from stratakv.kvtypes import KVType, kv_type
+from stratakv.kvtypes.floats import FloatType
+from stratakv.kvtypes.trellis import TrellisType
+from stratakv.profile.storage import finer_of
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.settings import Context
 
@@ -52,12 +55,25 @@ def router(context: Context) -> APIRouter:
 
 
 def status_object(context: Context) -> dict[str, Any]:
-    """Everything the page shows: the engine's snapshot, the model's name, the context, and each layer's bits a value."""
+    """Everything the page shows: the engine's snapshot, the model's name, the context, and each layer's families and bits a
+    value, those of its spans' pages among them (null without spans)."""
     head = {"schema": SCHEMA, "model": context.settings.alias, "context": context.settings.context}
     status = {**head, **asdict(context.engine.snapshot())}
     dims = {layer.layer: layer.head_dim for layer in context.engine.loaded.geometry.layers}
     for layer in status["layers"]:
-        k_dim, v_dim = dims[layer["layer"]]
-        layer["k_bits"] = kv_type(layer["k"]).bits_per_value(k_dim)
-        layer["v_bits"] = kv_type(layer["v"]).bits_per_value(v_dim)
+        for side, head_dim in zip("kv", dims[layer["layer"]], strict=True):
+            type_, finer = kv_type(layer[side]), kv_type(layer["fine"]) if layer["fine"] else None
+            fine_bits = None if finer is None else finer_of(type_, finer, head_dim).bits_per_value(head_dim)
+            layer |= {
+                f"{side}_family": family(type_),
+                f"{side}_bits": type_.bits_per_value(head_dim),
+                f"{side}_fine_bits": fine_bits,
+            }
     return status
+
+
+def family(type_: KVType) -> str:
+    """What the page's colours tell apart: float, turbo, trellis, or block for all others."""
+    if isinstance(type_, TrellisType):
+        return "trellis"
+    return "float" if isinstance(type_, FloatType) else "turbo" if type_.turbo else "block"

@@ -64,21 +64,39 @@ function drawSpark(speed) {
 }
 
 function drawPages(status) {
-  const all = status.pages_used + status.pages_cached + status.pages_free || 1;
-  $("bar-used").style.width = `${(100 * status.pages_used) / all}%`;
-  $("bar-cached").style.width = `${(100 * status.pages_cached) / all}%`;
-  const legend = [
-    ["is-used", `${status.pages_used} used`],
-    ["is-cached", `${status.pages_cached} kept for prefixes`],
-    ["is-free", `${status.pages_free} free`],
-  ].map(([kind, text]) => element("span", kind, text));
-  const size = (status.cache_bytes / 2 ** 20).toFixed(1);
   const kinds = status.kinds.length < 2 ? [] : status.kinds;
+  const counts = { used: status.pages_used, cached: status.pages_cached, free: status.pages_free };
+  drawBars(kinds.length ? kinds : [{ kind: "", ...counts }]);
+  const legend = [
+    ["is-used", `${counts.used} used`],
+    ["is-cached", `${counts.cached} kept for prefixes`],
+    ["is-free", `${counts.free} free`],
+  ].map(([kind, text]) => element("span", kind, text));
+  const size = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   for (const kind of kinds) {
-    const text = `${kind.kind}: ${kind.used} used, ${kind.cached} kept, ${kind.free} free, ${(kind.nbytes / 2 ** 20).toFixed(1)} MiB`;
-    legend.push(element("span", "", text));
+    legend.push(element("span", "kind", `${kind.kind}: ${kind.used} used, ${kind.cached} kept, ${kind.free} free; ${size(kind.nbytes)}`));
   }
-  $("pages").replaceChildren(...legend, element("b", "", `${status.page_tokens} tokens a page, ${size} MiB in all`));
+  $("pages").replaceChildren(...legend, element("b", "", `${status.page_tokens} tokens a page, ${size(status.cache_bytes)} in all`));
+}
+
+function drawBars(kinds) {
+  const rows = [...$("bars").children];
+  while (rows.length < kinds.length) {
+    const row = element("div", "row-of-bar");
+    const bar = element("div", "bar");
+    bar.append(element("span", "used"), element("span", "cached"));
+    row.append(element("span", "kind"), bar);
+    $("bars").append(row);
+    rows.push(row);
+  }
+  kinds.forEach((kind, i) => {
+    const [name, bar] = rows[i].children;
+    name.textContent = kind.kind;
+    name.hidden = !kind.kind;
+    const all = kind.used + kind.cached + kind.free || 1;
+    bar.children[0].style.width = `${(100 * kind.used) / all}%`;
+    bar.children[1].style.width = `${(100 * kind.cached) / all}%`;
+  });
 }
 
 function drawSlots(status) {
@@ -108,15 +126,20 @@ function drawLayers(status) {
   const signature = JSON.stringify(status.layers);
   if (signature === drawnLayers) return; // nothing moves under a reader's eyes or cursor
   drawnLayers = signature;
+  $("outlined").hidden = !status.layers.some((layer) => layer.fine);
   $("layers").replaceChildren(
     ...status.layers.map((layer) => {
       const row = document.createElement("tr");
       const name = element("th", "", layer.layer);
       name.scope = "row";
-      row.append(side("k", layer.k, layer.k_bits), name, side("v", layer.v, layer.v_bits));
+      row.append(
+        side("k", layer.k, layer.k_family, layer.k_bits, layer.k_fine_bits),
+        name,
+        side("v", layer.v, layer.v_family, layer.v_bits, layer.v_fine_bits),
+      );
       const notes = [];
       if (layer.window) notes.push(`keeps ${layer.window} tokens`);
-      if (layer.fine) notes.push(`newest ${layer.recent} pages and first ${layer.first} in ${layer.fine}`);
+      if (layer.fine) notes.push(spansText(layer));
       if (notes.length) {
         row.title = notes.join("; ");
         name.append(element("span", "unseen", row.title));
@@ -126,19 +149,32 @@ function drawLayers(status) {
   );
 }
 
-function side(letter, type, bits) {
-  const family = type.startsWith("turbo") ? "turbo" : type.startsWith("q") ? "block" : "float";
+// As profiles say it: "recent: 2 pages turbo8; first: 1 page turbo8"
+function spansText(layer) {
+  return ["recent", "first"]
+    .filter((word) => layer[word])
+    .map((word) => `${word}: ${layer[word]} page${layer[word] === 1 ? "" : "s"} ${layer.fine}`)
+    .join("; ");
+}
+
+function side(letter, type, family, bits, fineBits) {
   const td = element("td", `${letter} ${family}`);
   const cell = element("div", "cell");
-  const fill = element("span", "fill");
-  fill.style.width = `${Math.min(100, (100 * bits) / FULL_BITS)}%`;
   const name = element("span", "", type);
-  const exact = `${bits.toFixed(2)} bits a value`;
+  const exact = `${bits.toFixed(2)} bits a value` + (fineBits > bits ? `, ${fineBits.toFixed(2)} in spans` : "");
   name.append(element("span", "unseen", exact));
-  cell.append(fill, name);
+  cell.append(fill("fill", bits));
+  if (fineBits > bits) cell.append(fill("fill fine", fineBits - bits));
+  cell.append(name);
   cell.title = `${letter.toUpperCase()}: ${type}, ${exact}`;
   td.append(cell);
   return td;
+}
+
+function fill(kind, bits) {
+  const made = element("span", kind);
+  made.style.setProperty("--share", Math.min(1, bits / FULL_BITS));
+  return made;
 }
 
 function element(name, kind, text) {

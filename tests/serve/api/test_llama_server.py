@@ -7,7 +7,7 @@ import re
 
 import httpx
 import pytest
-from servers import ALIAS
+from servers import ALIAS, running
 
 GREEDY = {"temperature": 0, "n_predict": 8}
 
@@ -179,6 +179,24 @@ def test_metrics(http):
     assert all(
         name.endswith("_total") for name, kind in re.findall(r"^# TYPE (\S+) (\S+)", text, re.M) if kind == "counter"
     )
+
+
+def test_metrics_of_spans():
+    """Of the layer that has most; pages of all three kinds."""
+    profile = "0: f16; 1: turbo4, recent 3 pages turbo8; rest: turbo4; recent: 1 page turbo8; first: 2 pages turbo8"
+    with running(profile=profile, metrics=True) as server:
+        prompt = {"prompt": "It was the best of times. " * 120, "n_predict": 1}
+        httpx.post(f"{server.url}/completion", json=prompt, timeout=60)
+        server.wait_idle()
+        text = httpx.get(f"{server.url}/metrics").text
+        kinds = {kind.kind: kind for kind in server.engine.snapshot().kinds}
+    assert 'stratakv_cache_span_pages{span="recent"} 3\n' in text
+    assert 'stratakv_cache_span_pages{span="first"} 2\n' in text
+    assert set(kinds) == {"whole", "fine", "sealed"} and all(kind.cached for kind in kinds.values())
+    for name, kind in kinds.items():
+        for state in ("used", "cached", "free"):
+            sample = f'stratakv_cache_pages_by_kind{{kind="{name}",state="{state}"}} {getattr(kind, state)}\n'
+            assert sample in text, sample
 
 
 def test_unknown_places(http):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -278,8 +279,6 @@ def test_the_page_needs_no_network():
 
 
 def test_the_page_stays_a_page(server):
-    import httpx
-
     answer = httpx.get(server.url)
     assert answer.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in answer.headers["content-security-policy"]
@@ -288,3 +287,63 @@ def test_the_page_stays_a_page(server):
     end = time.monotonic() + 5
     status = httpx.get(f"{server.url}/stratakv/status").json()
     assert time.monotonic() < end and len(status["layers"]) == 12 and status["layers"][0]["k_bits"] == 4.125
+
+
+SPANS = "0: f16; 1: q8_0/tcq4, first 0 pages; rest: turbo4; recent: 2 pages turbo8; first: 1 page turbo8"
+
+
+def test_layers_say_their_family_and_the_bits_of_their_spans():
+    with running(profile=SPANS) as server:
+        layers = httpx.get(f"{server.url}/stratakv/status").json()["layers"]
+    told = [tuple(layer[f"{s}_{w}"] for s in "kv" for w in ("family", "bits", "fine_bits")) for layer in layers[:3]]
+    assert told == [
+        ("float", 16, None, "float", 16, None),
+        ("block", 8.5, 8.5, "trellis", 4.125, 8.125),  # a side that is as fine keeps its own type
+        ("turbo", 4.125, 8.125, "turbo", 4.125, 8.125),
+    ]
+
+
+@browser_needed
+def test_spans_are_drawn_in_pages_and_layers():
+    with running(profile=SPANS) as server, browser() as driver:
+        driver.get(server.url)
+        until(driver, lambda d: d.find_elements(By.CSS_SELECTOR, "#layers tr"))
+        rows = driver.find_elements(By.CSS_SELECTOR, "#layers tr")
+        assert [row.get_attribute("title") for row in rows[:3]] == [
+            "",
+            "recent: 2 pages turbo8",
+            "recent: 2 pages turbo8; first: 1 page turbo8",
+        ]
+        assert [len(row.find_elements(By.CSS_SELECTOR, ".fine")) for row in rows[:3]] == [0, 1, 2]
+        full, own = (rows[i].find_element(By.CSS_SELECTOR, ".v .fill").size["width"] for i in (0, 2))
+        fine = rows[2].find_element(By.CSS_SELECTOR, ".v .fine").size["width"]
+        assert own / full == pytest.approx(4.125 / 16, abs=0.02) and fine / full == pytest.approx(0.25, abs=0.02)
+        assert driver.find_element(By.ID, "outlined").is_displayed()
+        colours = {
+            rows[i].find_element(By.CSS_SELECTOR, f".{side} .fill").value_of_css_property("background-color")
+            for i, side in ((0, "v"), (1, "k"), (1, "v"), (2, "v"))
+        }
+        assert len(colours) == 4  # float, block, trellis, turbo
+
+        def bars() -> list[tuple[str, int]]:
+            found = driver.find_elements(By.CSS_SELECTOR, "#bars > div")
+            return [(bar.text, bar.find_element(By.CSS_SELECTOR, ".cached").size["width"]) for bar in found]
+
+        assert bars() == [("whole", 0), ("fine", 0), ("sealed", 0)]
+        prompt = {"prompt": "It was the best of times. " * 60, "n_predict": 1}
+        assert httpx.post(f"{server.url}/completion", json=prompt, timeout=60).status_code == 200
+        server.wait_idle()
+        until(driver, lambda _: all(width > 0 for _, width in bars()))
+        kinds = httpx.get(f"{server.url}/stratakv/status").json()["kinds"]
+        for kind in kinds:
+            assert f"{kind['kind']}: 0 used, {kind['cached']} kept, {kind['free']} free" in text(driver, "pages")
+
+
+@browser_needed
+def test_without_spans_there_is_one_bar_and_nothing_outlined(server):
+    with browser() as driver:
+        driver.get(server.url)
+        until(driver, lambda d: d.find_elements(By.CSS_SELECTOR, "#layers tr"))
+        assert [bar.text for bar in driver.find_elements(By.CSS_SELECTOR, "#bars > div")] == [""]
+        assert not driver.find_element(By.ID, "outlined").is_displayed()
+        assert not driver.find_elements(By.CSS_SELECTOR, "#layers .fine")
