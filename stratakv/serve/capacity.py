@@ -20,12 +20,14 @@ _WIDTHS, _INNER_WIDTHS, _LOGITS = 8, 4, 4
 
 @dataclass(frozen=True)
 class Capacity:
-    """context: tokens of one request, prompt and answer. tokens: of all requests together, whole pages. cache_bytes: theirs."""
+    """context: tokens of one request, prompt and answer. tokens: of all requests together, whole pages. cache_bytes: theirs,
+    of which fine_bytes are fine pages of spans."""
 
     context: int
     tokens: int
     cache_bytes: int
     notes: tuple[str, ...] = ()
+    fine_bytes: int = 0
 
 
 def plan_capacity(
@@ -87,7 +89,10 @@ def plan_capacity(
             f"{size_text(max(free, 0))} are free beside the weights: "
             "give a smaller -c or --cache-memory, or a profile with fewer bytes"
         )
-    return Capacity(min(wanted, tokens), tokens, nbytes, tuple(notes))
+    one = min(wanted, tokens)
+    shares = zip(groups, capacities(groups, nbytes, slots, one, chunk), strict=True)
+    fine = sum(count * group.page_bytes for group, count in shares if group.part == "fine")
+    return Capacity(one, tokens, nbytes, tuple(notes), fine)
 
 
 def _bytes_for(groups: list[WindowGroup], tokens: int, slots: int, one: int, chunk: int) -> int:
@@ -110,7 +115,6 @@ def working_bytes(config: Any, *, slots: int, chunk: int) -> int:
 
 def capacity_line(profile: Profile, capacity: Capacity, slots: int) -> str:
     """The same in one line for the start of a server."""
-    return (
-        f"cache: {capacity.tokens:,} tokens in {size_text(capacity.cache_bytes)} ({profile.bytes_per_token:,} bytes a token), "
-        f"up to {capacity.context:,} a request, {slots} slots"
-    )
+    fine = f"; {size_text(capacity.fine_bytes)} are fine pages of spans" if capacity.fine_bytes else ""
+    size = f"{size_text(capacity.cache_bytes)} ({profile.bytes_per_token:,} bytes a token{fine})"
+    return f"cache: {capacity.tokens:,} tokens in {size}, up to {capacity.context:,} a request, {slots} slots"

@@ -100,7 +100,11 @@ def test_what_is_promised_fits_the_engine(model, slots, chunk, context, memory, 
     groups = window_groups(profile)
     pages = capacities(groups, got.cache_bytes, slots, got.context, chunk)
     assert all(count >= group.pages_for(got.context, chunk) for group, count in zip(groups, pages, strict=True))
-    assert f"{got.tokens:,} tokens" in capacity_line(profile, got, slots)
+    line, fine = capacity_line(profile, got, slots), 0
+    for group, count in zip(groups, pages, strict=True):
+        fine += group.page_bytes * count if group.part == "fine" else 0
+    assert f"{got.tokens:,} tokens" in line and got.fine_bytes == fine
+    assert ("are fine pages of spans" in line) is (fine > 0)
 
 
 def geometries() -> st.SearchStrategy[ModelGeometry]:
