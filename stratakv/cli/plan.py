@@ -278,7 +278,7 @@ def _spans(data: dict[str, Any]) -> list[str]:
         return []
     without = [row["name"] for row in data["rows"] if not any(row["spans"])]
     but = f" (not in {', '.join(without)}: as fine)" if without else ""
-    return [f"spans are counted: {max(texts, key=texts.count)}{but}"]
+    return [f"the cache's size counts spans, bpv and bytes/token don't: {max(texts, key=texts.count)}{but}"]
 
 
 def _warnings(data: dict[str, Any]) -> list[str]:

@@ -61,6 +61,8 @@ def sizes_from_args(args: argparse.Namespace) -> Sizes:
     for word in ("recent", "first"):
         if (text := getattr(args, word)) is not None:
             pages, colon, type_ = text.partition(":")
+            if not pages.strip() or (colon and not type_.strip()):
+                raise UserError(f"--{word} {text!r}: write PAGES or PAGES:TYPE, such as 2 or 2:turbo8; 0 for none")
             try:
                 sizes[word] = parse_size(pages.strip(), type_.strip() if colon else None)
             except UserError as error:

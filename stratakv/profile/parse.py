@@ -45,6 +45,11 @@ def resolve(
         return respanned(profile, whole_sizes(parse_rules(text.removeprefix(head))))
     mode = _MODE.fullmatch(text)
     if not (is_rule_line(text) or text in PRESETS or mode or text.endswith(".json") or _looks_like_types(text)):
+        parts = [part.strip() for part in text.split(";")]
+        if bare := next((part for part in parts if re.match(r"(recent|first)\b(?!\s*:)", part)), None):
+            raise UserError(
+                f"profile {text!r}: {bare!r} lacks its ':': write 'recent: 2 pages' or 'first: 1 page turbo8'"
+            )
         raise UserError(f"unknown profile {text!r}: {_possible()}")
     if compat_fork and (is_rule_line(text) or text in PRESETS or text.endswith(".json")):
         raise UserError(f"the fork cannot express {text!r}, only K and V types and modes: leave --compat fork out")

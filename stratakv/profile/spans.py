@@ -46,7 +46,8 @@ class Spans:
                 )
         if self.recent and self.first and self.recent_type != self.first_type:
             raise UserError(
-                f"recent pages in {self.recent_type} and first pages in {self.first_type}: both spans of a layer are of one type"
+                f"recent pages in {self.recent_type} and first pages in {self.first_type}: both spans of a layer are of "
+                f"one type, {DEFAULT_TYPE} where none is said: say the same for both"
             )
 
     def __bool__(self) -> bool:

@@ -33,7 +33,9 @@ def spread_each(
             fewer.setdefault(why, []).append(ordinal)
     said = tuple(f"spans of KV layers {ordinals_text(ordinals)}: {why}" for why, ordinals in fewer.items())
     if any(wishes) and not any(found):
-        raise UserError(f"no layer can have the spans '{spans_text(wishes)}': {'; '.join(said)}")
+        finer = any(" as fine as " in why for why in fewer)
+        todo = "give coarser types (-ctk, -ctv), spans of a finer type, or none" if finer else "leave them out"
+        raise UserError(f"no layer can have the spans '{spans_text(wishes)}': {'; '.join(said)}: {todo}")
     return tuple(found), said
 
 
@@ -57,5 +59,5 @@ def fit(spans: Spans, layer: LayerGeometry, pair: Pair) -> tuple[Spans, str | No
     recent = min(spans.recent, layer.window // PAGE_TOKENS)
     fitted = Spans(recent, spans.recent_type) if recent else NONE
     if recent == spans.recent:
-        return fitted, f"no first pages, they leave its window of {layer.window:,} tokens"
-    return fitted, f"{fitted.text() or 'none'}, its window of {layer.window:,} tokens holds no more"
+        return fitted, f"no first pages, they leave a window of {layer.window:,} tokens"
+    return fitted, f"{fitted.text() or 'none'}, a window of {layer.window:,} tokens holds no more"

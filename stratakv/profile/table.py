@@ -107,6 +107,7 @@ def _row(profile: Profile, layer: LayerGeometry) -> dict[str, Any]:
             "bytes_per_token": 0,
             "window": None,
             "spans": None,
+            "all_fine": False,
             "applied": False,
             "why": why,
         }
@@ -114,7 +115,9 @@ def _row(profile: Profile, layer: LayerGeometry) -> dict[str, Any]:
     size = sum(profile.layer_bytes(layer.ordinal))
     spans = profile.spans[layer.ordinal].to_json()
     kept = {"k": k, "v": v, "bytes_per_token": size, "window": layer.window, "spans": spans}
-    return {**row, **kept, "applied": True, "why": None}
+    storage = profile.storages[layer.ordinal]
+    all_fine = storage.for_layer(layer) != storage
+    return {**row, **kept, "all_fine": all_fine, "applied": True, "why": None}
 
 
 def _runs(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -140,4 +143,5 @@ def _span(first: int | None, last: int | None) -> str:
 
 def _notes(row: Mapping[str, Any]) -> tuple[str, str]:
     window = f"keeps {row['window']:,} tokens" if row["window"] is not None else ""
-    return window, Spans(**row["spans"]).text() if row["spans"] else ""
+    spans = Spans(**row["spans"]).text() if row["spans"] else ""
+    return window, f"{spans} (all that it keeps)" if row["all_fine"] else spans

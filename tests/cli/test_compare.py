@@ -74,7 +74,7 @@ def test_json_on_standard_output_has_it_for_itself(capsys: pytest.CaptureFixture
         ([*SHORT, "turbo4", "--far-ctx-size", "100"], "--far-ctx-size 100: a far context needs at least 512 tokens"),
         ([*SHORT, "turbo4", "--far", "1", "--far-ctx-size", "9999"], "the model's context is 4096"),
         ([*SHORT, "turbo4", "--recent", "2"], "are longer than the context of 32 tokens"),
-        ([*SHORT, "turbo4", "--recent", "2:"], "--recent 2:: "),
+        ([*SHORT, "turbo4", "--recent", "2:"], "--recent '2:': write PAGES"),
         ([*SHORT, "f16", "f32", "--recent", "2"], "no layer can have the spans 'recent: 2 pages turbo8'"),
         ([*SHORT, "first99: q8_0; rest: turbo4"], "12 KV layers"),
         ([*SHORT, "turbo4", "--reference", "nonsense"], "nonsense"),

@@ -124,7 +124,9 @@ def test_spans_are_counted_and_in_the_command(capsys):
     spans = "recent: 2 pages turbo8; first: 1 page turbo8"
     words = ["--memory", "14MiB", "--context", "4k", "--recent", "2", "--first", "1"]
     out = run(capsys, *words)
-    assert f"spans are counted: {spans} (not in f16, q8_0, turbo8: as fine)" in out
+    assert (
+        f"the cache's size counts spans, bpv and bytes/token don't: {spans} (not in f16, q8_0, turbo8: as fine)" in out
+    )
     data = json.loads(run(capsys, *words, "--json"))
     row = next(row for row in data["rows"] if row["name"] == "turbo4")
     assert row["spans"][0] == {"recent": 2, "recent_type": "turbo8", "first": 1, "first_type": "turbo8"}
@@ -151,7 +153,7 @@ def spanned(embedded, tmp_path):
 @pytest.mark.parametrize("same", [[], ["--recent", "1"], ["--recent", "1:turbo8", "--first", "0"]])
 def test_a_tunings_spans_are_those_of_its_front(capsys, spanned, same):
     out = run(capsys, "--memory", "15MiB", "--context", "4k", "--evidence", spanned, *same)
-    assert "spans are counted: recent: 1 page turbo8" in out
+    assert "bpv and bytes/token don't: recent: 1 page turbo8" in out
     assert "measured, on the tuning text" in out and "unknown" not in out and "warning" not in out
 
 

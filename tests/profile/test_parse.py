@@ -131,6 +131,13 @@ def test_the_fork_has_no_spans():
     assert not any(resolve("turbo4", GEOMETRY, compat_fork=True).spans)
 
 
+@pytest.mark.parametrize("text", ["turbo4; recent 2 pages", "turbo4; first 1 page turbo8; recent: 1 page"])
+def test_a_span_without_its_colon_is_a_short_line(text):
+    with pytest.raises(UserError, match="lacks its ':': write 'recent: 2 pages' or") as error:
+        resolve(text, GEOMETRY)
+    assert len(str(error.value)) < 160
+
+
 def test_several_keep_what_they_can():
     given = [resolve(text, GEOMETRY) for text in ("f16", "turbo4")]
     bare, spanned = respanned_each(given, {"recent": (2, "turbo8")})

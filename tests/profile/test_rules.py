@@ -188,7 +188,7 @@ def test_layers_get_what_they_can_have_of_a_whole_profiles_spans():
     _, spans, warnings = apply_rules(line, sliding())
     assert spans == (Spans(8), NONE, Spans(9, first=1))
     assert warnings == (
-        "spans of KV layers 0: recent: 8 pages turbo8, its window of 1,024 tokens holds no more",
+        "spans of KV layers 0: recent: 8 pages turbo8, a window of 1,024 tokens holds no more",
         "spans of KV layers 1: none, q8_0 is as fine as turbo8",
     )
     assert rule_line([("turbo4", "turbo4")] * 3, [Spans(2), Spans(2), FULL], sliding()) == (

@@ -109,7 +109,10 @@ def test_spans_that_a_layer_cannot_have(spans: Spans, layer: LayerGeometry, mess
         ({"recent": -1}, "recent: -1 pages"),
         ({"recent_type": "f16"}, "recent: 0 pages have no type, f16 is given"),
         ({"first": 1, "first_type": "turbo9"}, "turbo9"),
-        ({"recent": 1, "recent_type": "f16", "first": 1}, "both spans of a layer are of one type"),
+        (
+            {"recent": 1, "recent_type": "f16", "first": 1},
+            "both spans of a layer are of one type, turbo8 where none is said",
+        ),
     ],
 )
 def test_spans_that_cannot_be(fields: dict[str, Any], message: str) -> None:

@@ -25,6 +25,7 @@ def test_data_of_edges3():
         "bytes_per_token": 2 * (136 + 66),
         "window": None,
         "spans": None,
+        "all_fine": False,
         "applied": True,
         "why": None,
     }
@@ -91,7 +92,11 @@ def test_spans_in_the_table():
 def test_spans_of_layers_that_slide():
     text = format_table(show_table(resolve("turbo4; recent: 2 pages; first: 1 page", sliding())))
     assert "keeps 1,024 tokens; recent: 2 pages turbo8\n" in text
-    assert "warning: spans of KV layers 0-1: no first pages, they leave its window of 1,024 tokens" in text
+    assert "warning: spans of KV layers 0-1: no first pages, they leave a window of 1,024 tokens" in text
+    assert "all that it keeps" not in text
+    data = show_table(resolve("turbo4; recent: 8 pages", sliding()))
+    assert [row["all_fine"] for row in data["layers"]] == [True, True, False, False]
+    assert "keeps 1,024 tokens; recent: 8 pages turbo8 (all that it keeps)\n" in format_table(data)
 
 
 def test_what_is_fine_as_a_whole():
