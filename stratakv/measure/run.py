@@ -1,4 +1,7 @@
-"""The measuring loop: contexts outside, profiles inside, the reference's logits held for one context at a time."""
+"""The measuring loop: contexts outside, profiles inside. All read a context in step, piece by piece.
+
+So the reference's logits are held for one piece: 512 tokens of 262,144 words are half a GiB, 16,384 would be 16.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.measure.corpus import Contexts
 from stratakv.measure.divergence import Floats, divergence, negative_log_likelihood
-from stratakv.measure.forward import context_logits
+from stratakv.measure.forward import Reading
 from stratakv.profile import Profile, resolve
 
 BASELINE = "f16"
@@ -71,48 +74,64 @@ def measure(
     if batch < 1:
         raise UserError(f"-b {batch}: at least 1 token a forward call")
     baseline = resolve(BASELINE, loaded.geometry)
-    first = contexts.first
     shape = len(contexts.ids), contexts.scored
     grown = [_Growing(*shape, against) for _ in profiles]
     reference = _Growing(*shape, False)
-    total = len(contexts.ids) * (len(profiles) + against)
-    done = 0
+    total, done, read = len(contexts.ids) * (len(profiles) + against), 0, 0
     for index, ids in enumerate(contexts.ids):
-        targets = ids[first + 1 :].to(loaded.model.device)
-        logits: torch.Tensor | None = None
-        if against:
-            logits = _score(loaded, baseline, ids, first, targets, batch, None, reference, index)
-            progress(done := done + 1, total)
-        for profile, into in zip(profiles, grown, strict=True):
-            _score(loaded, profile, ids, first, targets, batch, logits, into, index)
-            progress(done := done + 1, total)
+        targets = ids[contexts.first + 1 :].to(loaded.model.device)
+        runs = [*([(baseline, reference)] if against else []), *zip(profiles, grown, strict=True)]
+        walks = [_Walk(loaded, profile, ids, batch, contexts, into, index) for profile, into in runs]
+        at = 0
+        while at < contexts.scored:
+            logits: torch.Tensor | None = None
+            for walk in walks:
+                piece = walk.score(at, targets, logits)
+                if logits is None and against:
+                    logits = piece
+                read += len(piece)
+                if read // contexts.scored > done:
+                    progress(done := read // contexts.scored, total)
+            at += len(piece)
     scores = [each.scores() for each in grown]
     return (reference.scores() if against else scores[0]), scores
 
 
-def _score(
-    loaded: LoadedModel,
-    profile: Profile,
-    ids: torch.Tensor,
-    first: int,
-    targets: torch.Tensor,
-    batch: int,
-    reference: torch.Tensor | None,
-    into: _Growing,
-    index: int,
-) -> torch.Tensor:
-    """Run one context with one profile, add its scores, return its logits."""
-    started = time.perf_counter()
-    try:
-        logits, into.allocated = context_logits(loaded, profile, ids, batch, first)
-        into.nll[index] = negative_log_likelihood(logits, targets)
-        if reference is not None and into.kld is not None and into.agree is not None:
-            into.kld[index], into.agree[index] = divergence(reference, logits)
-    except UserError as error:
-        raise UserError(f"profile {profile.name}, context {index}: {error}") from error
-    except FloatingPointError as error:
-        raise UserError(
-            f"profile {profile.name}, context {index}: {error}; if --dtype is not f32, try --dtype f32"
-        ) from error
-    into.seconds += time.perf_counter() - started
-    return logits
+class _Walk:
+    """One profile's way through one context, and where its scores go."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        profile: Profile,
+        ids: torch.Tensor,
+        batch: int,
+        contexts: Contexts,
+        into: _Growing,
+        index: int,
+    ) -> None:
+        self._profile, self._into, self._index = profile, into, index
+        self._reading = Reading(loaded, profile, ids, batch, contexts.first)
+        self._pieces = iter(self._reading)
+
+    def score(self, at: int, targets: torch.Tensor, reference: torch.Tensor | None) -> torch.Tensor:
+        """Read the next piece, add its scores, return its logits [n, vocab].
+
+        at: scored predictions before it. targets: int64 [scored]. reference: the f16 cache's logits of this piece.
+        """
+        started, into = time.perf_counter(), self._into
+        try:
+            logits = next(self._pieces)
+            here = slice(at, at + len(logits))
+            into.nll[self._index, here] = negative_log_likelihood(logits, targets[here])
+            if reference is not None and into.kld is not None and into.agree is not None:
+                into.kld[self._index, here], into.agree[self._index, here] = divergence(reference, logits)
+        except UserError as error:
+            raise UserError(f"profile {self._profile.name}, context {self._index}: {error}") from error
+        except FloatingPointError as error:
+            raise UserError(
+                f"profile {self._profile.name}, context {self._index}: {error}; if --dtype is not f32, try --dtype f32"
+            ) from error
+        into.allocated = self._reading.allocated
+        into.seconds += time.perf_counter() - started
+        return logits

@@ -134,7 +134,7 @@ def test_interrupting_leaves_no_file(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stratakv.measure.run.context_logits", interrupt)
+    monkeypatch.setattr("stratakv.measure.run.Reading", interrupt)
     assert main(["demo", "--out", str(tmp_path)]) == 130
     assert capsys.readouterr().out == ""
     assert list(tmp_path.iterdir()) == []

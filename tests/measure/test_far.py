@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from copier import WordTokenizer, loaded_copier
-from faults import forgetful_logits
+from faults import ForgetfulReading
 
 from stratakv.assets import judging_text
 from stratakv.engine.load import LoadedModel
@@ -214,7 +214,7 @@ def test_a_cache_that_forgets_shows_in_far_predictions_alone(
     copier: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contexts = cut(TEXT, copier.tokenizer, 128, 4)
-    monkeypatch.setattr("stratakv.measure.run.context_logits", forgetful_logits)
+    monkeypatch.setattr("stratakv.measure.run.Reading", ForgetfulReading)
     data = compare(copier, contexts, [], resolve("f32", copier.geometry), far=built(copier))
     (row,) = data["rows"]
     assert row["kld_mean"] < 1e-4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from stratakv.cli import demo
 from stratakv.engine.cache.layers import PackedLayer
 from stratakv.engine.load import LoadedModel
 from stratakv.measure.corpus import Contexts
-from stratakv.measure.forward import context_logits
+from stratakv.measure.forward import Reading, context_logits
 from stratakv.measure.run import measure
 from stratakv.profile import resolve
 
@@ -89,6 +91,28 @@ def test_any_piece_size_scores_the_same_predictions(batch: int, loaded: LoadedMo
     assert whole.shape == pieces.shape == (15, 4096)
     assert whole.dtype == torch.float32
     torch.testing.assert_close(pieces, whole, atol=1e-3, rtol=1e-4)
+
+
+def test_logits_are_held_for_one_piece(
+    loaded: LoadedModel, contexts: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half of 32,768 tokens of Gemma's 262,144 words is 16 GiB of float32."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive = []
+
+    class Watched(Reading):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            for logits in super().__iter__():
+                alive.append(sum(each() is not None for each in held))
+                held.append(weakref.ref(logits))
+                yield logits
+                del logits
+
+    monkeypatch.setattr("stratakv.measure.run.Reading", Watched)
+    profiles = [resolve(text, loaded.geometry) for text in ("turbo4", "turbo3")]
+    measure(loaded, contexts, profiles, batch=16)
+    assert len(held) == len(contexts.ids) * 3 * 4
+    assert max(alive) <= 2, "the reference's and the profile's before"
 
 
 def test_what_was_allocated_is_told(loaded: LoadedModel, contexts: Contexts) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from faults import forgetful_logits
+from faults import ForgetfulReading, forgetful_logits
 from real_models import SMOLLM2, needs_models
 
 from stratakv.assets import judging_text
@@ -30,7 +30,7 @@ def test_far_predictions(smollm2: LoadedModel, monkeypatch: pytest.MonkeyPatch) 
     far = far_contexts(TEXT, smollm2.tokenizer, 1, 1336)
     turbo2 = resolve("turbo2", smollm2.geometry)
     (honest,) = compare(smollm2, contexts, [], turbo2, far=far)["rows"]
-    monkeypatch.setattr("stratakv.measure.run.context_logits", forgetful_logits)
+    monkeypatch.setattr("stratakv.measure.run.Reading", ForgetfulReading)
     (forgets,) = compare(smollm2, contexts, [], resolve("f32", smollm2.geometry), far=far)["rows"]
     assert forgets["kld_mean"] < honest["kld_mean"]
     assert forgets["far"]["kld_mean"] > 10 * forgets["kld_mean"]

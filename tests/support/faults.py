@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
-from stratakv.engine.load import LoadedModel
-from stratakv.measure.forward import Pass, context_logits
-from stratakv.profile import Profile
+from stratakv.measure.forward import Pass, Reading, context_logits
 
 KEPT = 128
 
 
-def forgetful_logits(
-    loaded: LoadedModel, profile: Profile, ids: torch.Tensor, batch: int, first: int | None = None
-) -> Pass:
-    """`context_logits` with a cache that keeps the last 128 to 255 tokens and forgets all others; f16's forgets nothing."""
-    if all(pair == ("f16", "f16") for pair in profile.pairs):
-        return context_logits(loaded, profile, ids, batch, first)
-    last = len(ids) - 1
-    start = len(ids) // 2 if first is None else first
-    parts = []
-    for at in range(start, last, KEPT):
-        begin = max(0, at - KEPT)
-        parts.append(context_logits(loaded, profile, ids[begin : min(at + KEPT, last) + 1], batch, at - begin).logits)
-    return Pass(torch.cat(parts), profile.bytes_at(len(ids)))
+class ForgetfulReading(Reading):
+    """A reading with a cache that keeps the last 128 to 255 tokens and forgets all others; f16's forgets nothing."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        if all(pair == ("f16", "f16") for pair in self._profile.pairs):
+            yield from super().__iter__()
+            return
+        last = len(self._ids) - 1
+        parts = []
+        for at in range(self._first, last, KEPT):
+            begin = max(0, at - KEPT)
+            ids = self._ids[begin : min(at + KEPT, last) + 1]
+            parts.append(context_logits(self._loaded, self._profile, ids, self._batch, at - begin).logits)
+        self.allocated = self._profile.bytes_at(len(self._ids))
+        borders = [at for at in range(0, last, self._batch) if at > self._first]
+        yield from torch.cat(parts).tensor_split([at - self._first for at in borders])
+
+
+def forgetful_logits(*words: object) -> Pass:
+    """`context_logits` by a ForgetfulReading."""
+    reading = ForgetfulReading(*words)  # type: ignore[arg-type]
+    return Pass(torch.cat(list(reading)), reading.allocated)
