@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ _HOMES = {
 
 # gcc's OpenMP reads this when torch loads it, so it comes before torch. Its threads spin for milliseconds after each of torch's
 # loops, on the cores that the kernels want, and beside busy programs each loop waits for whichever of them was stopped.
-if "OMP_WAIT_POLICY" not in os.environ:
+# Where torch is loaded it belongs to another program (vLLM, which loads its plugins), whose children would be changed.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 

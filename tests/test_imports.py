@@ -133,3 +133,10 @@ def test_every_module_can_come_first() -> None:
     command = [sys.executable, "-c", FIRST, json.dumps(modules)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {}
+
+
+def test_the_plugin_needs_no_room_but_the_pages_and_what_is_below() -> None:
+    files = {module: path for module, path in FILES.items() if room(module) == "vllm_plugin"}
+    rooms = grouped(GRAPH, {module: name for module in FILES if (name := room(module))})
+    assert rooms["vllm_plugin"] <= {"errors", "sizes", "kvtypes", "profile", "pages", "kernels"}
+    assert outside_imports(files) == {"torch", "numpy", "vllm"}

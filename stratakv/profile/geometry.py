@@ -7,6 +7,17 @@ from typing import Any, Literal
 
 Role = Literal["full", "sliding", "chunked", "mla", "linear", "shared"]
 
+# What configs of Hugging Face models call layers that have K and V; all other kinds keep a state of their own
+ROLES: dict[str, Role] = {
+    "full_attention": "full",
+    "indexed_attention": "full",
+    "hybrid": "full",
+    "sliding_attention": "sliding",
+    "reference_sliding_attention": "sliding",
+    "hybrid_sliding": "sliding",
+    "chunked_attention": "chunked",
+}
+
 
 @dataclass(frozen=True)
 class LayerGeometry:

@@ -14,6 +14,17 @@ from stratakv.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Options of pip and of vLLM
+ELSEWHERE = {
+    "--no-deps",
+    "--block-size",
+    "--disable-hybrid-kv-cache-manager",
+    "--enforce-eager",
+    "--kv-cache-dtype",
+    "--pipeline-parallel-size",
+    "--tensor-parallel-size",
+    "--compilation-config",
+}
 SNIPPETS = [ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "kv-types.md"]
 
 
@@ -86,7 +97,7 @@ def test_documented_commands_and_options_exist(page, helps, capsys):
         assert words[0] in COMMANDS, f"stratakv {words[0]}"
         for option in filter(is_option, words):
             assert option in options(help_of(words[0], helps, capsys)), f"stratakv {' '.join(words)}: {option}"
-    known = set().union(*(options(help_of(command, helps, capsys)) for command in COMMANDS))
+    known = set().union(*(options(help_of(command, helps, capsys)) for command in COMMANDS), ELSEWHERE)
     alone = [word for span in spans if span.startswith("-") for word in span.split() if is_option(word)]
     assert [word for word in alone if word not in known] == []
 

@@ -8,17 +8,8 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from stratakv.engine.cache.architecture import calls_attention_by_name
-from stratakv.profile.geometry import LayerGeometry, ModelGeometry, Role
+from stratakv.profile.geometry import ROLES, LayerGeometry, ModelGeometry, Role
 
-_ROLES: dict[str, Role] = {
-    "full_attention": "full",
-    "indexed_attention": "full",
-    "hybrid": "full",
-    "sliding_attention": "sliding",
-    "reference_sliding_attention": "sliding",
-    "hybrid_sliding": "sliding",
-    "chunked_attention": "chunked",
-}
 _LINEAR = ("linear_attention", "conv")
 
 
@@ -46,9 +37,9 @@ def _role(kind: str, layer: Any, shares: bool) -> tuple[Role, str | None]:
         return "shared", "no cache of its own: it shares another layer's K and V, or has no attention"
     if kind in _LINEAR:
         return "linear", "linear attention: a state of constant size, no K and V per token"
-    if kind not in _ROLES:
+    if kind not in ROLES:
         return "linear", f"layer type {kind} has a cache format of its own, kept as it is"
-    role = _ROLES[kind]
+    role = ROLES[kind]
     return ("mla" if role == "full" and _is_mla(layer) else role), None
 
 
