@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.bias import causal_lower_right
 
 from stratakv.bench.attention.caches import Pair, Shape, pair_name
 from stratakv.bench.result import Report, quiet, result
@@ -25,22 +28,24 @@ from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 from stratakv.pages.pool import Pool
 
-SCHEMA = "stratakv/bench-attention-gpu/1"
+SCHEMA = "stratakv/bench-attention-gpu/2"
 Timer = Callable[[Callable[[int], object], float], list[float]]
 """(what to run, given its turn; seconds to spend) -> seconds of each run."""
 
 
 @dataclass(frozen=True)
 class GpuSettings:
-    """What to measure. batches: sequences; contexts: tokens of each; groups: query heads a kv head; prefill: tokens of a prompt,
-    0: none; seconds: for each row; rotate_bytes: caches of a row together, so that none stays in the card's own cache."""
+    """What to measure. batches: sequences; contexts: tokens of each; groups: query heads a kv head; parts: of decode, prefill,
+    encode; prefill: (tokens, queries at their end); seconds: for each row; rotate_bytes: caches of a row together, so that none
+    stays in the card's own cache."""
 
     pairs: tuple[Pair, ...]
     shape: Shape = field(default_factory=Shape)
     batches: tuple[int, ...] = (1, 8, 64)
     contexts: tuple[int, ...] = (8192, 32768, 131072)
-    groups: int = 4
-    prefill: int = 32768
+    groups: tuple[int, ...] = (4,)
+    parts: tuple[str, ...] = ("decode", "prefill", "encode")
+    prefill: tuple[tuple[int, int], ...] = ((32768, 32768),)
     seconds: float = 1.0
     rotate_bytes: int = 2**28
 
@@ -79,29 +84,30 @@ def bench_gpu(
     command: str = "",
     report: Report = quiet,
 ) -> dict[str, Any]:
-    """Measure; returns the data of `--json`, schema "stratakv/bench-attention-gpu/1"."""
-    load, rows, left_out = load_average(), list[dict[str, Any]](), list[str]()
+    """Measure; returns the data of `--json`, schema "stratakv/bench-attention-gpu/2". What doesn't fit in memory is left out,
+    and said."""
+    load, left_out = load_average(), list[str]()
     bandwidth = _copy_bandwidth(device, timer, settings)
-    for context in settings.contexts:
-        for batch in settings.batches:
-            for pair in (*settings.pairs, None):
-                name = "torch SDPA bf16" if pair is None else pair_name(pair)
-                report(f"decode, {batch} sequences of {context} tokens, {name}")
-                try:
-                    rows.append(_decode(settings, device, timer, pair, batch, context, bandwidth))
-                except torch.cuda.OutOfMemoryError:
-                    left_out.append(f"{name}, {batch} sequences of {context} tokens: not enough memory")
-    other = []
-    for pair in settings.pairs:
-        report(f"prefill and encode, {pair_name(pair)}")
-        other.append(_prefill_and_encode(settings, device, timer, pair, bandwidth))
+    here = _Bench(settings, device, timer, bandwidth)
+
+    def rows(part: str, cases: Iterable[tuple[str, Callable[[], dict[str, Any]]]]) -> list[dict[str, Any]]:
+        found = []
+        for what, measure in cases if part in settings.parts else ():
+            report(f"{part}, {what}")
+            try:
+                found.append(measure())
+            except torch.cuda.OutOfMemoryError:
+                left_out.append(f"{part}, {what}: not enough memory")
+        return found
+
     measured = {
         "device": str(device),
         "card": torch.cuda.get_device_name(device) if device.type == "cuda" else "none: a CPU",
         "power": _power() if device.type == "cuda" else None,
         "copy_bandwidth_gb_s": bandwidth,
-        "rows": rows,
-        "prefill": other,
+        "rows": rows("decode", here.decoding()),
+        "prefill": rows("prefill", here.prompts()),
+        "encode": rows("encode", here.encoding()),
         "left_out": left_out,
     }
     notes = ["medians of CUDA events; random states; ours includes rotating the query and un-rotating the output"]
@@ -112,14 +118,20 @@ def format_gpu(data: dict[str, Any]) -> str:
     """As text: a line a row."""
     lines = [f"{data['card']}, copies {data['copy_bandwidth_gb_s']:.0f} GB/s, {data['power']}"]
     lines += [
-        f"{row['name']:>20}  {row['kernel']:<6}  batch {row['batch']:>3}  {row['context']:>7,} tokens  {row['ms']:9.3f} ms  "
-        f"{row['gb_s']:7.0f} GB/s  {row['share_of_copy_bandwidth']:6.1%}"
+        f"{row['name']:>20}  {row['kernel']:<6}  batch {row['batch']:>3}  {row['context']:>7,} tokens  "
+        f"{row['q_heads'] // row['kv_heads']} query heads a kv head  {row['ms']:9.3f} ms  {row['gb_s']:7.0f} GB/s  "
+        f"{row['share_of_copy_bandwidth']:6.1%}"
         for row in data["rows"]
     ]
     lines += [
-        f"{row['name']:>20}  {row['kernel']:<6}  prefill of {row['tokens']:,}: {row['prefill_ms']:.3f} ms, "
-        f"SDPA bf16 {row['sdpa_ms']:.3f} ms; encode {row['encode_gb_s']:.0f} GB/s"
+        f"{row['name']:>20}  {row['kernel']:<6}  {row['queries']:,} queries over {row['context']:,} tokens  "
+        f"{row['q_heads'] // row['kv_heads']} query heads a kv head  {row['ms']:9.3f} ms  (SDPA bf16 {row['sdpa_ms']:.3f} ms)"
         for row in data["prefill"]
+    ]
+    lines += [
+        f"{row['name']:>20}  {row['kernel']:<6}  encode {row['tokens']:,} tokens  {row['ms']:9.3f} ms  {row['gb_s']:7.0f} GB/s  "
+        f"{row['share_of_copy_bandwidth']:6.1%}"
+        for row in data["encode"]
     ]
     return "\n".join(lines + [f"left out: {each}" for each in data["left_out"]])
 
@@ -152,77 +164,100 @@ def random_states(device: torch.device, tokens: int, shape: Shape, heads: int = 
     return torch.randn(size, generator=generator, device=device, dtype=torch.bfloat16)
 
 
-def _decode(
-    settings: GpuSettings,
-    device: torch.device,
-    timer: Timer,
-    pair: Pair | None,
-    batch: int,
-    context: int,
-    bandwidth: float,
-) -> dict[str, Any]:
-    shape = settings.shape
-    heads = shape.kv_heads * settings.groups
-    query = random_states(device, batch, shape, heads)
-    nbytes = batch * shape.packed_bytes(pair or ("bf16", "bf16"), context)
-    count = max(1, -(-settings.rotate_bytes // nbytes))
-    if pair is None:
-        size = batch, shape.kv_heads, context, shape.head_dim
-        dense = [torch.randn(2, *size, device=device, dtype=torch.bfloat16) for _ in range(count)]
+@dataclass(frozen=True)
+class _Bench:
+    """The cases of each part: what is measured, in words, and the measuring of its row."""
 
-        def run(turn: int) -> object:
-            k, v = dense[turn % count]
-            return F.scaled_dot_product_attention(query.unsqueeze(2), k, v, enable_gqa=settings.groups > 1)
-    else:
-        packed = [_Packed(shape, pair, batch, context, device) for _ in range(count)]
-        steps = [each.step(context, 1) for each in packed]
+    settings: GpuSettings
+    device: torch.device
+    timer: Timer
+    bandwidth: float
 
-        def run(turn: int) -> object:
-            here = packed[turn % count]
-            return here.kernel.attend(query, here.pool, steps[turn % count], Options(shape.head_dim**-0.5))
+    def decoding(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """A token of each sequence over its context; torch's own attention last."""
+        settings = self.settings
+        for context, batch, groups in product(settings.contexts, settings.batches, settings.groups):
+            for pair in (*settings.pairs, None):
+                what = f"{_name(pair)}, {batch} sequences of {context} tokens, {groups} query heads a kv head"
+                yield what, partial(self._decode, pair, batch, context, groups)
 
-    seconds = median(timer(run, settings.seconds))
-    return {
-        "name": "torch SDPA bf16" if pair is None else pair_name(pair),
-        "kernel": "torch" if pair is None else packed[0].kernel.name,
-        "batch": batch,
-        "context": context,
-        "q_heads": heads,
-        "kv_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "ms": 1e3 * seconds,
-        "gb_s": nbytes / seconds / 1e9,
-        "share_of_copy_bandwidth": nbytes / seconds / 1e9 / bandwidth,
-    }
+    def prompts(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """The last tokens of one sequence, causal."""
+        settings = self.settings
+        for (context, queries), groups, pair in product(settings.prefill, settings.groups, settings.pairs):
+            what = f"{_name(pair)}, {queries} queries over {context} tokens, {groups} query heads a kv head"
+            yield what, partial(self._prefill, pair, context, queries, groups)
+
+    def encoding(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """As many tokens as the longest prompt has."""
+        tokens = max(queries for _, queries in self.settings.prefill)
+        for pair in self.settings.pairs:
+            yield f"{_name(pair)}, {tokens} tokens", partial(self._encode, pair, tokens)
+
+    def _decode(self, pair: Pair | None, batch: int, context: int, groups: int) -> dict[str, Any]:
+        shape, settings = self.settings.shape, self.settings
+        query = random_states(self.device, batch, shape, shape.kv_heads * groups)
+        nbytes = batch * shape.packed_bytes(pair or ("bf16", "bf16"), context)
+        count = max(1, -(-settings.rotate_bytes // nbytes))
+        if pair is None:
+            size = batch, shape.kv_heads, context, shape.head_dim
+            dense = [torch.randn(2, *size, device=self.device, dtype=torch.bfloat16) for _ in range(count)]
+
+            def run(turn: int) -> object:
+                k, v = dense[turn % count]
+                return F.scaled_dot_product_attention(query.unsqueeze(2), k, v, enable_gqa=groups > 1)
+        else:
+            packed = [_Packed(shape, pair, batch, context, self.device) for _ in range(count)]
+            steps = [each.step(context, 1) for each in packed]
+
+            def run(turn: int) -> object:
+                here = packed[turn % count]
+                return here.kernel.attend(query, here.pool, steps[turn % count], Options(shape.head_dim**-0.5))
+
+        kernel = "torch" if pair is None else packed[0].kernel.name
+        row = {**self._row(pair, kernel), "batch": batch, "context": context, "q_heads": shape.kv_heads * groups}
+        return {**row, **self._moved(run, nbytes)}
+
+    def _prefill(self, pair: Pair, context: int, queries: int, groups: int) -> dict[str, Any]:
+        shape = self.settings.shape
+        packed = _Packed(shape, pair, 1, context, self.device)
+        query = random_states(self.device, queries, shape, shape.kv_heads * groups)
+        step, options = packed.step(context, queries), Options(shape.head_dim**-0.5)
+        row = {**self._row(pair, packed.kernel.name), "context": context, "queries": queries}
+        ours = self._seconds(lambda turn: packed.kernel.attend(query, packed.pool, step, options))
+        q, k = (x.transpose(0, 1)[None] for x in (query, self._states(context)))
+        mask = causal_lower_right(queries, context)
+        sdpa = self._seconds(
+            lambda turn: F.scaled_dot_product_attention(q, k, k, attn_mask=mask, enable_gqa=groups > 1)
+        )
+        return {**row, "q_heads": shape.kv_heads * groups, "ms": 1e3 * ours, "sdpa_ms": 1e3 * sdpa}
+
+    def _encode(self, pair: Pair, tokens: int) -> dict[str, Any]:
+        """By the bytes that are read and written."""
+        packed, states = _Packed(self.settings.shape, pair, 1, tokens, self.device), self._states(tokens)
+        slots, status = packed.step(tokens, tokens).slots, new_codes(device=self.device)
+        moved = 2 * states.numel() * states.element_size() + self.settings.shape.packed_bytes(pair, tokens)
+        times = self._moved(lambda turn: packed.kernel.append(packed.pool, states, states, slots, status), moved)
+        return {**self._row(pair, packed.kernel.name), "tokens": tokens, **times}
+
+    def _states(self, tokens: int) -> torch.Tensor:
+        return random_states(self.device, tokens, self.settings.shape)
+
+    def _row(self, pair: Pair | None, kernel: str) -> dict[str, Any]:
+        shape = self.settings.shape
+        return {"name": _name(pair), "kernel": kernel, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
+
+    def _seconds(self, run: Callable[[int], object]) -> float:
+        return median(self.timer(run, self.settings.seconds))
+
+    def _moved(self, run: Callable[[int], object], nbytes: int) -> dict[str, float]:
+        seconds = self._seconds(run)
+        rate = nbytes / seconds / 1e9
+        return {"ms": 1e3 * seconds, "gb_s": rate, "share_of_copy_bandwidth": rate / self.bandwidth}
 
 
-def _prefill_and_encode(
-    settings: GpuSettings, device: torch.device, timer: Timer, pair: Pair, bandwidth: float
-) -> dict[str, Any]:
-    """A whole prompt, causal; and encoding of it, by the bytes that are read and written."""
-    shape, tokens = settings.shape, settings.prefill
-    packed = _Packed(shape, pair, 1, tokens, device)
-    query, states = (
-        random_states(device, tokens, shape, shape.kv_heads * settings.groups),
-        random_states(device, tokens, shape),
-    )
-    step, options, status = packed.step(tokens, tokens), Options(shape.head_dim**-0.5), new_codes(device=device)
-    ours = timer(lambda turn: packed.kernel.attend(query, packed.pool, step, options), settings.seconds)
-    q, k = (x.transpose(0, 1)[None] for x in (query, states))
-    gqa = settings.groups > 1
-    sdpa = timer(lambda turn: F.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=gqa), settings.seconds)
-    encode = timer(lambda turn: packed.kernel.append(packed.pool, states, states, step.slots, status), settings.seconds)
-    moved = 2 * states.numel() * states.element_size() + shape.packed_bytes(pair, tokens)
-    return {
-        "name": pair_name(pair),
-        "kernel": packed.kernel.name,
-        "tokens": tokens,
-        "prefill_ms": 1e3 * median(ours),
-        "sdpa_ms": 1e3 * median(sdpa),
-        "encode_ms": 1e3 * median(encode),
-        "encode_gb_s": moved / median(encode) / 1e9,
-        "encode_share_of_copy_bandwidth": moved / median(encode) / 1e9 / bandwidth,
-    }
+def _name(pair: Pair | None) -> str:
+    return "torch SDPA bf16" if pair is None else pair_name(pair)
 
 
 def _copy_bandwidth(device: torch.device, timer: Timer, settings: GpuSettings) -> float:

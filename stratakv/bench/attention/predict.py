@@ -17,7 +17,7 @@ from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PageLayout
 
-SCHEMA = "stratakv/predict-attention/1"
+SCHEMA = "stratakv/predict-attention/2"
 WORDS = "predicted from machine code, not measured on a GPU"
 BATCH, CONTEXT = 8, 131072
 
@@ -58,12 +58,12 @@ _INTEGER_NAMES = (
 _SHARED_NAMES = ("LDS", "STS", "LDSM", "STSM", "LDGSTS")
 
 
-def predict(shape: Shape, pairs: Sequence[Pair], groups: int, cards: Sequence[Card] = CARDS) -> dict[str, Any]:
-    """Rows for decoding at batch 8 and 131,072 tokens, schema "stratakv/predict-attention/1". UserError without Triton."""
+def predict(
+    shape: Shape, pairs: Sequence[Pair], groups: Sequence[int], cards: Sequence[Card] = CARDS
+) -> dict[str, Any]:
+    """Rows for decoding at batch 8 and 131,072 tokens, schema "stratakv/predict-attention/2". UserError without Triton."""
     if find_spec("triton") is None:
         raise UserError("--predict compiles the GPU's kernels, and Triton isn't installed: pip install 'stratakv[gpu]'")
-    from stratakv.kernels.triton.machine_code import attention_code
-    from stratakv.kernels.triton.shape import shape_of
     from stratakv.kernels.triton.side import refusal
 
     rows, left_out = [], []
@@ -73,56 +73,63 @@ def predict(shape: Shape, pairs: Sequence[Pair], groups: int, cards: Sequence[Ca
             left_out.append(f"{pair_name(pair)}: {why}")
             continue
         layout = PageLayout(k, v, shape.head_dim, shape.head_dim, shape.kv_heads, order="rows")
-        taken = shape_of(layout, groups, 1)
-        for card in cards:
-            code = attention_code(card.capability, layout, groups)
-            a_row = taken.warps / taken.tile
-            nbytes = layout.k_bytes + layout.v_bytes
-            cycles = {
-                "issue": code.instructions * a_row / _ISSUED,
-                "integers": code.count(*_INTEGER_NAMES) * a_row / _INTEGER,
-                "shared memory": code.count(*_SHARED_NAMES) * a_row / _SHARED,
-            }
-            seconds = {what: each / (card.multiprocessors * card.clock * 1e9) for what, each in cycles.items()}
-            seconds["memory"] = nbytes / (card.bandwidth * 1e9)
-            limit = max(seconds, key=lambda what: seconds[what])
-            dense = 4 * shape.head_dim / (card.bandwidth * 1e9)
-            rows.append(
-                {
-                    "name": pair_name(pair),
-                    "card": card.name,
-                    "bytes_per_head_row": nbytes,
-                    "instructions_per_head_row": code.instructions * a_row,
-                    "registers": code.registers,
-                    "shared_bytes": code.shared,
-                    "limit": limit,
-                    "ms": 1e3 * seconds[limit] * BATCH * CONTEXT * shape.kv_heads,
-                    "share_of_bandwidth": seconds["memory"] / seconds[limit],
-                    "times_bf16": dense / seconds[limit],
-                }
-            )
+        rows += [_row(pair, layout, each, card) for each in groups for card in cards]
     return {
         "schema": SCHEMA,
         "note": WORDS,
         "batch": BATCH,
         "context": CONTEXT,
-        "groups": groups,
         "rows": rows,
         "left_out": left_out,
     }
 
 
+def _row(pair: Pair, layout: PageLayout, groups: int, card: Card) -> dict[str, Any]:
+    from stratakv.kernels.triton.machine_code import attention_code
+    from stratakv.kernels.triton.shape import shape_of
+
+    taken, code = shape_of(layout, groups, 1), attention_code(card.capability, layout, groups)
+    a_row = taken.warps / taken.tile
+    nbytes = layout.k_bytes + layout.v_bytes
+    cycles = {
+        "issue": code.instructions * a_row / _ISSUED,
+        "integers": code.count(*_INTEGER_NAMES) * a_row / _INTEGER,
+        "shared memory": code.count(*_SHARED_NAMES) * a_row / _SHARED,
+    }
+    seconds = {what: each / (card.multiprocessors * card.clock * 1e9) for what, each in cycles.items()}
+    seconds["memory"] = nbytes / (card.bandwidth * 1e9)
+    limit = max(seconds, key=lambda what: seconds[what])
+    dense = 4 * layout.k_dim / (card.bandwidth * 1e9)
+    return {
+        "name": pair_name(pair),
+        "groups": groups,
+        "card": card.name,
+        "bytes_per_head_row": nbytes,
+        "instructions_per_head_row": code.instructions * a_row,
+        "registers": code.registers,
+        "shared_bytes": code.shared,
+        "limit": limit,
+        "ms": 1e3 * seconds[limit] * BATCH * CONTEXT * layout.kv_heads,
+        "share_of_bandwidth": seconds["memory"] / seconds[limit],
+        "times_bf16": dense / seconds[limit],
+    }
+
+
 def format_predicted(data: dict[str, Any]) -> str:
-    """As a Markdown table, a line a type and card."""
-    lines = [
-        f"{data['note']}: decoding, batch {data['batch']}, {data['context']:,} tokens, {data['groups']} query heads a kv head",
-        "",
-        "| types | card | bytes a row | instructions a row | registers | limit | ms | of bandwidth | times bf16 |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in data["rows"]:
-        lines.append(
+    """As a Markdown table for each number of query heads a kv head, a line a type and card."""
+    lines: list[str] = []
+    for groups in dict.fromkeys(row["groups"] for row in data["rows"]):
+        lines += [
+            f"{data['note']}: decoding, batch {data['batch']}, {data['context']:,} tokens, {groups} query heads a kv head",
+            "",
+            "| types | card | bytes a row | instructions a row | registers | limit | ms | of bandwidth | times bf16 |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [
             f"| {row['name']} | {row['card']} | {row['bytes_per_head_row']} | {row['instructions_per_head_row']:.1f} | "
-            f"{row['registers']} | {row['limit']} | {row['ms']:.2f} | {row['share_of_bandwidth']:.0%} | {row['times_bf16']:.1f} |"
-        )
+            f"{row['registers']} | {row['limit']} | {row['ms']:.2f} | {row['share_of_bandwidth']:.0%} | "
+            f"{row['times_bf16']:.1f} |"
+            for row in data["rows"]
+            if row["groups"] == groups
+        ]
     return "\n".join(lines + [f"left out: {each}" for each in data["left_out"]])

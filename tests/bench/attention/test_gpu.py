@@ -7,11 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from stratakv import UserError
-from stratakv.bench.attention.gpu import gpu
+from stratakv.bench.attention.caches import Shape
+from stratakv.bench.attention.gpu import GpuSettings, bench_gpu, format_gpu, gpu
+from stratakv.cli.bench.attention import settle
+from stratakv.cli.main import parse
+
+OURS = ("turbo4/q8_0", "triton")
 
 INTERPRETED = """
 import json, time, torch
@@ -26,7 +33,8 @@ def timer(run, seconds):
         found.append(time.perf_counter() - began)
     return found
 
-settings = GpuSettings((("turbo4", "q8_0"),), Shape(1, 64), (2,), (130,), 2, 70, 0, 2**14)
+prompts = (70, 70), (70, 9)
+settings = GpuSettings((("turbo4", "q8_0"),), Shape(1, 64), (2,), (130,), (1, 2), prefill=prompts, seconds=0, rotate_bytes=2**14)
 data = bench_gpu(settings, torch.device("cpu"), timer)
 print(json.dumps({"data": data, "text": format_gpu(data)}))
 """
@@ -42,13 +50,95 @@ def run(environment: dict[str, str], *command: str) -> str:
 def test_every_part_runs() -> None:
     found = json.loads(run({"TRITON_INTERPRET": "1", "STRATAKV_KERNEL": "triton"}, "-c", INTERPRETED).splitlines()[-1])
     data = found["data"]
-    assert data["schema"] == "stratakv/bench-attention-gpu/1" and data["left_out"] == []
-    rows = [(row["name"], row["kernel"], row["batch"]) for row in data["rows"]]
-    assert rows == [("turbo4/q8_0", "triton", 2), ("torch SDPA bf16", "torch", 2)]
-    assert data["prefill"][0]["kernel"] == "triton"
-    assert all(row["ms"] > 0 and row["gb_s"] > 0 for row in data["rows"])
-    assert data["prefill"][0]["prefill_ms"] > 0 and data["prefill"][0]["encode_gb_s"] > 0
-    assert "turbo4/q8_0" in found["text"] and "none: a CPU" in found["text"]
+    assert data["schema"] == "stratakv/bench-attention-gpu/2" and data["left_out"] == []
+    rows = [(row["name"], row["kernel"], row["batch"], row["q_heads"]) for row in data["rows"]]
+    assert rows == [
+        (name, kernel, 2, heads) for heads in (1, 2) for name, kernel in (OURS, ("torch SDPA bf16", "torch"))
+    ]
+    prompts = [(row["context"], row["queries"], row["q_heads"]) for row in data["prefill"]]
+    assert prompts == [(70, 70, 1), (70, 70, 2), (70, 9, 1), (70, 9, 2)]
+    assert [(row["name"], row["kernel"], row["tokens"]) for row in data["encode"]] == [(*OURS, 70)]
+    assert all((row["name"], row["kernel"]) == OURS and row["sdpa_ms"] > 0 for row in data["prefill"])
+    assert all(row["ms"] > 0 and row["gb_s"] > 0 for row in (*data["rows"], *data["encode"]))
+    assert "turbo4/q8_0" in found["text"] and "none: a CPU" in found["text"] and "9 queries over 70" in found["text"]
+
+
+def settings(**given: Any) -> GpuSettings:
+    shapes: dict[str, Any] = {"shape": Shape(1, 64), "batches": (1,), "contexts": (64, 128), "prefill": ((64, 64),)}
+    return GpuSettings((("turbo4", "turbo4"),), **{**shapes, "seconds": 0, "rotate_bytes": 2**12, **given})
+
+
+def test_parts_are_those_asked_for() -> None:
+    for part, key in (("decode", "rows"), ("prefill", "prefill"), ("encode", "encode")):
+        data = bench_gpu(settings(parts=(part,)), torch.device("cpu"), lambda run, seconds: [1.0])
+        assert [key for key in ("rows", "prefill", "encode") if data[key]] == [key]
+
+
+def test_what_does_not_fit_in_memory_is_said_and_the_rest_stays() -> None:
+    runs = 0
+
+    def timer(run: Any, seconds: float) -> list[float]:
+        nonlocal runs
+        runs += 1
+        if runs in (3, 6, 8):  # after copies: the second row, the prompt, and encoding
+            raise torch.cuda.OutOfMemoryError
+        return [1.0]
+
+    data = bench_gpu(settings(), torch.device("cpu"), timer)
+    assert [(row["name"], row["context"]) for row in data["rows"]] == [
+        ("turbo4", 64),
+        ("turbo4", 128),
+        ("torch SDPA bf16", 128),
+    ]
+    assert data["left_out"] == [
+        "decode, torch SDPA bf16, 1 sequences of 64 tokens, 4 query heads a kv head: not enough memory",
+        "prefill, turbo4, 64 queries over 64 tokens, 4 query heads a kv head: not enough memory",
+    ]
+    assert len(data["encode"]) == 1 and data["left_out"][1] in format_gpu(data)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--device", "cuda", "--llama-python", "/a/python"], "--llama-python: .* with --device cuda,"),
+        (["--device", "cuda", "--plot", "a.svg"], "--plot: .* with --device cuda,"),
+        (["--batch", "4"], "--batch: .* with --device cpu,"),
+        (["--predict", "--parts", "decode"], "--parts: .* with --predict,"),
+        (["--predict", "--device", "cuda"], "--device: .* with --predict,"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_options_that_a_way_of_running_does_not_read_are_refused(given: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        settle(parse(["bench", "attention", *given]))
+
+
+def test_a_gpu_s_options_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[GpuSettings] = []
+
+    def bench(settings: GpuSettings, device: torch.device, *, command: str, report: Any) -> dict[str, Any]:
+        taken.append(settings)
+        raise UserError(command)
+
+    monkeypatch.setattr("stratakv.bench.attention.gpu.gpu", torch.device)
+    monkeypatch.setattr("stratakv.bench.attention.gpu.bench_gpu", bench)
+    line = [
+        "bench",
+        "attention",
+        "--device",
+        "cuda:1",
+        "--groups",
+        "1,8",
+        "--parts",
+        "prefill",
+        "--prefill",
+        "1k+64,2k",
+    ]
+    args = parse(line)
+    with pytest.raises(UserError, match=r"--device cuda:1") as error:
+        args.func(args)
+    assert (taken[0].groups, taken[0].parts, taken[0].prefill) == ((1, 8), ("prefill",), ((1088, 64), (2048, 2048)))
+    assert all(word in str(error.value) for word in ("--groups 1,8", "--prefill 1k+64,2k", "--batch 1,8,64"))
 
 
 def test_predictions_say_that_they_are_none_of_measurements(tmp_path: Path) -> None:
