@@ -18,10 +18,10 @@ ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
 FILES = module_files(PACKAGE)
 GRAPH = module_graph(FILES)
 
-# The kernels of one kind of device know what a kernel is, and the choice among all knows them: no files in a circle
-KNOWN_PACKAGE_CIRCLES = [("stratakv.kernels", "stratakv.kernels.cpu", "stratakv.kernels.triton")]
-# Triton is an extra: its own package alone imports it, and nobody that package's kernels before they run
-GPU = "stratakv.kernels.triton"
+# The kernels of one kind of device, a package each: they know what a kernel is, and the choice among all knows them
+DEVICES = sorted(f"stratakv.kernels.{path.parent.name}" for path in (PACKAGE / "kernels").glob("*/__init__.py"))
+# What a kernel is written in has its package's name, Triton for example: that package alone imports it, and only once kernels run
+LANGUAGES = {name: name.rpartition(".")[2] for name in DEVICES if name != "stratakv.kernels.cpu"}
 TORCH_ONLY = ("kvtypes", "profile", "pages", "kernels")
 
 FIRST = """
@@ -81,25 +81,28 @@ def test_no_packages_import_each_other() -> None:
         module: module if path.name == "__init__.py" else module.rpartition(".")[0] for module, path in FILES.items()
     }
     found = circles(grouped(GRAPH, {module: package for module, package in packages.items() if package != "stratakv"}))
-    assert found == KNOWN_PACKAGE_CIRCLES
+    assert found == [("stratakv.kernels", *DEVICES)]
 
 
 @pytest.mark.parametrize("name", TORCH_ONLY)
 def test_lower_rooms_need_torch_and_numpy_only(name: str) -> None:
-    files = {module: path for module, path in FILES.items() if room(module) == name and not module.startswith(GPU)}
+    files = {
+        module: path for module, path in FILES.items() if room(module) == name and not module.startswith((*LANGUAGES,))
+    }
     assert outside_imports(files) <= {"torch", "numpy"}
 
 
-def test_the_gpu_s_kernels_need_triton_and_only_once_they_run() -> None:
-    files = {module: path for module, path in FILES.items() if module.startswith(GPU)}
-    assert outside_imports(files) == {"torch", "numpy", "triton"}
+@pytest.mark.parametrize(("package", "language"), LANGUAGES.items(), ids=LANGUAGES.values())
+def test_a_device_s_kernels_need_their_language_and_only_once_they_run(package: str, language: str) -> None:
+    files = {module: path for module, path in FILES.items() if module.startswith(package)}
+    assert outside_imports(files) <= {"torch", "numpy", language}
     script = (
         "import sys, torch\n"
         "from stratakv.kernels.choice import kernel_for, order_of\n"
         "from stratakv.kvtypes import kv_type\n"
         "from stratakv.pages.layout import PageLayout\n"
         "layout = PageLayout(kv_type('turbo4'), kv_type('turbo4'), 128, 128, 1, order=order_of(torch.device('cpu')))\n"
-        "print(kernel_for(layout, torch.device('cpu')).name, 'triton' in sys.modules)"
+        f"print(kernel_for(layout, torch.device('cpu')).name, {language!r} in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == "False"

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.cli.measuring_options import emit
     from stratakv.cli.profile_options import profile_from_args
     from stratakv.engine.describe import describe_model
-    from stratakv.engine.paths import attention_line, attention_paths, gpu_line
+    from stratakv.engine.paths import attention_line, attention_paths, device_lines
     from stratakv.files import check_writable
     from stratakv.profile.table import format_table, show_table
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     contexts = () if args.ctx_size is None else (args.ctx_size,)
     data = show_table(profile, contexts, warnings=model.warnings)
     data["attention"] = attention_paths(model.config, profile)
-    line = attention_line(data["attention"], len(model.geometry.kv_layers))
-    lines = [format_table(data), line, gpu_line(data["attention"], len(model.geometry.kv_layers))]
-    emit("\n".join(each for each in lines if each), data, args.json)
+    count = len(model.geometry.kv_layers)
+    lines = [attention_line(data["attention"], count), *device_lines(data["attention"], count)]
+    emit("\n".join([format_table(data), *lines]), data, args.json)
     return 0

@@ -8,9 +8,10 @@ import torch
 from transformers import PreTrainedConfig
 
 from stratakv.engine.cache.architecture import calls_attention_by_name
-from stratakv.kernels.choice import TRITON, preferred
+from stratakv.kernels.choice import CPU, DEVICE_KERNELS, preferred
 from stratakv.kernels.cpu.layout import MAX_HEAD_DIM
-from stratakv.pages.layout import layout_of
+from stratakv.kernels.kernel import Kernel
+from stratakv.pages.layout import Order, layout_of
 from stratakv.profile import Profile
 from stratakv.profile.profile import ordinals_text
 
@@ -19,8 +20,8 @@ def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any
     """{"kernel": name, "decoded_layers": model layers whose attention gets decoded tensors instead, "why": in words or None,
     "torch_layers": model layers whose pages are read in plain torch, "torch_why": why the kernel refuses them, in words or None}.
 
-    "gpu": the name of this machine's GPU, None without one, where pages lie with a model that is moved there;
-    "gpu_torch_layers" and "gpu_torch_why": the same as above on it.
+    "devices": of each other device of this machine that a kernel is for, where pages lie with a model that is moved there:
+    {"device": its name, "kernel", "remark", "torch_layers", "torch_why"}.
 
     Decoded tensors are right and slower. Kept layers of a model on a GPU run in torch whatever this says.
     """
@@ -34,46 +35,46 @@ def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any
         why = "MLA: the model projects the latents to heads before attention"
     elif decoded:
         why = f"no kernel for a head_dim above {MAX_HEAD_DIM}"
-    kernel, gpu = preferred(), _gpu()
-    refused: dict[int, str] = {}
-    on_a_gpu: dict[int, str] = {}
-    for layer, storage in zip(layers, profile.storages, strict=True):
-        kinds = [kind for kind in (storage.for_layer(layer), storage.fine(layer)) if kind is not None]
-        reasons = [kernel.refuses(layout_of(layer, kind), torch.device("cpu")) for kind in kinds]
-        theirs = [TRITON.refuses(layout_of(layer, kind, "rows"), gpu) for kind in kinds] if gpu else []
-        for found_here, refusals in ((refused, reasons), (on_a_gpu, theirs)):
-            reason = next((each for each in refusals if each is not None), None)
-            if layer not in decoded and reason is not None:
-                found_here[layer.layer] = reason
+    kernel = preferred()
+    read = [each for each in zip(layers, profile.storages, strict=True) if each[0] not in decoded]
+
+    def torch_layers(reader: Kernel, order: Order, device: torch.device) -> dict[str, Any]:
+        reasons: dict[int, str] = {}
+        for layer, storage in read:
+            kinds = [kind for kind in (storage.for_layer(layer), storage.fine(layer)) if kind is not None]
+            if found := [said for kind in kinds if (said := reader.refuses(layout_of(layer, kind, order), device))]:
+                reasons[layer.layer] = found[0]
+        return {"torch_layers": list(reasons), "torch_why": "; ".join(dict.fromkeys(reasons.values())) or None}
+
     return {
         "kernel": kernel.name,
         "decoded_layers": [layer.layer for layer in decoded],
         "why": why,
-        "torch_layers": list(refused),
-        "torch_why": _said(refused),
-        "gpu": torch.cuda.get_device_name(gpu) if gpu else None,
-        "gpu_torch_layers": list(on_a_gpu),
-        "gpu_torch_why": _said(on_a_gpu),
+        **torch_layers(kernel, "tile", CPU),
+        "devices": [
+            {
+                "device": each.here(),
+                "kernel": each.name,
+                "remark": each.remark,
+                **torch_layers(each, each.order, torch.device(each.device)),
+            }
+            for each in DEVICE_KERNELS
+            if each.here()
+        ],
     }
 
 
-def _gpu() -> torch.device | None:
-    return torch.device("cuda") if torch.cuda.is_available() else None
-
-
-def _said(reasons: dict[int, str]) -> str | None:
-    return "; ".join(dict.fromkeys(reasons.values())) or None
-
-
-def gpu_line(paths: dict[str, Any], kv_layers: int) -> str | None:
-    """What is otherwise on this machine's GPU, in one line; None without one, and where all layers get decoded tensors."""
-    if paths["gpu"] is None:
-        return None
-    left = kv_layers - len(paths["decoded_layers"]) - len(paths["gpu_torch_layers"])
-    parts = [f"with kernel triton in {left} of {kv_layers} KV layers (not measured on a GPU)"] if left else []
-    if unknown := paths["gpu_torch_layers"]:
-        parts.append(f"in plain torch in {_layers(unknown, kv_layers)} ({paths['gpu_torch_why']})")
-    return f"on the {paths['gpu']} pages are read {'; '.join(parts)}" if parts else None
+def device_lines(paths: dict[str, Any], kv_layers: int) -> list[str]:
+    """What is otherwise on this machine's other devices, a line each; none where all layers get decoded tensors."""
+    lines = []
+    for each in paths["devices"]:
+        left = kv_layers - len(paths["decoded_layers"]) - len(each["torch_layers"])
+        parts = [f"with kernel {each['kernel']} in {left} of {kv_layers} KV layers ({each['remark']})"] if left else []
+        if unknown := each["torch_layers"]:
+            parts.append(f"in plain torch in {_layers(unknown, kv_layers)} ({each['torch_why']})")
+        if parts:
+            lines.append(f"on the {each['device']} pages are read {'; '.join(parts)}")
+    return lines
 
 
 def attention_line(paths: dict[str, Any], kv_layers: int) -> str:

@@ -9,14 +9,15 @@ import torch
 
 from stratakv.errors import UserError
 from stratakv.kernels.cpu.kernel import CpuKernel
-from stratakv.kernels.kernel import Kernel
+from stratakv.kernels.kernel import DeviceKernel, Kernel
 from stratakv.kernels.native import native
 from stratakv.kernels.torch_kernel import Torch
-from stratakv.kernels.triton.kernel import Triton, missing
+from stratakv.kernels.triton.kernel import Triton
 from stratakv.pages.layout import Order, PageLayout
 
 TORCH = Torch()
-TRITON = Triton()
+DEVICE_KERNELS: tuple[DeviceKernel, ...] = (Triton(),)
+"""Of other devices than CPUs, of each kind of device the best first. `show` says what each would read."""
 CPU = torch.device("cpu")
 
 
@@ -40,28 +41,33 @@ def precise() -> bool:
 
 def kernel_name(device: torch.device = CPU) -> str:
     """The kernel in use on a device: STRATAKV_KERNEL if set, else the best. UserError for a name that doesn't run here."""
-    names = kernel_names() if missing() else (*kernel_names(), TRITON.name)
+    names = (*kernel_names(), *(each.name for each in DEVICE_KERNELS if not each.missing()))
     wanted = os.environ.get("STRATAKV_KERNEL", "")
     if wanted and wanted not in names:
-        why = f" ({missing()})" if wanted == TRITON.name else ""
+        why = next((f" ({each.missing()})" for each in DEVICE_KERNELS if each.name == wanted), "")
         raise UserError(f"STRATAKV_KERNEL={wanted}: not a kernel of this machine{why}, these are: {', '.join(names)}")
     if device.type == "cpu":
         return wanted or names[0]
     # a CPU's kernel that is asked for is the kept layers' of a model on a GPU
-    return wanted if wanted in (TORCH.name, TRITON.name) else TRITON.name
+    if wanted == TORCH.name or _named(wanted):
+        return wanted
+    return next((each.name for each in DEVICE_KERNELS if each.device == device.type), TORCH.name)
 
 
 def preferred(device: torch.device = CPU) -> Kernel:
     """The kernel in use on a device, for pages that it reads."""
     name = kernel_name(device)
-    if name == TORCH.name:
-        return TORCH
-    return TRITON if name == TRITON.name else CpuKernel(name, precise())
+    return TORCH if name == TORCH.name else _named(name) or CpuKernel(name, precise())
 
 
 def order_of(device: torch.device) -> Order:
     """How the bytes of a device's pages lie: as the kernel in use there reads them."""
-    return "rows" if kernel_name(device) == TRITON.name else "tile"
+    kernel = _named(kernel_name(device))
+    return "tile" if kernel is None else kernel.order
+
+
+def _named(name: str) -> DeviceKernel | None:
+    return next((each for each in DEVICE_KERNELS if each.name == name), None)
 
 
 def kernel_for(layout: PageLayout, device: torch.device) -> Kernel:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from stratakv.kernels.step import Step
-from stratakv.pages.layout import PageLayout
+from stratakv.pages.layout import Order, PageLayout
 from stratakv.pages.pool import Pool
 
 
@@ -70,6 +70,28 @@ class Kernel(Protocol):
         q_heads a multiple of the layout's kv_heads. lse: whether the log-sum-exp is wanted. ValueError where shapes don't fit or
         a query sees tokens beyond its block table.
         """
+
+
+class DeviceKernel(Kernel, Protocol):
+    """The kernel of another kind of device than a CPU: what `choice` and `show` ask of it."""
+
+    @property
+    def device(self) -> str:
+        """The kind, as torch calls it: "cuda"."""
+
+    @property
+    def remark(self) -> str:
+        """What `show` says beside its name, such as whether it was measured."""
+
+    @property
+    def order(self) -> Order:
+        """How bytes lie in the pages that it reads."""
+
+    def missing(self) -> str | None:
+        """Why it can't be had on this machine, in words, whatever devices there are; None where it can."""
+
+    def here(self) -> str | None:
+        """The name of this machine's device of that kind; None where there is none."""
 
 
 def merged(parts: Sequence[Attended]) -> Attended:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_models import tiny_model
@@ -9,7 +11,7 @@ from tiny_models import tiny_model
 from stratakv import KVCache, UserError, resolve, use
 from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.cache.handle import PackedStates
-from stratakv.engine.paths import attention_line, attention_paths, gpu_line
+from stratakv.engine.paths import attention_line, attention_paths, device_lines
 from stratakv.kernels import choice
 
 
@@ -43,16 +45,23 @@ def test_what_this_machines_gpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     model = tiny_model("llama")
     geometry = geometry_of(model.config)
-    paths = attention_paths(model.config, resolve("f32", geometry))
-    line = gpu_line(paths, len(geometry.kv_layers))
-    assert line is not None and line.startswith("on the NVIDIA H100 pages are read with kernel triton")
-    assert "not measured on a GPU" in line and paths["gpu_torch_layers"] == []
-    paths = attention_paths(model.config, resolve("tcq4", geometry))
-    assert paths["gpu_torch_layers"] == [layer.layer for layer in geometry.kv_layers]
-    assert "no Triton kernel for tcq4" in str(gpu_line(paths, len(geometry.kv_layers)))
+    numbers = [layer.layer for layer in geometry.kv_layers]
+
+    def said(types: str) -> tuple[dict[str, Any], str]:
+        """Triton's part, and its line."""
+        paths = attention_paths(model.config, resolve(types, geometry))
+        here = [each.name for each in choice.DEVICE_KERNELS if each.here()]
+        assert [each["kernel"] for each in paths["devices"]] == here, "every kernel that there is to choose"
+        at = here.index("triton")
+        return paths["devices"][at], device_lines(paths, len(numbers))[at]
+
+    found, line = said("f32")
+    assert line.startswith("on the NVIDIA H100 pages are read with kernel triton")
+    assert "not measured on a GPU" in line and found["torch_layers"] == []
+    found, line = said("tcq4")
+    assert found["torch_layers"] == numbers and "no Triton kernel for tcq4" in line
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    paths = attention_paths(model.config, resolve("f32", geometry))
-    assert "in plain torch in all KV layers (the Triton kernels need" in str(gpu_line(paths, len(geometry.kv_layers)))
+    assert "in plain torch in all KV layers (the Triton kernels need" in said("f32")[1]
 
 
 def test_without_a_gpu_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,8 +69,7 @@ def test_without_a_gpu_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     geometry = geometry_of(tiny_model("llama").config)
     paths = attention_paths(tiny_model("llama").config, resolve("tcq4", geometry))
-    assert gpu_line(paths, len(geometry.kv_layers)) is None
-    assert paths["gpu"] is None and paths["gpu_torch_layers"] == [] and paths["gpu_torch_why"] is None
+    assert paths["devices"] == [] and device_lines(paths, len(geometry.kv_layers)) == []
 
 
 def test_the_precise_switch(monkeypatch: pytest.MonkeyPatch) -> None:

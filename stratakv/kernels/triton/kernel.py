@@ -19,7 +19,7 @@ from stratakv.kernels.torch_kernel import Torch
 from stratakv.kernels.triton.encoder import encoder_of, numbers_of
 from stratakv.kernels.triton.shape import LAYOUTS, MAX_HEAD_DIM, Shape, shape_of
 from stratakv.kernels.triton.side import Name, Side, refusal, side_of
-from stratakv.pages.layout import PageLayout
+from stratakv.pages.layout import Order, PageLayout
 from stratakv.pages.pool import Pool
 
 SIDES: tuple[Name, Name] = ("k", "v")
@@ -37,11 +37,8 @@ def interpreted() -> bool:
 
 
 @lru_cache(maxsize=1)
-def missing() -> str | None:
-    """Why there is no Triton here, in words; None where there is."""
-    if find_spec("triton") is None:
-        return "Triton isn't installed: pip install 'stratakv[gpu]'"
-    return None
+def _installed() -> bool:
+    return find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,24 @@ class Triton:
     as Torch's types have them in tf32 or better."""
 
     name: str = "triton"
+    device: str = "cuda"
+    remark: str = "not measured on a GPU"
+    order: Order = "rows"
+
+    def missing(self) -> str | None:
+        """See DeviceKernel."""
+        return None if _installed() else "Triton isn't installed: pip install 'stratakv[gpu]'"
+
+    def here(self) -> str | None:
+        """See DeviceKernel."""
+        return torch.cuda.get_device_name(torch.device("cuda")) if torch.cuda.is_available() else None
 
     def refuses(self, layout: PageLayout, device: torch.device) -> str | None:
         """See Kernel."""
-        return missing() or _refused_device(device) or self.lacks(layout)
+        return self.missing() or _refused_device(device) or self.lacks(layout)
 
     def lacks(self, layout: PageLayout) -> str | None:
-        """Why it can't work on pages of this layout on any device; None where it can."""
+        """See DeviceKernel."""
         if layout.name not in LAYOUTS:
             return f"{self.name} reads pages of {', '.join(LAYOUTS)}, not of {layout.name}"
         if max(layout.k_dim, layout.v_dim) > MAX_HEAD_DIM:
