@@ -25,9 +25,9 @@ from stratakv.profile.profile import pair_text
 from stratakv.tune.effort import EFFORTS
 from stratakv.tune.measurer import Measurer, Pairs
 from stratakv.tune.problem import Problem
-from stratakv.tune.run import open_store, split_contexts
 from stratakv.tune.scores import kept_scores
 from stratakv.tune.sensitivity import Sensitivity, agreement, by_ablation, by_gradient, split_half
+from stratakv.tune.split import open_store, split_contexts
 
 TYPES = ("turbo2", "turbo3", "turbo4", "turbo5", "turbo6", "q8_0")
 

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.measure.corpus import read_text
     from stratakv.profile.spans import NONE
     from stratakv.tune.budget import budget_from
-    from stratakv.tune.run import Request, allowed_types
+    from stratakv.tune.run import Request
+    from stratakv.tune.types import allowed_types
 
     out = Path(args.out)
     if not out.is_dir() or not os.access(out, os.W_OK):

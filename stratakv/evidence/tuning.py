@@ -99,7 +99,8 @@ def evidence_json(
 
     text: of `text_json`. stages: seconds and forward passes by name. sensitivity: its cells of `cell_json`. front: of
     `point_json`. damages: by KV ordinal what each pair of `types` is expected to add to the KLD, in nats. told: what stages
-    found out beside the choice, by field (`headroom`, `fidelity`). chosen, more: further fields of the choice and of the whole.
+    found out beside the choice, by field (`headroom`, `fidelity`); what has `words` is shown wherever evidence is, see `said`.
+    chosen, more: further fields of the choice and of the whole.
     """
     geometry = profile.geometry
     data: Data = {
@@ -123,6 +124,7 @@ def evidence_json(
             "types": list(types),
             "by_layer": [[[known[k, v] for v in types] for k in types] for known in damages],
         },
+        "told": list(told),
         **told,
         "certificate": dict(certificate),
         "chosen": {
@@ -197,6 +199,12 @@ def damages_of(evidence: Mapping[str, Any]) -> tuple[dict[Pair, float], ...]:
         {(k, v): float(row[a][b]) for a, k in enumerate(types) for b, v in enumerate(types)}
         for row in table["by_layer"]
     )
+
+
+def said(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What stages found out beside the choice, in their words, by field."""
+    told = [(name, evidence[name]) for name in evidence.get("told", ("headroom",))]  # older files know no other
+    return [(name, found["words"]) for name, found in told if "words" in found]
 
 
 def bits_of(evidence: Mapping[str, Any]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stratakv.evidence.tuning import bits_of
+from stratakv.evidence.tuning import bits_of, said
 from stratakv.export.targets import runtimes
 from stratakv.measure.table import milli
 from stratakv.measure.verdicts import kld_in_words
@@ -51,6 +51,7 @@ def build_report(evidence: Data, judges: Sequence[Data] = ()) -> str:
     return environment.get_template("page.html.jinja").render(
         css=(_HERE / "page.css").read_text(encoding="utf-8"),
         e=evidence,
+        said=[words for _, words in said(evidence)],
         geometry=_geometry(evidence, bits),
         layers=_layers(evidence, bits),
         types=_type_key(evidence, bits),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stratakv.evidence.tuning import evidence_json, text_json
+from stratakv.evidence.tuning import evidence_json, said, text_json
 from stratakv.machine import machine
 from stratakv.measure.corpus import Text
 from stratakv.measure.rows import METRICS_VERSION
@@ -76,7 +76,7 @@ def format_evidence(data: Mapping[str, Any]) -> str:
     lines += [f"  KV layer {ordinal:>3}  {pair_text((k, v))}" for ordinal, (k, v) in enumerate(data["chosen"]["pairs"])]
     if data.get("spans"):
         lines.append(f"spans: {Spans(**data['spans']).text()}; bytes a token and bpv are those outside of them")
-    lines.append(f"headroom: {data['headroom']['words']}")
+    lines += [f"{name}: {words}" for name, words in said(data)]
     lines.append(
         f"on the part of {data['text']['name']} that nothing was chosen on ({data['text']['validate_chunks']} contexts of "
         f"{data['text']['context']} tokens), against uniform {data['reference']}: {row['verdict']}"

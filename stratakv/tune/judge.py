@@ -19,8 +19,8 @@ from stratakv.measure.rows import quality_rows
 from stratakv.measure.run import Progress, Scores
 from stratakv.profile import Profile, Spans
 from stratakv.tune.baselines import TOLERANCE, baselines, reference_for, spanned, wish_of
-from stratakv.tune.run import open_store
 from stratakv.tune.scores import kept_scores
+from stratakv.tune.split import open_store
 
 CLAIMED = 0.30
 

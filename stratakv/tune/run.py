@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.evidence.tuning import point_json
-from stratakv.kvtypes import kv_type, type_names
 from stratakv.measure.corpus import Contexts, Text, cut
 from stratakv.measure.divergence import Floats
-from stratakv.measure.rows import METRICS_VERSION, quality_rows
-from stratakv.profile import ModelGeometry, Profile, resolve
+from stratakv.measure.rows import quality_rows
+from stratakv.profile import Profile, resolve
 from stratakv.profile.profile import Pair, pair_text
 from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
 from stratakv.profile.spread import fitted
-from stratakv.profile.storage import side_bytes
 from stratakv.tune.allocate import Allocation
 from stratakv.tune.baselines import spanned
 from stratakv.tune.budget import Budget
@@ -32,13 +29,10 @@ from stratakv.tune.measurer import Measurer, Pairs, Report
 from stratakv.tune.problem import Problem
 from stratakv.tune.scores import kept_scores
 from stratakv.tune.sensitivity import Sensitivity, by_ablation, by_gradient
-from stratakv.tune.store import Store
+from stratakv.tune.split import Split, open_store, split_contexts
+from stratakv.tune.types import allowed_types, types_to_ablate, useful_types
 from stratakv.tune.verify import Found, designed, fidelity, measured_rows, search
 
-LEFT_OUT = ("f32", "bf16")  # f32 is twice f16 for nothing; bf16 takes f16's bytes and is coarser
-SELECTED_SHARE = 2 / 3
-MIN_CONTEXTS = 6
-_NEAR_HULL = 0.7  # of log damage: twice what a mix of its neighbours would do
 COMPARED = ("turbo2", "turbo3", "turbo4", "turbo5", "tcq3", "tcq4", "q4_0_rot", "q8_0", "edges3", "mode7")
 
 
@@ -56,14 +50,6 @@ class Request:
     name: str | None = None
     runs: Path = Path("stratakv-runs")
     spans: Spans = NONE
-
-
-@dataclass(frozen=True)
-class Split:
-    """The tuning text's contexts: those that the choice sees, in batches spread over the text, and later ones that it doesn't."""
-
-    select: torch.Tensor
-    validate: Contexts
 
 
 @dataclass(frozen=True)
@@ -128,7 +114,7 @@ def tune(
     if problem.settled(predicted) is not None:  # nothing to find out
         effort = replace(effort, designed=0, drawn=0, swaps=0)
     elif effort.ablation_batches:
-        ablated = _types_to_ablate(problem, found, predicted, effort.ablated_types)
+        ablated = types_to_ablate(problem, found, predicted, effort.ablated_types)
         found = by_ablation(measurer, found, ablated, range(effort.ablation_batches))
     terms = Terms(found.types, start, found.damage.mean(axis=0))
     rows, level = list[Measured](), terms.level
@@ -165,86 +151,6 @@ def tune(
         warnings,
         {"headroom": told, "fidelity": checked},
     )
-
-
-def allowed_types(geometry: ModelGeometry, given: Sequence[str] | None) -> tuple[str, ...]:
-    """The types that every KV layer can store. Raises UserError for a given one that isn't among them."""
-    dims = {dim for layer in geometry.kv_layers for dim in layer.head_dim}
-    if given is not None:
-        for name in given:
-            for dim in dims:
-                kv_type(name).check(dim)
-        return tuple(dict.fromkeys(given))
-    return tuple(name for name in type_names() if name not in LEFT_OUT and all(_can_store(name, dim) for dim in dims))
-
-
-def split_contexts(contexts: Contexts, effort: Effort) -> Split:
-    """The first two thirds for choosing, in an order that spreads any first few over all of them; of the rest as many as
-    the effort validates with. Raises UserError for a text of fewer than MIN_CONTEXTS contexts."""
-    there = len(contexts.ids)
-    if there < MIN_CONTEXTS:
-        raise UserError(
-            f"the text {contexts.text.name} has {there} contexts of {contexts.context} tokens, tuning needs at least "
-            f"{MIN_CONTEXTS}: give a longer text with --text, or a smaller -c"
-        )
-    first = int(there * SELECTED_SHARE)
-    order = sorted(range(first), key=_bits_reversed)
-    rest = np.unique(np.linspace(first, there - 1, min(effort.validate_contexts, there - first)).round().astype(int))
-    return Split(contexts.ids[order], replace(contexts, ids=contexts.ids[rest]))
-
-
-def open_store(loaded: LoadedModel, contexts: Contexts, runs: Path, part: str) -> Store:
-    """The measurements of this model on this cut of this text."""
-    return Store(
-        runs,
-        {
-            "model": loaded.fingerprint,
-            "text": contexts.text.sha256,
-            "context": contexts.context,
-            "part": part,
-            "dtype": str(loaded.model.dtype),
-            "metrics": METRICS_VERSION,
-            "types": {name: kv_type(name).version for name in type_names()},
-        },
-    )
-
-
-def useful_types(geometry: ModelGeometry, types: Sequence[str], damage: Floats, start: Pairs) -> tuple[str, ...]:
-    """Undominated types near the lower hull of bytes and log damage, over all layers, for K or V; and the operating ones.
-    A mix of its neighbours beats a type far above the hull, which would only be chosen by mistake."""
-    kept = {name for pair in start for name in pair}
-    for side in (0, 1):
-        sizes = [sum(side_bytes(kv_type(name), layer, side) for layer in geometry.kv_layers) for name in types]
-        total = np.log(np.maximum(damage[:, side].sum(axis=0), 1e-30)).tolist()
-        points = list(zip(sizes, total, strict=True))
-        kept |= {
-            name
-            for name, (size, least) in zip(types, points, strict=True)
-            if least <= _hull(points, size) + _NEAR_HULL
-            and not any(a <= size and b <= least and (a, b) != (size, least) for a, b in points)
-        }
-    return tuple(name for name in types if name in kept)
-
-
-def _hull(points: Sequence[tuple[int, float]], size: int) -> float:
-    """The least that a mix of two points, or one, has at this size."""
-    left = [point for point in points if point[0] <= size]
-    right = [point for point in points if point[0] >= size]
-    return min(
-        a[1] if a[0] == b[0] else a[1] + (b[1] - a[1]) * (size - a[0]) / (b[0] - a[0]) for a in left for b in right
-    )
-
-
-def _can_store(name: str, dim: int) -> bool:
-    try:
-        kv_type(name).check(dim)
-    except UserError:
-        return False
-    return True
-
-
-def _bits_reversed(index: int) -> int:
-    return int(f"{index:016b}"[::-1], 2)
 
 
 def _within(effort: Effort, contexts: int, batch: int) -> Effort:
@@ -294,17 +200,6 @@ def _absolute(found: Sensitivity) -> list[dict[Pair, float]]:
         {(k, v): float(layer[0, a] + layer[1, b]) for a, k in enumerate(found.types) for b, v in enumerate(found.types)}
         for layer in mean
     ]
-
-
-def _types_to_ablate(
-    problem: Problem, found: Sensitivity, predicted: Sequence[dict[Pair, float]], count: int
-) -> list[str]:
-    """The types that the predicted solution uses most, the operating one apart."""
-    solved = problem.solve(predicted).pairs
-    uses = {name: sum(pair.count(name) for pair in solved) for name in found.types}
-    for name in {each for pair in found.operating for each in pair}:
-        uses.pop(name, None)
-    return sorted(uses, key=lambda name: -uses[name])[:count]
 
 
 def _ablated_rows(found: Sensitivity) -> list[Measured]:

@@ -12,7 +12,7 @@ from geometries import plain
 
 from stratakv.errors import UserError
 from stratakv.evidence import read_evidence
-from stratakv.evidence.tuning import bits_of, cell_json, damages_of, evidence_json, point_json, text_json
+from stratakv.evidence.tuning import bits_of, cell_json, damages_of, evidence_json, point_json, said, text_json
 from stratakv.profile import resolve
 
 PROFILE = resolve("turbo4", plain(3))
@@ -53,6 +53,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     read = read_evidence(tmp_path / "e.json")
     assert read == json.loads(json.dumps(data))
     assert damages_of(read) == tuple(DAMAGES)
+    assert said(read) == [("headroom", "half")]
     assert read["cost"] == {
         "seconds": 3.23,
         "forward_passes": 12,

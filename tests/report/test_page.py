@@ -157,6 +157,15 @@ def test_without_a_judgement_it_says_so_and_makes_no_claim():
     assert "Not judged yet." in words and "lower than with" not in words
 
 
+def test_what_any_stage_says_is_shown():
+    data = evidence()
+    data["told"], data["rounding"] = ["headroom", "rounding", "fidelity"], {"words": "layers <are> rounded"}
+    page = build_report(data)
+    assert "Layers &lt;are&gt; rounded" in page and "Mixed precision can save at most about 31 %" in page
+    del data["told"]  # as older files are
+    assert "Layers &lt;are&gt; rounded" not in build_report(data)
+
+
 def test_texts_from_the_data_are_escaped():
     data = evidence()
     data["name"] = "<script>alert(1)</script>"

@@ -6,7 +6,7 @@ import numpy as np
 
 from stratakv.kvtypes import kv_type
 from stratakv.profile import LayerGeometry, ModelGeometry
-from stratakv.tune.run import useful_types
+from stratakv.tune.types import useful_types
 
 GEOMETRY = ModelGeometry("made-up", tuple(LayerGeometry(i, i, "full", (128, 128), 2, 4) for i in range(4)))
 TYPES = ("q4_0", "q4_0_rot", "turbo3", "turbo4", "turbo5", "q5_0_rot")
