@@ -19,6 +19,21 @@ ROLES: dict[str, Role] = {
 }
 
 
+def first_visible(role: Role, window: int | None, position: int) -> int:
+    """The first token that the token at this position sees in such a layer; all between are seen. What keeps other tokens says
+    so here: caches, pages and the server ask."""
+    if window is None:
+        return 0
+    if role == "chunked":
+        return position // window * window
+    return max(0, position - window + 1)
+
+
+def next_border(role: Role, window: int | None, position: int) -> int | None:
+    """Where a piece of a prompt that begins here has to end at the latest; None where it may be of any length."""
+    return (position // window + 1) * window if role == "chunked" and window is not None else None
+
+
 @dataclass(frozen=True)
 class LayerGeometry:
     """One layer of the model.

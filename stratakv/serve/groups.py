@@ -13,7 +13,7 @@ from stratakv.kernels.spans import due
 from stratakv.pages.footprint import Part, most_pages, page_bytes, reserved_pages
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import LayerStorage, Profile
-from stratakv.profile.geometry import LayerGeometry
+from stratakv.profile.geometry import LayerGeometry, Role, first_visible, next_border
 from stratakv.profile.spans import NONE, Spans
 
 
@@ -24,7 +24,7 @@ class WindowGroup:
     part: which of the layers' pages: with spans the fine or the sealed ones.
     """
 
-    kind: str  # full, sliding or chunked
+    kind: Role
     window: int | None
     layers: tuple[tuple[int, LayerGeometry], ...]
     page_bytes: int
@@ -39,11 +39,11 @@ class WindowGroup:
 
     def first_visible(self, position: int) -> int:
         """The first token that the token at this position sees."""
-        if self.window is None:
-            return 0
-        if self.kind == "chunked":
-            return position // self.window * self.window
-        return max(0, position - self.window + 1)
+        return first_visible(self.kind, self.window, position)
+
+    def next_border(self, position: int) -> int | None:
+        """Where a piece of a prompt that begins here has to end at the latest, if anywhere."""
+        return next_border(self.kind, self.window, position)
 
     def needs(self, start: int, end: int) -> Iterable[int]:
         """The pages of a sequence that computing its tokens start .. end - 1 takes."""
@@ -100,9 +100,9 @@ class WindowGroup:
 
 def window_groups(profile: Profile) -> list[WindowGroup]:
     """The groups of a model's KV layers, full layers first, fine pages after sealed ones."""
-    found: dict[tuple[str, int | None, Spans], list[tuple[int, LayerGeometry]]] = {}
+    found: dict[tuple[Role, int | None, Spans], list[tuple[int, LayerGeometry]]] = {}
     for ordinal, layer in enumerate(profile.geometry.kv_layers):
-        kind: str = layer.role if layer.window is not None else "full"
+        kind: Role = layer.role if layer.window is not None else "full"
         spans = profile.storages[ordinal].for_layer(layer).spans
         found.setdefault((kind, layer.window, spans), []).append((ordinal, layer))
     groups = []

@@ -248,9 +248,9 @@ class Scheduler:
         return pieces
 
     def _same_chunks(self, position: int) -> int:
-        """Tokens from here on that see the same beginning in layers of chunked attention: those are computed together."""
-        ends = [g.window - position % g.window for g in self.groups if g.kind == "chunked" and g.window is not None]
-        return min(ends, default=self.chunk)
+        """Tokens from here on that may be computed together: in layers of chunked attention those that see the same beginning."""
+        borders = [border for group in self.groups if (border := group.next_border(position)) is not None]
+        return min(borders, default=position + self.chunk) - position
 
     def _make_room(self, sequence: Sequence, tokens: int) -> bool:
         """Pages for so many tokens; sequences that started later give theirs back if need be. False: this one did."""

@@ -14,7 +14,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from stratakv.engine.cache.layers import PackedLayer, PackedSlidingLayer
+from stratakv.engine.cache.layers import PackedLayer, PackedSlidingLayer, packs
 from stratakv.engine.cache.sealing import Seals
 from stratakv.engine.cache.steps import Steps
 from stratakv.kvtypes import KVType
@@ -57,6 +57,7 @@ class _BothStates(LinearAttentionLayer, PackedLayer):  # type: ignore[override,m
         return self._attention_class().get_max_length(self)
 
 
+@packs("hybrid")
 class PackedHybridLayer(_BothStates, LinearAttentionAndFullAttentionLayer):  # type: ignore[override,misc]
     """Linear-attention states beside full attention."""
 
@@ -74,6 +75,7 @@ class PackedHybridLayer(_BothStates, LinearAttentionAndFullAttentionLayer):  # t
         LinearAttentionLayer.__init__(self, number_of_states=number_of_states)
 
 
+@packs("hybrid_sliding")
 class PackedHybridSlidingLayer(  # type: ignore[override,misc]
     _BothStates, PackedSlidingLayer, LinearAttentionAndSlidingWindowAttentionLayer
 ):

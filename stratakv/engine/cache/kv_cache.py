@@ -7,23 +7,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, get_layer_types_and_kwargs
 
+from stratakv.engine.cache import hybrid  # noqa: F401, its kinds are known then
 from stratakv.engine.cache.geometry import geometry_of
-from stratakv.engine.cache.hybrid import PackedHybridLayer, PackedHybridSlidingLayer
-from stratakv.engine.cache.layers import PackedIndexedLayer, PackedLayer, PackedSlidingLayer
+from stratakv.engine.cache.layers import PACKED, PackedLayer
 from stratakv.engine.cache.sealing import Seals
 from stratakv.engine.cache.steps import Steps
 from stratakv.errors import UserError
 from stratakv.profile import Profile, resolve
-
-_PACKED: dict[str, type[PackedLayer]] = {
-    "full_attention": PackedLayer,
-    "indexed_attention": PackedIndexedLayer,
-    "sliding_attention": PackedSlidingLayer,
-    "reference_sliding_attention": PackedSlidingLayer,
-    "chunked_attention": PackedSlidingLayer,
-    "hybrid": PackedHybridLayer,
-    "hybrid_sliding": PackedHybridSlidingLayer,
-}
 
 
 class KVCache(Cache):
@@ -55,7 +45,7 @@ class KVCache(Cache):
             fine, turn = storage.fine(layer), (layer.ordinal + 1) / len(geometry.kv_layers)
             seals = None if fine is None else Seals(storage.spans, storage.k, storage.v, turn)
             written, name = fine or storage, f"layer {layer.layer}"
-            layers.append(_PACKED[kind](name, written.k, written.v, **layer_kwargs, steps=steps, seals=seals))
+            layers.append(PACKED[kind](name, written.k, written.v, **layer_kwargs, steps=steps, seals=seals))
         super().__init__(layers=layers)
 
     def nbytes(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
@@ -20,7 +21,22 @@ from stratakv.pages.allocator import PageAllocator
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 from stratakv.pages.pool import GrowingPool, Pool
 
+PACKED: dict[str, type[PackedLayer]] = {}
+"""The class of each kind of layer, by transformers' name of the kind."""
+Class = TypeVar("Class", bound="type[PackedLayer]")
 
+
+def packs(*kinds: str) -> Callable[[Class], Class]:
+    """Have `PACKED` know a class. What the kinds' tokens see, `geometry` says."""
+
+    def known(class_: Class) -> Class:
+        PACKED.update(dict.fromkeys(kinds, class_))
+        return class_
+
+    return known
+
+
+@packs("full_attention")
 class PackedLayer(DynamicLayer, PlacingLayer):
     """A layer that keeps every token.
 
@@ -239,6 +255,7 @@ class PackedLayer(DynamicLayer, PlacingLayer):
             self.sealed.tables.take(indices)
 
 
+@packs("sliding_attention", "reference_sliding_attention", "chunked_attention")
 class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
     """A sliding-window or chunked layer: pages wholly before the window are freed."""
 
@@ -294,6 +311,7 @@ class PackedSlidingLayer(PackedLayer, DynamicSlidingWindowLayer):
                 tables.drop(lambda index: index < position // PAGE_TOKENS)
 
 
+@packs("indexed_attention")
 class PackedIndexedLayer(DynamicIndexedLayer, PackedLayer):  # type: ignore[misc]
     """A layer of sparse attention whose indexer keeps keys of its own: K and V packed, the indexer's keys as they are."""
 
