@@ -14,6 +14,8 @@ from transformers import AutoConfig
 from stratakv import UserError, resolve
 from stratakv.cli.plan import _command
 from stratakv.cli.serve import add_parser
+from stratakv.pages.footprint import pages_of
+from stratakv.pages.layout import PAGE_TOKENS as PAGE
 from stratakv.plan import Wish, usual_candidates
 from stratakv.plan import plan as plan_rows
 from stratakv.profile import LayerGeometry, ModelGeometry
@@ -31,15 +33,16 @@ def plan(profile="turbo4", model=None, **options):
 
 def test_context_is_shared_and_one_may_use_it_all():
     got = plan(context=2000)
-    assert (got.context, got.tokens) == (2000, 2048)
-    assert got.cache_bytes == 2048 * 3168
+    whole = -(-2000 // PAGE) * PAGE
+    assert (got.context, got.tokens) == (2000, whole)
+    assert got.cache_bytes == whole * 3168
 
 
 def test_memory():
-    got = plan(memory=3168 * 128 * 10 + 5)
+    got = plan(memory=3168 * 1280 + 5)
     assert (got.context, got.tokens) == (1280, 1280)
     got = plan(memory=GIB)
-    assert got.context == 4096 and got.tokens == GIB // (3168 * 128) * 128
+    assert got.context == 4096 and got.tokens == GIB // (3168 * PAGE) * PAGE
     assert plan(memory=GIB, context=512).context == 512
 
 
@@ -50,9 +53,9 @@ def test_the_same_memory_holds_more_tokens_in_fewer_bits():
 def test_neither():
     got = plan()
     assert (got.context, got.tokens, got.notes) == (4096, 4 * 4096, ())
-    little = plan(free=2 * 3168 * 128 * 40)
+    little = plan(free=2 * 3168 * 5120)
     assert little.tokens == 5120 and little.context == 4096 and "requests may have to wait" in little.notes[0]
-    least = plan(free=2 * 3168 * 128 * 3)
+    least = plan(free=2 * 3168 * 384)
     assert least.tokens == 384 and 0 < least.context <= 384
 
 
@@ -175,9 +178,9 @@ def test_spans_of_several_sequences_are_counted_as_serve_does(context):
     assert profile.spans[0].first == profile.spans[0].recent == 8
     got = plan_capacity(profile, slots=4, chunk=512, context=tokens, memory=None, free=row["cache_bytes"])
     assert got.cache_bytes == row["cache_bytes"] and got.tokens >= 4 * data["context"]
-    pages = tokens // 128
-    own, fine = profile.bytes_per_token, min(pages, 4 * 17 + (512 + 4 * 126) // 128)
-    assert row["cache_bytes"] == 128 * ((pages - 16) * own + fine * 12 * 520)
+    pages = tokens // PAGE
+    own, fine = profile.bytes_per_token, min(pages, 4 * 17 + (512 + 4 * (PAGE - 2)) // PAGE)
+    assert row["cache_bytes"] == PAGE * ((pages - 16) * own + fine * 12 * 520)
 
 
 def test_gemma_s_windows_are_counted_by_what_they_need():
@@ -185,10 +188,12 @@ def test_gemma_s_windows_are_counted_by_what_they_need():
     roles = [("full", None) if i % 6 == 5 else ("sliding", 512) for i in range(18)]
     layers = tuple(LayerGeometry(i, i, role, (256, 256), 1, 4, window=window) for i, (role, window) in enumerate(roles))
     geometry = ModelGeometry("gemma", layers, 32768)
-    for mib, name, page in ((36, "q8_0", 128 * 544), (41, "f16", 128 * 1024)):
+    for mib, name, token in ((36, "q8_0", 544), (41, "f16", 1024)):
         data = plan_rows(usual_candidates(geometry), Wish(mib * 2**20, 8192))
         row = data["rows"][data["recommended"]]
-        assert row["name"] == name and row["cache_bytes"] == page * (64 * 3 + 9 * 15)
+        assert row["name"] == name and row["cache_bytes"] == PAGE * token * (
+            8192 // PAGE * 3 + pages_of(8192, 512) * 15
+        )
         for slots in (1, 4):
             got = plan_capacity(
                 resolve(name, geometry), slots=slots, chunk=512, context=8192, memory=mib * 2**20, free=GIB

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stratakv.errors import UserError
 from stratakv.pages.allocator import PageAllocator
+from stratakv.pages.layout import PAGE_TOKENS as PAGE
 from stratakv.pages.table import BlockTable
 from stratakv.profile import resolve
 from stratakv.serve.groups import WindowGroup, capacities, window_groups
@@ -17,7 +18,7 @@ from stratakv.serve.scheduler import Scheduler, Work
 from stratakv.serve.sequence import Sequence, page_keys
 
 FULL = WindowGroup("full", None, (), 1)
-WINDOW = WindowGroup("sliding", 200, (), 1)
+WINDOW = WindowGroup("sliding", PAGE + 72, (), 1)
 CHUNKED = WindowGroup("chunked", 256, (), 1)
 
 
@@ -48,7 +49,7 @@ def step(target: Scheduler, budget: int = 256) -> list[Work]:
         assert item.prefill == (item.start < item.sequence.prompt_tokens)
         for group, table in zip(target.groups, item.sequence.tables, strict=True):
             for position in (group.first_visible(item.start), item.start, item.start + item.count - 1):
-                assert position // 128 in table.pages
+                assert position // PAGE in table.pages
     for pool in target.pools:
         assert pool.used + pool.free + pool.cached == pool.capacity
     target.advance(work)
@@ -102,8 +103,8 @@ def test_running_answers_get_a_token_in_every_step(running: list[int], prompts: 
 
 def test_starts_in_order_and_waits_for_pages() -> None:
     target = scheduler(5, slots=8)
-    add(target, 0, [1] * 300)  # three pages
-    add(target, 1, [2] * 300)
+    add(target, 0, [1] * (2 * PAGE + 44))  # three pages
+    add(target, 1, [2] * (2 * PAGE + 44))
     add(target, 2, [3] * 10)
     step(target)
     assert [s.id for s in target.running] == [0]  # the second doesn't fit, the third doesn't overtake it
@@ -124,54 +125,56 @@ def test_a_request_waits_for_its_slot_and_lets_others_pass() -> None:
 
 def test_the_youngest_gives_its_pages_and_is_computed_again() -> None:
     target = scheduler(4, slots=2)
-    old, young = add(target, 0, [1] * 126), add(target, 1, [2] * 126)
-    for _ in range(140):
+    length = PAGE - 2
+    old, young = add(target, 0, [1] * length), add(target, 1, [2] * length)
+    for _ in range(PAGE + 12):
         step(target)
     assert target.preempted == 1
     assert old in target.running and young in target.waiting
     kept = len(young.tokens)
-    assert young.computed == 0 and kept > 126
+    assert young.computed == 0 and kept > length
     target.remove(old)
     work = step(target)
-    assert [(w.prefill, w.count) for w in work] == [(True, 126)]
+    assert [(w.prefill, w.count) for w in work] == [(True, length)]
     work = step(target)  # tokens of the answer again, by decode attention
-    assert [(w.prefill, w.count, w.draws) for w in work] == [(False, kept - 126, True)]
+    assert [(w.prefill, w.count, w.draws) for w in work] == [(False, kept - length, True)]
     target.remove(young)
     assert used(target) == 0
 
 
 def test_whole_pages_of_prompts_are_found_again() -> None:
     target = scheduler(32)
-    first = add(target, 0, list(range(300)))
+    first = add(target, 0, list(range(2 * PAGE + 44)))
     while first.in_prompt:
         step(target)
     target.remove(first)
     assert target.pools[0].cached == 2 and used(target) == 0
-    second = add(target, 1, [*range(290), 999])
+    second = add(target, 1, [*range(2 * PAGE + 34), 999])
     work = step(target)
-    assert second.cached == 256 and [(w.start, w.count) for w in work] == [(256, 35)]
-    exact = add(target, 2, list(range(256)))  # the last token is computed for its logits
+    assert second.cached == 2 * PAGE and [(w.start, w.count) for w in work] == [(2 * PAGE, 35)]
+    exact = add(target, 2, list(range(2 * PAGE)))  # the last token is computed for its logits
     step(target)
-    assert exact.cached == 128
-    other = add(target, 3, [5, *range(1, 300)])
+    assert exact.cached == PAGE
+    other = add(target, 3, [5, *range(1, 2 * PAGE + 44)])
     step(target)
     assert other.cached == 0
 
 
 def test_windows_drop_pages_and_are_found_by_their_last_pages() -> None:
     target = scheduler(32, groups=(FULL, WINDOW))
-    first = add(target, 0, list(range(1000)))
+    prompt = list(range(8 * PAGE - 24))
+    first = add(target, 0, prompt)
     while first.in_prompt:
         step(target)
-    assert min(first.tables[1].pages) == (1000 - 199) // 128 and len(first.tables[0].pages) == 8
+    assert min(first.tables[1].pages) == (len(prompt) - PAGE - 71) // PAGE and len(first.tables[0].pages) == 8
     target.remove(first)
-    second = add(target, 1, [*range(1000), 5])
+    second = add(target, 1, [*prompt, 5])
     step(target)
-    assert second.cached == 896
+    assert second.cached == 7 * PAGE
     target.pools[1].discard(second.keys[5])
-    third = add(target, 2, [*range(1000), 6])
+    third = add(target, 2, [*prompt, 6])
     step(target)
-    assert third.cached == 640  # tokens up to there need no page of the window group after the lost one
+    assert third.cached == 5 * PAGE  # tokens up to there need no page of the window group after the lost one
     for one in (second, third):
         target.remove(one)
     assert used(target) == 0
@@ -185,22 +188,22 @@ def test_prompts_in_chunked_attention_stop_at_its_borders() -> None:
 
 def test_prompts_by_page_are_cut_where_pages_end_whatever_the_budget() -> None:
     """The same pieces of the same prompt: beside others or alone, after a prefix or from the beginning."""
-    prompt, cuts = list(range(300)), [(0, 128), (128, 128), (256, 44)]
+    prompt, cuts = list(range(2 * PAGE + 44)), [(0, PAGE), (PAGE, PAGE), (2 * PAGE, 44)]
     for budget in (1, 100, 200, 256):
-        target = Scheduler([FULL], [PageAllocator(20)], slots=4, chunk=256, by_page=True)
+        target = Scheduler([FULL], [PageAllocator(20)], slots=4, chunk=2 * PAGE, by_page=True)
         first, _ = add(target, 0, prompt), add(target, 1, [9] * 200)
         pieces: list[tuple[int, int]] = []
         while first.in_prompt:
             work = target.plan(budget)
-            assert sum(item.count for item in work if item.prefill) < budget + 128
+            assert sum(item.count for item in work if item.prefill) < budget + PAGE
             pieces += [(item.start, item.count) for item in work if item.sequence is first]
             target.advance(work)
         assert pieces == cuts
         again = add(target, 2, prompt)
-        work = target.plan(256)
+        work = target.plan(2 * PAGE)
         assert [(item.start, item.count) for item in work if item.sequence is again] == cuts[2:]
-    with pytest.raises(UserError, match="128 tokens or more"):
-        Scheduler([FULL], [PageAllocator(20)], slots=4, chunk=64, by_page=True)
+    with pytest.raises(UserError, match=f"{PAGE} tokens or more"):
+        Scheduler([FULL], [PageAllocator(20)], slots=4, chunk=PAGE // 2, by_page=True)
 
 
 def test_groups_of_a_model_share_one_budget() -> None:

@@ -18,10 +18,11 @@ import torch
 from serving import GREEDY, answers, check_same, tokens_of
 
 from stratakv.errors import UserError
+from stratakv.pages.layout import PAGE_TOKENS as PAGE
 from stratakv.serve.request import GenerationRequest
 from stratakv.serve.slot_files import LAYOUT, MAGIC
 
-PROMPT_TOKENS = 300
+PROMPT_TOKENS = 2 * PAGE + 44
 
 
 @pytest.fixture
@@ -31,17 +32,17 @@ def saved(engines: Any, text_ids: list[int], tmp_path: Path) -> tuple[Any, Path,
     answer = answers(engine, [GenerationRequest(tuple(text_ids[:PROMPT_TOKENS]), 8, GREEDY, slot=1)])[0]
     path = tmp_path / "slot.bin"
     result = asyncio.run(engine.save_slot(1, path))
-    assert (result.tokens, result.nbytes) == (256, path.stat().st_size)
+    assert (result.tokens, result.nbytes) == (2 * PAGE, path.stat().st_size)
     return engine, path, answer
 
 
 def test_restored_pages_answer_as_before(saved: Any, engines: Any, text_ids: list[int]) -> None:
     engine, path, (_, theirs, _) = saved
     fresh = engines("edges3", slots=2, own=True)
-    assert asyncio.run(fresh.restore_slot(0, path)).tokens == 256
+    assert asyncio.run(fresh.restore_slot(0, path)).tokens == 2 * PAGE
     assert fresh.snapshot().pages_cached == 2 and fresh.snapshot().pages_used == 0
     (_, ours, finish) = answers(fresh, [GenerationRequest(tuple(text_ids[:PROMPT_TOKENS]), 8, GREEDY)])[0]
-    assert finish.cached_tokens == 256
+    assert finish.cached_tokens == 2 * PAGE
     check_same(tokens_of(ours), tokens_of(theirs))
     for olds, news in zip(engine.cache.runner.pools, fresh.cache.runner.pools, strict=True):
         for old, new in zip(olds, news, strict=True):
@@ -106,12 +107,13 @@ def test_the_layout_of_a_file_is_checked_by_its_name(saved: Any, engines: Any) -
     fresh = engines("edges3", slots=2, own=True)
     unnamed = rewritten(data, name, b"")
     path.write_bytes(unnamed)
-    assert asyncio.run(fresh.restore_slot(0, path)).tokens == 256, "a file of a version without names"
+    assert asyncio.run(fresh.restore_slot(0, path)).tokens == 2 * PAGE, "a file of a version without names"
     refused = {
-        "canonical128-v2": rewritten(data, b"canonical128-v1", b"canonical128-v2"),
-        "canonical64-v1": rewritten(unnamed, b'"page_tokens": 128', b'"page_tokens": 64'),
-        "tile128-v1": rewritten(data, b"canonical128-v1", b"tile128-v1"),
+        f"canonical{PAGE}-v2": rewritten(data, LAYOUT.encode(), f"canonical{PAGE}-v2".encode()),
+        f"canonical{PAGE // 2}-v1": rewritten(unnamed, *(f'"page_tokens": {n}'.encode() for n in (PAGE, PAGE // 2))),
+        f"tile{PAGE}-v1": rewritten(data, LAYOUT.encode(), f"tile{PAGE}-v1".encode()),
     }
+    assert f"canonical{PAGE}-v1" == LAYOUT
     for theirs, contents in refused.items():
         path.write_bytes(contents)
         with pytest.raises(UserError, match=f"laid out as {theirs}, this version reads {LAYOUT}: save the slot again"):
@@ -163,4 +165,4 @@ def test_a_kill_while_saving_leaves_the_old_file_whole(tmp_path: Path, engines: 
             pass
         os.kill(child.pid, signal.SIGKILL)
     reader = engines("f32", slots=1)
-    assert asyncio.run(reader.restore_slot(0, path)).tokens == 512
+    assert asyncio.run(reader.restore_slot(0, path)).tokens == 600 // PAGE * PAGE

@@ -18,7 +18,7 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.pages.allocator import PageAllocator
 from stratakv.pages.footprint import PIECE, allocated_bytes
-from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.pages.layout import PAGE_TOKENS as PAGE
 from stratakv.profile import resolve
 from stratakv.profile.spans import Spans
 from stratakv.serve.capacity import plan_capacity
@@ -42,14 +42,14 @@ def group(spans: Spans, part: Any, window: int | None = None) -> WindowGroup:
 )
 def test_a_step_holds_what_its_queries_see(spans: Spans, start: int, count: int, window: int | None) -> None:
     if window is not None:
-        spans = Spans(min(spans.recent, window // PAGE_TOKENS))
+        spans = Spans(min(spans.recent, window // PAGE))
     if not spans:
         return
     fine, sealed = (group(spans, part, window) for part in ("fine", "sealed"))
     held = {fine: set(fine.needs(start, start + count)), sealed: set(sealed.needs(start, start + count))}
     for position in {start, start + count // 2, start + count - 1}:
-        for page in range(fine.first_visible(position) // PAGE_TOKENS, position // PAGE_TOKENS + 1):
-            is_fine = page < spans.first or page >= position // PAGE_TOKENS - spans.recent
+        for page in range(fine.first_visible(position) // PAGE, position // PAGE + 1):
+            is_fine = page < spans.first or page >= position // PAGE - spans.recent
             assert page in held[fine if is_fine else sealed]
             assert not is_fine or fine.keeps(page, position)
     end = start + count
@@ -58,9 +58,9 @@ def test_a_step_holds_what_its_queries_see(spans: Spans, start: int, count: int,
         kept = {page for page in pages if one.keeps(page, end)}
         assert kept <= set(one.needs(end, end + 1)) and kept == set(one.needs(end, end + 1)) & pages
         # what is shared is what a sequence would hold that comes there by itself
-        whole = end // PAGE_TOKENS
-        assert set(one.prefix(whole)) <= set(one.needs(max(whole * PAGE_TOKENS, 1), whole * PAGE_TOKENS + 1))
-        assert all(page < max(one.complete(whole * PAGE_TOKENS), 0) for page in one.prefix(whole))
+        whole = end // PAGE
+        assert set(one.prefix(whole)) <= set(one.needs(max(whole * PAGE, 1), whole * PAGE + 1))
+        assert all(page < max(one.complete(whole * PAGE), 0) for page in one.prefix(whole))
 
 
 def step(target: Scheduler) -> list[Work]:
@@ -91,7 +91,7 @@ def test_whatever_comes_all_are_served_and_nothing_is_lost(data: st.DataObject) 
     spans = data.draw(st.sampled_from([Spans(1, first=1), Spans(2), Spans(0, first=1)]))
     groups = [group(spans, part) for part in ("sealed", "fine")]
     slots, context = data.draw(st.integers(1, 4)), 1024
-    pages = data.draw(st.integers(context // PAGE_TOKENS, slots * context // PAGE_TOKENS))
+    pages = data.draw(st.integers(context // PAGE, slots * context // PAGE))
     counts = [one.reserve(pages, slots, context, 256) for one in groups]
     target = Scheduler(groups, [PageAllocator(count) for count in counts], slots=slots, chunk=256)
     left = {}
@@ -115,17 +115,18 @@ def test_whatever_comes_all_are_served_and_nothing_is_lost(data: st.DataObject) 
 def test_fine_pages_of_the_prompt_s_end_are_kept_longest() -> None:
     groups = [group(Spans(1, first=1), part) for part in ("sealed", "fine")]
     target = Scheduler(groups, [PageAllocator(40), PageAllocator(6)], slots=3, chunk=256)
-    first = add(target, 0, list(range(1000)))
+    prompt = list(range(8 * PAGE - 24))
+    first = add(target, 0, prompt)
     while first.in_prompt:
         step(target)
     target.remove(first)
-    again = add(target, 1, [*range(1000), 1, 2])
+    again = add(target, 1, [*prompt, 1, 2])
     step(target)
-    assert again.cached == 896
+    assert again.cached == 7 * PAGE
     target.remove(again)
-    parted = add(target, 2, [*range(700), 5])
+    parted = add(target, 2, [*prompt[: 5 * PAGE + 60], 5])
     step(target)
-    assert parted.cached == 384  # where fine pages were taken for later ones, their tokens are computed again
+    assert parted.cached == 3 * PAGE  # where fine pages were taken for later ones, their tokens are computed again
     target.remove(parted)
 
 
@@ -134,7 +135,7 @@ def test_the_same_prompt_in_any_pieces_alone_and_among_others(
 ) -> None:
     prompt = tuple(text_ids[:700])
     alone = None
-    for chunk in (512, 128, 64):
+    for chunk in (512, PAGE, PAGE // 2):
         engine = engines(RULE, slots=3, prefill_chunk=chunk)
         asked = [GenerationRequest(prompt, 12, GREEDY, cache_prompt=False)]
         others = [
@@ -154,7 +155,7 @@ def test_the_same_prompt_in_any_pieces_alone_and_among_others(
 def test_pages_are_what_a_sequence_alone_has(engines: Any, loaded: LoadedModel, text_ids: list[int]) -> None:
     """The first layer's states come of the tokens alone: there bytes are equal, fine and sealed."""
     engine = engines(RULE, slots=2, prefill_chunk=200, own=True)
-    prompt = tuple(text_ids[:900])
+    prompt = tuple(text_ids[: 7 * PAGE + 4])
     answers(engine, [GenerationRequest(prompt, 1, GREEDY), GenerationRequest(tuple(text_ids[500:800]), 9, GREEDY)])
     cache = KVCache(loaded.model.config, RULE)
     with torch.inference_mode():
@@ -172,11 +173,11 @@ def test_pages_are_what_a_sequence_alone_has(engines: Any, loaded: LoadedModel, 
 
 def test_pieces_of_one_step_see_what_the_step_seals(engines: Any, loaded: LoadedModel, text_ids: list[int]) -> None:
     """Computed by page, a step has four pieces of a prompt. What pages held before is no state at all."""
-    engine = engines(RULE, slots=2, prefill_chunk=512, deterministic=True, own=True)
+    engine = engines(RULE, slots=2, prefill_chunk=4 * PAGE, deterministic=True, own=True)
     for pools in engine.cache.runner.pools:
         for pool in pools:
             pool.memory.fill_(0x7B)  # 61,000 as a float of two bytes
-    for length, cached in ((512, 0), (700, 512)):
+    for length, cached in ((4 * PAGE, 0), (6 * PAGE - 68, 4 * PAGE)):
         prompt = tuple(text_ids[:length])
         cache = KVCache(loaded.model.config, RULE)
         with torch.inference_mode():
@@ -189,12 +190,12 @@ def test_pieces_of_one_step_see_what_the_step_seals(engines: Any, loaded: Loaded
 
 def test_hits_change_no_answer(engines: Any, text_ids: list[int]) -> None:
     engine = engines(RULE, slots=2)
-    prompt = tuple(text_ids[:600])
+    prompt = tuple(text_ids[: 5 * PAGE - 40])
     (_, theirs, cold) = answers(engine, [GenerationRequest(prompt, 12, GREEDY, cache_prompt=False)])[0]
     assert cold.cached_tokens == 0
-    answers(engine, [GenerationRequest(prompt[:550], 200, GREEDY)])
+    answers(engine, [GenerationRequest(prompt[: 4 * PAGE + 38], 200, GREEDY)])
     (_, ours, finish) = answers(engine, [GenerationRequest(prompt, 12, GREEDY)])[0]
-    assert finish.cached_tokens == 512
+    assert finish.cached_tokens == 4 * PAGE
     check_same(tokens_of(ours), tokens_of(theirs))
 
 
@@ -202,7 +203,7 @@ def test_hits_change_no_answer(engines: Any, text_ids: list[int]) -> None:
     ("model_type", "more", "parts"),
     [
         ("gemma3_text", {"sliding_window": 300}, ["sealed", "fine", "sealed", "fine"]),
-        ("gemma3_text", {"sliding_window": 129}, ["sealed", "fine", "whole"]),
+        ("gemma3_text", {"sliding_window": PAGE + 1}, ["sealed", "fine", "whole"]),
         ("llama4_text", {"attention_chunk_size": 256}, ["sealed", "fine", "sealed", "fine"]),
         ("qwen3_next", {}, ["sealed", "fine"]),
     ],
@@ -225,23 +226,23 @@ def test_layers_of_other_kinds(engines: Any, model_type: str, more: dict[str, An
 
 
 def test_layers_are_shown_as_they_are_stored(engines: Any) -> None:
-    """The layers that slide over 129 tokens touch nothing but their recent page and their own: all is fine there."""
-    tiny = loaded_tiny("gemma3_text", sliding_window=129)
+    """The layers that slide over a page and a token touch nothing but their recent page and their own: all is fine there."""
+    tiny = loaded_tiny("gemma3_text", sliding_window=PAGE + 1)
     limits = {"model": tiny, "slots": 1, "context": 512, "cache_bytes": 2**24}
     layers = engines("rest: f16; recent: 1 page f32; first: 1 page f32", **limits).snapshot().layers
     shown = {(each.window, each.k, each.v, each.recent, each.first, each.fine) for each in layers}
-    assert shown == {(129, "f32", "f32", 0, 0, None), (None, "f16", "f16", 1, 1, "f32")}
+    assert shown == {(PAGE + 1, "f32", "f32", 0, 0, None), (None, "f16", "f16", 1, 1, "f32")}
 
 
 def test_too_little_memory_says_which_pages_are_missing(engines: Any) -> None:
     for context, said in (
-        (1024, "0 sealed pages, one request of 1,024 tokens needs 6 of"),
-        (200, "0 fine pages, .* needs 2 of"),
+        (8 * PAGE, f"0 sealed pages, one request of {8 * PAGE:,} tokens needs 6 of"),
+        (2 * PAGE - 56, "0 fine pages, .* needs 2 of"),
     ):
         with pytest.raises(UserError, match=f"bytes of cache hold {said}"):
             engines(RULE, slots=1, context=context, cache_bytes=10_000)
-    with pytest.raises(UserError, match="bytes of cache hold 0 pages, one request of 1,024 tokens needs 8 of"):
-        engines("turbo4", slots=1, context=1024, cache_bytes=10_000)
+    with pytest.raises(UserError, match=f"bytes of cache hold 0 pages, one request of {8 * PAGE:,} tokens needs 8 of"):
+        engines("turbo4", slots=1, context=8 * PAGE, cache_bytes=10_000)
 
 
 def test_preempted_sequences_answer_as_alone(engines: Any, text_ids: list[int]) -> None:
@@ -256,10 +257,10 @@ def test_preempted_sequences_answer_as_alone(engines: Any, text_ids: list[int]) 
 
 
 def test_slots_are_saved_and_restored_by_their_rule(engines: Any, text_ids: list[int], tmp_path: Path) -> None:
-    engine, prompt = engines(RULE, slots=2), tuple(text_ids[:700])
+    engine, prompt = engines(RULE, slots=2), tuple(text_ids[: 5 * PAGE + 60])
     (_, theirs, _) = answers(engine, [GenerationRequest(prompt, 8, GREEDY, slot=1)])[0]
     path = tmp_path / "slot.bin"
-    assert asyncio.run(engine.save_slot(1, path)).tokens == 640
+    assert asyncio.run(engine.save_slot(1, path)).tokens == 5 * PAGE
     fresh = engines(RULE, slots=2, own=True)
     asyncio.run(fresh.restore_slot(0, path))
     snapshot = fresh.snapshot()
@@ -268,7 +269,7 @@ def test_slots_are_saved_and_restored_by_their_rule(engines: Any, text_ids: list
     asyncio.run(fresh.save_slot(0, again))
     assert again.read_bytes() == path.read_bytes()
     (_, ours, finish) = answers(fresh, [GenerationRequest(prompt, 8, GREEDY)])[0]
-    assert finish.cached_tokens == 640
+    assert finish.cached_tokens == 5 * PAGE
     check_same(tokens_of(ours), tokens_of(theirs))
     for other, words in (
         ("turbo4", "no spans"),
@@ -309,7 +310,7 @@ def test_capacity_counts_both_kinds(loaded: LoadedModel, slots: int, context: in
     profile = resolve("rest: turbo4; recent: 2 pages turbo8; first: 1 page turbo8", loaded.geometry)
     groups = window_groups(profile)
     assert [one.part for one in groups] == ["sealed", "fine"]
-    together = slots * -(-context // PAGE_TOKENS) * PAGE_TOKENS
+    together = slots * -(-context // PAGE) * PAGE
     got = plan_capacity(profile, slots=slots, chunk=PIECE, context=together, memory=None, free=2**34)
     assert got.tokens >= slots * context
     assert got.cache_bytes == allocated_bytes(profile, context, sequences=slots), "what `plan` counts"
