@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from documented_types import documented
 
 from stratakv import kv_type, type_names
 from stratakv.assets import judging_text
@@ -124,17 +125,14 @@ def test_links_lead_to_files():
 
 
 def test_table_of_types_is_complete_and_right():
-    rows = re.findall(
-        r"^\| `(\w+)` \|(.*)\|$", (ROOT / "docs" / "kv-types.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert [name for name, _ in rows] == list(type_names())
-    for name, rest in rows:
+    rows = documented()
+    assert list(rows) == list(type_names())
+    for name, row in rows.items():
         type_ = kv_type(name)
-        _block, nbytes, at_128, at_64, *_ = (cell.strip() for cell in rest.split("|"))
         fields = type_.fields(128)
         values = 128 if fields[0].kind == "float" else 1  # a float's block is one value
-        assert int(nbytes) * values == sum(field.nbytes for field in fields), name
-        assert [float(at_128), float(at_64)] == [type_.bits_per_value(128), type_.bits_per_value(64)], name
+        assert row.bytes * values == sum(field.nbytes for field in fields), name
+        assert row.bits == (type_.bits_per_value(128), type_.bits_per_value(64)), name
 
 
 def test_readmes_table_has_the_types_bytes():

@@ -21,11 +21,20 @@ from native_programs import (
     needs_compiler,
     needs_emulator,
 )
+from page_types import write_types
+
+from stratakv.kernels.native import native
 
 CHECK = Path(__file__).parent / "native"
 UNITS = ("attend_portable", "attend_avx512", "attend_avx2", "attend_neon", "features", "encoder")
 SOURCES = [PACKAGE / "kernels" / "cpu" / f"{unit}.cpp" for unit in UNITS]
 PROGRAMS = [CHECK / "attend_check.cpp", CHECK / "encode_check.cpp"]
+
+
+def kernel_packings() -> list[str]:
+    """All that the compiled module knows; none without it."""
+    module = native()
+    return list(module.packings()) if module else []
 
 
 def check(programs: list[Path], kernels: set[str], emulator: tuple[str, ...] = ()) -> None:
@@ -35,6 +44,9 @@ def check(programs: list[Path], kernels: set[str], emulator: tuple[str, ...] = (
         if program.name == "encode_check":
             arguments = [program.with_name("encode_cases")]
             write_cases(*arguments)
+        else:
+            arguments = [program.with_name("page_types")]
+            assert write_types(*arguments) >= len(kernel_packings())
         ran = subprocess.run([*emulator, program, *arguments], capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert kernels <= set(re.findall(r"^(\w+): \d+ runs", ran.stdout, re.MULTILINE)), ran.stdout

@@ -48,7 +48,7 @@ struct Case {
         char text[256];
         std::snprintf(text, sizeof text,
                       "%s/%s dim %d/%d groups %d q_tokens %d tokens %d window %d spread %g softcap %g input %d seed %u",
-                      k->name, v->name, k_dim, v_dim, groups, q_tokens, tokens, window, spread, softcap, int(input),
+                      k->name.c_str(), v->name.c_str(), k_dim, v_dim, groups, q_tokens, tokens, window, spread, softcap, int(input),
                       seed);
         return text;
     }
@@ -222,9 +222,8 @@ Outcome run(const Kernel &kernel, const Case &c, Problem &p, bool precise, int p
     return outcome;
 }
 
-std::vector<Case> cases(int round) {
+std::vector<Case> cases(const std::vector<Type> &all, int round) {
     std::mt19937 random(1000 + round);
-    const std::vector<Type> &all = types();
     const int dims[] = {64, 80, 96, 128, 192, 256, 512};
     const double spreads[] = {1, 2, 3, 8};
     std::vector<Case> out;
@@ -280,12 +279,14 @@ struct Worst {
 
 int main(int argc, char **argv) {
     using namespace check;
-    const int rounds = argc > 1 ? std::atoi(argv[1]) : 1;
+    if (argc < 2) return std::puts("attend_check TYPES [ROUNDS]"), 2;
+    const std::vector<Type> types = read_types(argv[1]);
+    const int rounds = argc > 2 ? std::atoi(argv[2]) : 1;
     std::map<std::string, Worst> worst;
     int failures = 0;
     const std::vector<const stratakv::Kernel *> all = kernels();
     for (int round = 0; round < rounds; ++round)
-        for (const Case &c : cases(round)) {
+        for (const Case &c : cases(types, round)) {
             Problem p = build(c);
             for (const stratakv::Kernel *kernel : all)
                 for (bool precise : {false, true}) {

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
@@ -21,36 +23,27 @@ using stratakv::Side;
 constexpr int kTokens = stratakv::kPageTokens;
 
 struct Type {
-    const char *name;
+    std::string name;
     Codes codes;
     int low_bits, high_bits;  // bits of the base plane and of the high plane; floats: bytes of one, 0
-    bool turbo, minimum, signed_scale, high_first, trellis = false;
+    bool turbo, minimum, signed_scale, high_first, trellis;
 
     int bits() const { return low_bits + high_bits; }
 };
 
-inline const std::vector<Type> &types() {
-    static const std::vector<Type> all = {
-        {"f32", Codes::rows_f32, 4, 0, false, false, false, false},
-        {"f16", Codes::rows_f16, 2, 0, false, false, false, false},
-        {"bf16", Codes::rows_bf16, 2, 0, false, false, false, false},
-        {"q8_0", Codes::byte, 8, 0, false, false, false, false},
-        {"turbo8", Codes::byte_index, 8, 0, true, false, false, false},
-        {"turbo4", Codes::nibble, 4, 0, true, false, false, false},
-        {"turbo5", Codes::nibble_1, 4, 1, true, false, false, false},
-        {"turbo6", Codes::nibble_2, 4, 2, true, false, false, false},
-        {"turbo2", Codes::pair, 2, 0, true, false, false, false},
-        {"turbo3", Codes::pair_1, 2, 1, true, false, false, false},
-        {"tcq2", Codes::trellis_pair, 2, 0, true, false, false, false, true},
-        {"tcq3", Codes::trellis_pair_1, 2, 1, true, false, false, false, true},
-        {"tcq4", Codes::trellis_nibble, 4, 0, true, false, false, false, true},
-        {"tcq5", Codes::trellis_nibble_1, 4, 1, true, false, false, false, true},
-        {"tcq6", Codes::trellis_nibble_2, 4, 2, true, false, false, false, true},
-        {"q4_0", Codes::halves, 4, 0, false, false, true, false},
-        {"q4_1", Codes::halves, 4, 0, false, true, false, false},
-        {"q5_0", Codes::halves_1, 4, 1, false, false, true, true},
-        {"q5_1", Codes::halves_1, 4, 1, false, true, false, true},
-    };
+// All of a file that tests/support/page_types.py wrote: one of each way in which registered types are packed.
+inline std::vector<Type> read_types(const char *path) {
+    std::ifstream file(path);
+    std::vector<Type> all;
+    std::string codes;
+    for (Type t{}; file >> t.name >> codes >> t.low_bits >> t.high_bits >> t.turbo >> t.minimum >> t.signed_scale >>
+                   t.high_first >> t.trellis;
+         all.push_back(t)) {
+        int number = 0;
+        while (number < static_cast<int>(std::size(stratakv::kCodeNames)) && codes != stratakv::kCodeNames[number])
+            ++number;
+        t.codes = static_cast<Codes>(number);
+    }
     return all;
 }
 
