@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 
-from stratakv.export.target import Command, Costs, Target, Weights, budget, check_types, refuse_mla, storable
+from stratakv.export.target import Command, Costs, Runtime, budget, storable
 from stratakv.profile import LayerStorage, Profile
 from stratakv.profile.profile import Pair
 from stratakv.tune.allocate import Options, Table
@@ -24,16 +24,15 @@ _NAMES = {
 _ROWS = "0-8192"  # a band has to cover the window that the schedule's rows refer to, 8,192 unless VBR_SCHEDULE_CTX says otherwise
 
 
-class Buun:
-    """Any of its types in any layer."""
+class Buun(Runtime):
+    """Any of its types in any layer. What it pads was not verified."""
 
     title = "the buun fork"
     types = tuple(_NAMES)
-    weights: Weights = "gguf"
 
-    def command(self, profile: Profile, model: str) -> Command:
+    def _command(self, profile: Profile, model: str) -> Command:
         """The variable, strict, and the base types."""
-        check_types(profile, self.title, _NAMES, "of ours only")
+        self._check_types(profile, "of ours only")
         default = Counter(name for pair in profile.pairs for name in pair).most_common(1)[0][0]
         bands = [f"default={_NAMES[default]}"]
         raw = [layer.layer for layer in profile.geometry.kv_layers]
@@ -48,18 +47,13 @@ class Buun:
         )
         return Command(f"VBR_LAYER_STRICT=1 VBR_LAYER_SCHEDULE={schedule} {shlex.join(words)}", notes)
 
-    def nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
+    def _nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
         """The allocator, with its types."""
-        refuse_mla(profile.geometry, self.title)
         names = [name for name in storable(_NAMES, profile.geometry) if name != "bf16"]
         return allocate(profile, [[(k, v) for k in names for v in names]] * len(profile.pairs), costs)
 
-    def bytes_per_token(self, profile: Profile) -> int:
-        """By our types' arithmetic; what it pads beyond that was not verified."""
-        return profile.bytes_per_token
 
-
-TARGET: Target = Buun()
+TARGET = Buun()
 
 
 def allocate(profile: Profile, allowed: Sequence[Sequence[Pair]], costs: Costs) -> tuple[Pair, ...]:

@@ -5,17 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from stratakv.export.target import (
-    Command,
-    Costs,
-    NotExpressible,
-    Target,
-    Weights,
-    budget,
-    check_types,
-    refuse_mla,
-    storable,
-)
+from stratakv.export.target import Command, Costs, NotExpressible, Runtime, budget, storable
 from stratakv.kvtypes import kv_type
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.modes import (
@@ -29,16 +19,15 @@ from stratakv.profile.modes import (
 from stratakv.profile.profile import Pair, pair_text
 
 
-class Fork:
+class Fork(Runtime):
     """What it can say is finite: pairs of types times modes. All are tried."""
 
     title = "the TurboQuant fork"
-    types: tuple[str, ...] = FORK_TYPES
-    weights: Weights = "gguf"
+    types = FORK_TYPES
 
-    def command(self, profile: Profile, model: str) -> Command:
+    def _command(self, profile: Profile, model: str) -> Command:
         """-ctk, -ctv and the variables. TURBO_LAYER_ADAPTIVE is always set: unset it is not always mode 0."""
-        check_types(profile, self.title, FORK_TYPES)
+        self._check_types(profile)
         used = list(dict.fromkeys(pair for pair in profile.pairs))
         names = list(dict.fromkeys(name for pair in used for name in pair))
         for base, mode, pairs in _expressible(profile.geometry, names):
@@ -49,9 +38,8 @@ class Fork:
             f"{', '.join(map(pair_text, used))}"
         )
 
-    def nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
+    def _nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
         """The best of all pairs and modes."""
-        refuse_mla(profile.geometry, self.title)
         allowed, geometry = budget(profile), profile.geometry
         names = storable(FORK_TYPES, geometry)
         worth = {
@@ -75,7 +63,7 @@ class Fork:
         return fork_bytes_per_token(profile)
 
 
-TARGET: Target = Fork()
+TARGET = Fork()
 
 
 def _expressible(geometry: ModelGeometry, names: list[str]) -> Iterator[tuple[Pair, int, tuple[Pair, ...]]]:

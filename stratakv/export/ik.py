@@ -11,18 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from stratakv.export.target import (
-    Command,
-    Costs,
-    NotExpressible,
-    Target,
-    Weights,
-    budget,
-    check_types,
-    in_layers,
-    refuse_mla,
-    storable,
-)
+from stratakv.export.target import Command, Costs, NotExpressible, Runtime, budget, in_layers, storable
 from stratakv.kvtypes import kv_type
 from stratakv.kvtypes.rotated import RotatedType
 from stratakv.profile import ModelGeometry, Profile
@@ -35,16 +24,15 @@ _HADAMARD = ("-khad", "-vhad")
 _MOST_RUNS = 3
 
 
-class Ik:
+class Ik(Runtime):
     """Each side is at most three runs of layers; with its Hadamard option a whole side is rotated, without it none of it."""
 
     title = "ik_llama.cpp"
     types = tuple(dict.fromkeys(_PLAIN + _ROTATED))
-    weights: Weights = "gguf"
 
-    def command(self, profile: Profile, model: str) -> Command:
+    def _command(self, profile: Profile, model: str) -> Command:
         """-ctk, -ctk-first, -ctk-last, the same for V, and -khad, -vhad for the rotated types."""
-        check_types(profile, self.title, self.types)
+        self._check_types(profile)
         words = ["llama-server", "-m", model]
         for side, letter in enumerate("kv"):
             words += _side([pair[side] for pair in profile.pairs], letter, profile.geometry)
@@ -57,9 +45,8 @@ class Ik:
             )
         return Command(shlex.join(words), tuple(notes))
 
-    def nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
+    def _nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
         """Exact under additive costs: all runs of all types for each side, then the best two sides together."""
-        refuse_mla(profile.geometry, self.title)
         geometry = profile.geometry
         fronts = [_sides_front(geometry, side, costs) for side in (0, 1)]
         k, v = fronts
@@ -71,12 +58,8 @@ class Ik:
         sides = [front.types(index) for front, index in zip(fronts, chosen, strict=True)]
         return tuple(zip(*sides, strict=True))
 
-    def bytes_per_token(self, profile: Profile) -> int:
-        """As ours: stock blocks."""
-        return profile.bytes_per_token
 
-
-TARGET: Target = Ik()
+TARGET = Ik()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -32,7 +33,8 @@ class Command:
 
 
 class Target(Protocol):
-    """A runtime. title: what people call it. types: those of ours that it can store. weights: the files that it takes."""
+    """What a profile is exported to. title: what people call it. types: those of ours that it can store. weights: the files
+    that it takes."""
 
     title: str
     types: tuple[str, ...]
@@ -50,24 +52,51 @@ class Target(Protocol):
         """What the target takes for these pairs."""
 
 
+class Runtime(ABC):
+    """Somebody else's runtime: none holds latents. By our types' arithmetic, where it has no other."""
+
+    title: str
+    types: tuple[str, ...]
+    weights: Weights = "gguf"
+
+    def command(self, profile: Profile, model: str) -> Command:
+        """See Target."""
+        _refuse_mla(profile.geometry, self.title)
+        return self._command(profile, model)
+
+    def nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
+        """See Target."""
+        _refuse_mla(profile.geometry, self.title)
+        return self._nearest(profile, costs)
+
+    def bytes_per_token(self, profile: Profile) -> int:
+        """See Target."""
+        return profile.bytes_per_token
+
+    @abstractmethod
+    def _command(self, profile: Profile, model: str) -> Command:
+        """As `command`, of a model with K and V."""
+
+    @abstractmethod
+    def _nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
+        """As `nearest`, of a model with K and V."""
+
+    def _check_types(self, profile: Profile, which: str = "only") -> None:
+        """Raises NotExpressible where the profile has types that are not among its own."""
+        found: dict[str, list[int]] = {}
+        for ordinal, pair in enumerate(profile.pairs):
+            for side, name in zip("KV", pair, strict=True):
+                if name not in self.types:
+                    found.setdefault(f"{side} {name}", []).append(ordinal)
+        if found:
+            alone = any(isinstance(kv_type(words.split()[1]), TrellisType) for words in found)
+            ours = "; trellis types are stratakv's alone" if alone else ""
+            raise NotExpressible(f"it has no type for {in_layers(found)} ({which} {', '.join(self.types)}{ours})")
+
+
 def budget(profile: Profile) -> int:
     """Bytes a token that an offer may take: the profile's and 1 % more, since a tuned profile lies just below a round size."""
     return profile.bytes_per_token * 101 // 100
-
-
-def check_types(profile: Profile, title: str, types: Iterable[str], which: str = "only") -> None:
-    """Raises NotExpressible where the profile has types that are not among these, UserError where the model caches latents."""
-    refuse_mla(profile.geometry, title)
-    known = list(types)
-    found: dict[str, list[int]] = {}
-    for ordinal, pair in enumerate(profile.pairs):
-        for side, name in zip("KV", pair, strict=True):
-            if name not in known:
-                found.setdefault(f"{side} {name}", []).append(ordinal)
-    if found:
-        alone = any(isinstance(kv_type(words.split()[1]), TrellisType) for words in found)
-        ours = "; trellis types are stratakv's alone" if alone else ""
-        raise NotExpressible(f"it has no type for {in_layers(found)} ({which} {', '.join(known)}{ours})")
 
 
 def lost_spans(profile: Profile, title: str) -> list[str]:
@@ -99,7 +128,7 @@ def storable(names: Iterable[str], geometry: ModelGeometry) -> list[str]:
     return found
 
 
-def refuse_mla(geometry: ModelGeometry, title: str) -> None:
+def _refuse_mla(geometry: ModelGeometry, title: str) -> None:
     """Raises UserError for models that cache latents: other runtimes hold them as one vector without a V of its own."""
     if any(layer.role == "mla" for layer in geometry.kv_layers):
         raise UserError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from stratakv.errors import UserError
 from stratakv.export.buun import allocate
-from stratakv.export.target import Command, Costs, NotExpressible, Target, Weights, budget, refuse_mla
+from stratakv.export.target import Command, Costs, NotExpressible, Runtime, Weights, budget
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import Pair, ordinals_text, pair_text
 
@@ -23,16 +23,15 @@ _EDGE = 2  # layers at either end that vLLM always skips, in models without line
 _CLOSE = "; ".join(f"{preset} for {pair_text(pair)}" for pair, preset in _PRESETS.items())
 
 
-class Vllm:
+class Vllm(Runtime):
     """A preset and a set of layers to skip. In dense models its first and last two layers are skipped whatever is asked for."""
 
     title = "vLLM"
     types = tuple(dict.fromkeys(name for pair in [*_PRESETS, _WHOLE[0]] for name in pair))
     weights: Weights = "directory"
 
-    def command(self, profile: Profile, model: str) -> Command:
+    def _command(self, profile: Profile, model: str) -> Command:
         """--kv-cache-dtype, and the layers to skip by the model's own numbers."""
-        refuse_mla(profile.geometry, self.title)
         packed = list(dict.fromkeys(pair for pair in profile.pairs if pair not in _WHOLE))
         if not packed:
             return Command(shlex.join(["vllm", "serve", model, "--kv-cache-dtype", "auto"]))
@@ -60,9 +59,8 @@ class Vllm:
         words += ["--kv-cache-dtype-skip-layers", *skipped] if skipped else []
         return Command(shlex.join(words), self._notes(profile, bool(edges)))
 
-    def nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
+    def _nearest(self, profile: Profile, costs: Costs) -> tuple[Pair, ...]:
         """The allocator for each preset: the preset or 16 bit in each layer, 16 bit at the ends."""
-        refuse_mla(profile.geometry, self.title)
         count, edges = len(profile.pairs), set(_edges(profile.geometry))
         found: list[tuple[bool, float, tuple[Pair, ...]]] = []
         for preset in _PRESETS:
@@ -95,7 +93,7 @@ class Vllm:
         return tuple(notes)
 
 
-TARGET: Target = Vllm()
+TARGET = Vllm()
 
 
 def _edges(geometry: ModelGeometry) -> list[int]:
