@@ -112,6 +112,9 @@ def append(
     Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf or nan, 2 too large.
     """
 
+def page_tokens() -> int:
+    """Tokens of the pages that the kernels read and write."""
+
 def packings() -> list[str]:
     """
     Ways to pack codes that the kernels read, in the order of Side's `codes`.
@@ -157,6 +160,9 @@ def tile_kernels() -> list[str]:
     """
     Instruction sets that multiply packed rows on this machine, best first.
     """
+
+def tiled(type: int) -> bool:
+    """Whether rows of this ggml type are multiplied in tiles of ours."""
 
 def tiles_in_use() -> str:
     """The instruction set that multiplies packed rows."""

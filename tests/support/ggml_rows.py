@@ -13,24 +13,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from stratakv.kernels.native import native
 from stratakv.weights import ggml
 
-TILED = [
-    "F32",
-    "F16",
-    "BF16",
-    "Q4_0",
-    "Q4_1",
-    "Q5_0",
-    "Q5_1",
-    "Q8_0",
-    "Q2_K",
-    "Q3_K",
-    "Q4_K",
-    "Q5_K",
-    "Q6_K",
-    "IQ4_NL",
-    "IQ4_XS",
-    "MXFP4",
-]
+FLOATS = ("F32", "F16", "BF16")
+TILED = [type_.name for type_ in GGMLQuantizationType if (module := native()) and module.tiled(int(type_))]
+"""Types that the compiled module says it has tiles for."""
 BY_ROW = ["IQ3_S", "TQ2_0"]
 """Types without tiles of our own: ggml multiplies them row by row."""
 

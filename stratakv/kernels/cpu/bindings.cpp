@@ -213,6 +213,7 @@ void bind_attention(nb::module_ &m) {
     m.def("append", &append_states, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "k"_a, "v"_a, "slots"_a, "threads"_a,
           "Encode states [tokens, kv_heads, dim] into pages. Returns (side, what): side -1 good, 0 K, 1 V; what 1 inf "
           "or nan, 2 too large.");
+    m.def("page_tokens", [] { return kPageTokens; }, "Tokens of the pages that the kernels read and write.");
     m.def(
         "packings", [] { return std::vector<std::string>(std::begin(kCodeNames), std::end(kCodeNames)); },
         "Ways to pack codes that the kernels read, in the order of Side's `codes`.");

@@ -20,8 +20,6 @@ from stratakv.kernels.torch_kernel import Torch
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
 
-LAYOUTS = ("tile128-v1",)
-
 
 @dataclass(frozen=True)
 class CpuKernel:
@@ -35,8 +33,8 @@ class CpuKernel:
         """See Kernel."""
         if device.type != "cpu":
             return f"{self.name} reads no pages on {device.type}"
-        if layout.name not in LAYOUTS:
-            return f"{self.name} reads pages of {', '.join(LAYOUTS)}, not of {layout.name}"
+        if layout.name != (read := f"tile{self._module.page_tokens()}-v1"):
+            return f"{self.name} reads pages of {read}, not of {layout.name}"
         if max(layout.k_dim, layout.v_dim) > MAX_HEAD_DIM:
             return f"no compiled kernel for a head_dim above {MAX_HEAD_DIM}"
         unknown = dict.fromkeys(type_.name for type_ in (layout.k, layout.v) if not knows(type_))

@@ -59,6 +59,9 @@ void bind_packed_weights(nb::module_ &m) {
         },
         "Instruction sets that multiply packed rows on this machine, best first.");
     m.def(
+        "tiled", [](int type) { return tiles_in_use().find(type) != nullptr; }, "type"_a,
+        "Whether rows of this ggml type are multiplied in tiles of ours.");
+    m.def(
         "tiles_in_use", [] { return std::string(tiles_in_use().name); },
         "The instruction set that multiplies packed rows.");
     m.def("use_tiles", &use_tiles, "name"_a, "Multiply with this one from now on; False where it doesn't run here.");

@@ -17,7 +17,7 @@ from stratakv.kernels.kernel import Attended, Options
 from stratakv.kernels.step import Step
 from stratakv.kernels.torch_kernel import Torch
 from stratakv.kernels.triton.encoder import encoder_of, numbers_of
-from stratakv.kernels.triton.shape import LAYOUTS, MAX_HEAD_DIM, Shape, shape_of
+from stratakv.kernels.triton.shape import LAYOUT, MAX_HEAD_DIM, Shape, shape_of
 from stratakv.kernels.triton.side import Name, Side, refusal, side_of
 from stratakv.pages.layout import Order, PageLayout
 from stratakv.pages.pool import Pool
@@ -65,8 +65,10 @@ class Triton:
 
     def lacks(self, layout: PageLayout) -> str | None:
         """See DeviceKernel."""
-        if layout.name not in LAYOUTS:
-            return f"{self.name} reads pages of {', '.join(LAYOUTS)}, not of {layout.name}"
+        if why := self.missing():
+            return why
+        if layout.name != LAYOUT:
+            return f"{self.name} reads pages of {LAYOUT}, not of {layout.name}"
         if max(layout.k_dim, layout.v_dim) > MAX_HEAD_DIM:
             return f"no Triton kernel for a head_dim above {MAX_HEAD_DIM}"
         return refusal(layout.k, layout.k_dim) or refusal(layout.v, layout.v_dim)

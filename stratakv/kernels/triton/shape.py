@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stratakv.kernels.triton.side import Side
-from stratakv.pages.layout import PageLayout
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 
-LAYOUTS = ("rows128-v1",)
+LAYOUT = f"rows{PAGE_TOKENS}-v1"
 MAX_HEAD_DIM = 256
 _MOST_GROUPS = 64
 

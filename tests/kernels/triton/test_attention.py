@@ -19,6 +19,7 @@ from stratakv.kernels.kernel import Options
 from stratakv.kernels.step import Step
 from stratakv.kernels.triton.kernel import Triton
 from stratakv.kvtypes import type_names
+from stratakv.pages.layout import PAGE_TOKENS
 
 CPU = torch.device("cpu")
 TRITON = Triton()
@@ -156,13 +157,13 @@ def test_what_is_refused_is_said() -> None:
         (row_layout("turbo4", "turbo4", (512, 512)), CPU, "head_dim above 256"),
         (row_layout("turbo3", "turbo3", (24, 24)), CPU, "no whole words"),
         (row_layout("tcq4", "f16", (128, 128)), CPU, "no Triton kernel for tcq4"),
-        (replace(row_layout("f16", "f16", (64, 64)), order="tile"), CPU, "not of tile128-v1"),
+        (replace(row_layout("f16", "f16", (64, 64)), order="tile"), CPU, f"not of tile{PAGE_TOKENS}-v1"),
         (replace(row_layout("f16", "f16", (64, 64)), page_tokens=16), CPU, "not of rows16-v1"),
         (row_layout("f16", "f16", (64, 64)), torch.device("meta"), "not for meta"),
     ):
         assert words in str(TRITON.refuses(layout, device))
     for name in kernel_names()[:-1]:
-        assert "not of rows128-v1" in str(CpuKernel(name).refuses(row_layout("f16", "f16", (64, 64)), CPU))
+        assert f"not of rows{PAGE_TOKENS}-v1" in str(CpuKernel(name).refuses(row_layout("f16", "f16", (64, 64)), CPU))
 
 
 def test_it_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
