@@ -12,12 +12,11 @@ REFERENCE = "turbo4"
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
-    from stratakv.cli.measuring_options import add_far_options, add_measuring_options
+    from stratakv.cli.measuring_options import add_comparing_options
     from stratakv.cli.profile_options import add_span_options
 
     parser = commands.add_parser("compare", help="profiles side by side on a text", description=__doc__)
-    add_measuring_options(parser)
-    add_far_options(parser)
+    add_comparing_options(parser)
     parser.add_argument(
         "profiles",
         nargs="+",
@@ -38,19 +37,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from stratakv.cli.measuring_options import (
-        check_far_options,
-        emit,
-        far_for_measuring,
-        load_for_measuring,
-        progress,
-        say,
-    )
+    from stratakv.cli.measuring_options import describe_for_comparing, emit, load_for_comparing, progress, say
     from stratakv.cli.profile_options import sizes_from_args
-    from stratakv.engine.describe import describe_model
     from stratakv.measure.plot import plot_comparison
     from stratakv.measure.results import check_writable, compare
-    from stratakv.measure.table import format_comparison, format_warnings
+    from stratakv.measure.table import format_comparison
     from stratakv.picture import check_plot_path
     from stratakv.profile import resolve
     from stratakv.profile.parse import respanned_each
@@ -60,17 +51,13 @@ def run(args: argparse.Namespace) -> int:
             check_writable(path)
     if args.plot:
         check_plot_path(args.plot)
-    model = describe_model(args.model)
-    check_far_options(args, model.geometry.context)
+    model = describe_for_comparing(args)
     given = [resolve(text, model.geometry, fingerprint=model.fingerprint) for text in args.profiles]
     profiles = respanned_each(given, sizes_from_args(args))
     reference = resolve(args.reference, model.geometry, fingerprint=model.fingerprint)
     for profile in (*profiles, reference):
         profile.check_context(args.ctx_size)
-    loaded, contexts = load_for_measuring(args)
-    far = far_for_measuring(args, loaded, contexts)
-    for line in format_warnings([*loaded.warnings, *contexts.warnings, *far.warnings]):
-        say(line)
+    loaded, contexts, far = load_for_comparing(args)
     with progress("compare") as report:
         data = compare(
             loaded,

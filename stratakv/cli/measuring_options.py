@@ -13,6 +13,7 @@ from stratakv.cli.dtypes import DTYPES, torch_dtype
 from stratakv.cli.model_option import add_model_option
 
 if TYPE_CHECKING:
+    from stratakv.engine.describe import ModelDescription
     from stratakv.engine.load import LoadedModel
     from stratakv.measure.corpus import Contexts
     from stratakv.measure.far import FarContexts, NoFar
@@ -46,8 +47,9 @@ def add_cut_options(parser: argparse.ArgumentParser, chunks: int | None = None) 
     )
 
 
-def add_far_options(parser: argparse.ArgumentParser) -> None:
-    """Far predictions beside all: how many contexts, and of how many tokens."""
+def add_comparing_options(parser: argparse.ArgumentParser) -> None:
+    """As `add_measuring_options`, and far predictions beside all: how many contexts, and of how many tokens."""
+    add_measuring_options(parser)
     parser.add_argument(
         "--far",
         type=int,
@@ -64,17 +66,23 @@ def add_far_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_far_options(args: argparse.Namespace, model_context: int) -> None:
-    """UserError before anything is loaded. model_context: the length the model was trained for, 0 when unknown."""
+def describe_for_comparing(args: argparse.Namespace) -> ModelDescription:
+    """The model, for what can be refused before it is loaded. UserError for far contexts that can't be."""
+    from stratakv.engine.describe import describe_model
     from stratakv.measure.far import check_far
 
-    check_far(args.far, args.far_ctx_size, model_context)
+    model = describe_model(args.model)
+    check_far(args.far, args.far_ctx_size, model.geometry.context)
+    return model
 
 
-def far_for_measuring(args: argparse.Namespace, loaded: LoadedModel, contexts: Contexts) -> FarContexts | NoFar:
-    """The far contexts of the same text, and a line that says what they cost. Why there are none stands in the result."""
+def load_for_comparing(args: argparse.Namespace) -> tuple[LoadedModel, Contexts, FarContexts | NoFar]:
+    """As `load_for_measuring`, and the far contexts of the same text; says what these cost, and all warnings. Why there are no
+    far ones stands in the result."""
     from stratakv.measure.far import FarContexts, far_contexts
+    from stratakv.measure.table import format_warnings
 
+    loaded, contexts = load_for_measuring(args)
     far = far_contexts(
         contexts.text,
         loaded.tokenizer,
@@ -89,7 +97,9 @@ def far_for_measuring(args: argparse.Namespace, loaded: LoadedModel, contexts: C
             f"far predictions: {n} forward passes of {far.context:,} tokens for f16 and for each profile, if the model copies; "
             "--far 0 leaves them out"
         )
-    return far
+    for line in format_warnings([*loaded.warnings, *contexts.warnings, *far.warnings]):
+        say(line)
+    return loaded, contexts, far
 
 
 def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]:
