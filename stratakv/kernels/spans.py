@@ -9,7 +9,7 @@ beginning of a table, up to what its block has left behind. Positions are in K a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stratakv.kernels.step import Rectangle, Step, intervals, running
 from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.pages.once import Once
 from stratakv.profile.spans import Spans
 
 Ints = NDArray[np.int64]
@@ -159,7 +160,7 @@ def _step(
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class Mixture(Once):
     """Equally long sequences whose last `tokens` tokens are a step's queries.
 
     fine, sealed: their pages, numbers [sequences, pages]. length: tokens of each, the queries among them. window: a query sees
@@ -172,7 +173,6 @@ class Mixture:
     length: int
     tokens: int
     window: int | None
-    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.fine.numbers)
@@ -184,18 +184,12 @@ class Mixture:
 
     def causal(self) -> tuple[Seen, ...]:
         """Each query sees the tokens up to its own."""
-        if "causal" not in self._made:
-            self._made["causal"] = self._causal()
-        found: tuple[Seen, ...] = self._made["causal"]
-        return found
+        return self.once("causal", self._causal)
 
     def under(self, mask: torch.Tensor) -> tuple[Seen, ...]:
         """Queries see what a mask says, as in Step: for one mask always the same steps. Where it has holes, block by block."""
-        if id(mask) not in self._made:
-            found = intervals(mask)
-            self._made[id(mask)] = mask, self._masked(mask) if found is None else self._seeing(*found)
-        seen: tuple[Seen, ...] = self._made[id(mask)][1]
-        return seen
+        # the mask is kept, so that its id stays its own
+        return self.once(("mask", id(mask)), lambda: (mask, self._under(mask)))[1]
 
     def seeing_all(self) -> tuple[Seen, ...]:
         """Every query sees all tokens, later ones too."""
@@ -253,6 +247,10 @@ class Mixture:
         return (
             two_steps([(cuts[s % len(cuts)], self.fine.numbers[s], self.sealed.numbers[s]) for s in range(len(self))]),
         )
+
+    def _under(self, mask: torch.Tensor) -> tuple[Seen, ...]:
+        found = intervals(mask)
+        return self._masked(mask) if found is None else self._seeing(*found)
 
     def _masked(self, mask: torch.Tensor) -> tuple[Seen, ...]:
         found = []

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from stratakv.pages.layout import PAGE_TOKENS
-
-T = TypeVar("T")
+from stratakv.pages.once import Once
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +25,7 @@ class Rectangle:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Step(Once):
     """Ragged: sequence s has the query tokens query_start[s] .. query_start[s + 1] and the block table
     pages[page_start[s] : page_start[s + 1]].
 
@@ -55,7 +53,6 @@ class Step:
     together: NDArray[np.int64] | None = None
     rectangle: Rectangle | None = None
     mask: torch.Tensor | None = None
-    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.query_start) - 1
@@ -67,6 +64,7 @@ class Step:
         queries: Sequence[int],
         *,
         window: int | None = None,
+        first: Sequence[int] | None = None,
         dropped: Sequence[int] | None = None,
         page_tokens: int = PAGE_TOKENS,
         prefill: NDArray[np.bool_] | None = None,
@@ -74,17 +72,20 @@ class Step:
         """Sequences whose query tokens are their last ones, each seeing all tokens up to its own.
 
         tables: page numbers of each sequence. lengths: tokens of each, the query tokens among them. queries: how many of them
-        are queries, 0 allowed. window: a query sees itself and the window - 1 tokens before it. dropped: tokens of the pages
-        before each table's first page that are gone (a multiple of page_tokens), as windows let them go.
+        are queries, 0 allowed. window: a query sees itself and the window - 1 tokens before it. first: by query token, the first
+        token of its sequence that it sees, where that is no window's. dropped: tokens of the pages before each table's first
+        page that are gone (a multiple of page_tokens), as windows let them go.
         """
         counts = np.asarray(queries, dtype=np.int64)
-        ends = np.asarray(lengths, dtype=np.int64)
-        if dropped is not None:
-            ends = ends - np.asarray(dropped, dtype=np.int64)
+        gone = np.zeros_like(counts) if dropped is None else np.asarray(dropped, dtype=np.int64)
         starts = running(counts)
         # position of each query token, counted from its table's first page
-        position = np.repeat(ends - counts - starts[:-1], counts) + np.arange(starts[-1])
-        first = np.zeros_like(position) if window is None else np.maximum(position - window + 1, 0)
+        position = np.repeat(np.asarray(lengths, dtype=np.int64) - gone - counts - starts[:-1], counts)
+        position += np.arange(starts[-1])
+        if first is not None:
+            begin = np.asarray(first, dtype=np.int64) - np.repeat(gone, counts)
+        else:
+            begin = np.zeros_like(position) if window is None else np.maximum(position - window + 1, 0)
         parts = [np.asarray(table, dtype=np.int64) for table in tables]
         pages = np.concatenate([np.empty(0, dtype=np.int64), *parts])
         page_start = running(np.array([len(part) for part in parts], dtype=np.int64))
@@ -96,7 +97,7 @@ class Step:
             pages,
             page_start,
             starts.astype(np.int32),
-            first.astype(np.int32),
+            begin.astype(np.int32),
             (position + 1).astype(np.int32),
             own,
             prefill,
@@ -136,18 +137,10 @@ class Step:
             rectangle=Rectangle(tables, seen, end - seen),
         )
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` makes of the step, made once for all its layers."""
-        if key not in self._made:
-            self._made[key] = make()
-        found: T = self._made[key]
-        return found
-
     def under(self, mask: torch.Tensor) -> Step:
         """The rectangle's step where the queries see what a mask says; for one mask always the same step."""
-        return self.once(("mask", id(mask)), lambda: (mask, self._under(mask)))[
-            1
-        ]  # the mask is kept, so that its id stays its own
+        # the mask is kept, so that its id stays its own
+        return self.once(("mask", id(mask)), lambda: (mask, self._under(mask)))[1]
 
     def seeing_all(self) -> Step:
         """The rectangle's step where every query sees all tokens, later ones too."""

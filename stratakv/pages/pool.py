@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.memory import Mapping
-
-T = TypeVar("T")
+from stratakv.pages.once import Once
 
 # Address space of a layer whose sequences may grow: 2 million tokens of 8 heads of 128 in f32
 RESERVED = 16 * 2**30
 _FIRST_PAGES = 8
 
 
-class Pool:
+class Pool(Once):
     """Pages of one layer. memory: uint8 [capacity, page_bytes]; what a page holds before it is written doesn't matter.
 
     The stride between pages is the memory's own: they may lie in a larger tensor, an engine's for example. A page's
@@ -33,7 +29,6 @@ class Pool:
                 f"{memory.dtype} {list(memory.shape)} with strides {list(memory.stride())}"
             )
         self.layout, self.device = layout, memory.device
-        self._made: dict[Hashable, Any] = {}
         self._set(memory)
         self._positions = torch.from_numpy(layout.positions.copy()).to(self.device)
         # int32 halves the index traffic of a gather
@@ -57,13 +52,6 @@ class Pool:
         self.base, self.stride = memory.data_ptr(), memory.stride(0)  # page p begins at base + p * stride
         shape, strides = (len(memory), layout.kv_heads, layout.tile_bytes), (self.stride, layout.tile_bytes, 1)
         self.tiles = memory.as_strided(shape, strides, memory.storage_offset())
-
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` makes of the pool's layout, made once: a kernel's own form of it, for example."""
-        if key not in self._made:
-            self._made[key] = make()
-        found: T = self._made[key]
-        return found
 
     @property
     def capacity(self) -> int:

@@ -201,32 +201,16 @@ def _runs(rows: list[tuple[Sequence, int]], chunks: list[Work]) -> list[Run]:
 def _group_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]], chunks: list[Work]) -> Step:
     """What all layers of a group share in a step."""
     runs = _runs(rows, chunks)
-    tables: list[NDArray[np.int64]] = []
-    firsts: list[int] = []
-    lasts: list[int] = []
+    tables, dropped, first = list[NDArray[np.int64]](), list[int](), list[int]()
     for sequence, start, count in runs:
         table = sequence.tables[index]
-        # whole pages that no token of this run sees are left out
-        dropped = next(iter(table.pages))
-        origin = max(dropped, group.first_visible(start) // PAGE_TOKENS)
-        tables.append(table.ids[origin - dropped : -(-(start + count) // PAGE_TOKENS) - dropped])
-        origin *= PAGE_TOKENS
-        firsts += [group.first_visible(position) - origin for position in range(start, start + count)]
-        lasts += range(start + 1 - origin, start + count + 1 - origin)
-    counts = [count for _, _, count in runs]
-    pages = np.concatenate(tables)
-    page_start = np.cumsum([0, *map(len, tables)], dtype=np.int64)
-    last = np.array(lasts, dtype=np.int32)
-    own = last.astype(np.int64) - 1  # each token's own place, counted as last is
-    return Step(
-        pages,
-        page_start,
-        np.cumsum([0, *counts], dtype=np.int32),
-        np.array(firsts, dtype=np.int32),
-        last,
-        pages[np.repeat(page_start[:-1], counts) + own // PAGE_TOKENS] * PAGE_TOKENS + own % PAGE_TOKENS,
-        prefill=np.arange(len(runs)) >= len(rows),
-    )
+        held = next(iter(table.pages))
+        origin = max(held, group.first_visible(start) // PAGE_TOKENS)  # pages before it no token of this run sees
+        tables.append(table.ids[origin - held : -(-(start + count) // PAGE_TOKENS) - held])
+        dropped.append(origin * PAGE_TOKENS)
+        first += map(group.first_visible, range(start, start + count))
+    ends, counts = [start + count for _, start, count in runs], [count for *_, count in runs]
+    return Step.causal(tables, ends, counts, first=first, dropped=dropped, prefill=np.arange(len(runs)) >= len(rows))
 
 
 def _mixed_step(group: WindowGroup, index: int, rows: list[tuple[Sequence, int]], chunks: list[Work]) -> Seen:

@@ -214,6 +214,14 @@ def test_pages_before_a_window_may_be_gone(kernel: Kernel) -> None:
     step = Step.causal(late, given.lengths, [1, 20], window=200, dropped=[3 * PAGE_TOKENS, 0])
     out = kernel.attend(given.query(21), given.pool, step, Options(64**-0.5)).out
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
+    first = [
+        length - queries + i - 199
+        for length, queries in zip(given.lengths, (1, 20), strict=True)
+        for i in range(queries)
+    ]
+    told = Step.causal(late, given.lengths, [1, 20], first=first, dropped=[3 * PAGE_TOKENS, 0])
+    for ours, theirs in ((told.first, step.first), (told.last, step.last), (told.slots, step.slots)):
+        assert (ours == theirs).all()
 
 
 @every
