@@ -61,10 +61,10 @@ class Triton:
 
     def refuses(self, layout: PageLayout, device: torch.device) -> str | None:
         """See Kernel."""
-        return self.missing() or _refused_device(device) or self.lacks(layout)
+        return self.missing() or _refused_device(device) or self._lacks(layout)
 
-    def lacks(self, layout: PageLayout) -> str | None:
-        """See DeviceKernel."""
+    def _lacks(self, layout: PageLayout) -> str | None:
+        """On any device."""
         if why := self.missing():
             return why
         if layout.name != LAYOUT:
