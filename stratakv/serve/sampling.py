@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from stratakv.serve import dry, samplers
-from stratakv.serve.request import SamplingParams
-from stratakv.serve.samplers import Candidates
+from stratakv.serve.samplers import Candidates, SamplingParams
 
 Alternatives = tuple[tuple[int, float], ...]
 _DRAW, _XTC = 0, 1  # what a random number is for

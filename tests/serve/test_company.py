@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from stratakv.serve.engine import Engine
-from stratakv.serve.request import GenerationRequest, SamplingParams
+from stratakv.serve.request import GenerationRequest
+from stratakv.serve.samplers import SamplingParams
 from stratakv.serve.ticket import collect
 
 LENGTHS = [5, 130, 37, 300, 128, 411]

@@ -14,15 +14,8 @@ from serving import GREEDY, answers, check_same, tokens_of
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.pages.layout import PAGE_TOKENS
-from stratakv.serve.request import (
-    Finish,
-    GenerationRequest,
-    NotRunning,
-    Piece,
-    PromptTooLong,
-    QueueFull,
-    SamplingParams,
-)
+from stratakv.serve.request import Finish, GenerationRequest, NotRunning, Piece, PromptTooLong, QueueFull
+from stratakv.serve.samplers import SamplingParams
 from stratakv.serve.ticket import collect
 from stratakv.weights.stack import Stack
 

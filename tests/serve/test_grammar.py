@@ -10,7 +10,8 @@ import pytest
 from serving import answers
 
 from stratakv.errors import UserError
-from stratakv.serve.request import GenerationRequest, GrammarSpec, SamplingParams
+from stratakv.serve.request import GenerationRequest, GrammarSpec
+from stratakv.serve.samplers import SamplingParams
 
 SCHEMA = json.dumps(
     {

@@ -14,7 +14,7 @@ from llama_files import llama
 
 from stratakv.assets import embedded_model
 from stratakv.engine.load import LoadedModel
-from stratakv.serve.request import SAMPLERS, SamplingParams
+from stratakv.serve.samplers import SAMPLERS, SamplingParams
 from stratakv.serve.sampling import Sampler
 
 pytestmark = [

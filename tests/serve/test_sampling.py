@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stratakv.errors import UserError
-from stratakv.serve.request import SamplingParams
+from stratakv.serve.samplers import SamplingParams
 from stratakv.serve.sampling import Sampler, log_probabilities
 
 LOGITS = torch.tensor([0.0, 2.0, 1.0, -1.0, 1.5])

@@ -138,7 +138,8 @@ import asyncio, sys
 from stratakv.engine.load import load_model
 from stratakv.profile import resolve
 from stratakv.serve.engine import Engine
-from stratakv.serve.request import GenerationRequest, Limits, SamplingParams
+from stratakv.serve.request import GenerationRequest, Limits
+from stratakv.serve.samplers import SamplingParams
 from stratakv.serve.ticket import collect
 
 async def main():

@@ -14,7 +14,8 @@ import time
 from stratakv import load_model, resolve
 from stratakv.assets import judging_text
 from stratakv.serve.engine import Engine
-from stratakv.serve.request import Finish, GenerationRequest, Limits, Piece, SamplingParams
+from stratakv.serve.request import Finish, GenerationRequest, Limits, Piece
+from stratakv.serve.samplers import SamplingParams
 from stratakv.serve.ticket import collect
 
 SENTENCE = "The old lighthouse keeper walked down to the shore and looked at the sea while the storm came nearer. "

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from stratakv.serve.engine import Engine
-from stratakv.serve.request import Finish, GenerationRequest, SamplingParams
+from stratakv.serve.request import Finish, GenerationRequest
+from stratakv.serve.samplers import SamplingParams
 from stratakv.serve.ticket import collect
 
 GREEDY = SamplingParams(temperature=0, logprobs=2)

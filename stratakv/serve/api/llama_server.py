@@ -17,7 +17,8 @@ from stratakv.serve.api.openai import FINGERPRINT, finite
 from stratakv.serve.api.requests import generation_request, note_headers, notes_of, sse, stream_errors
 from stratakv.serve.api.schemas_llama import DetokenizeBody, NativeBody, TokenizeBody
 from stratakv.serve.api.settings import Context
-from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, SamplingParams, TokenInfo
+from stratakv.serve.request import Finish, GenerationRequest, GrammarSpec, TokenInfo
+from stratakv.serve.samplers import SamplingParams
 
 if TYPE_CHECKING:
     from stratakv.serve.ticket import Ticket

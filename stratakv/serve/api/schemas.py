@@ -15,7 +15,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.inert import without_inert
 from stratakv.serve.json_schema import closed, place_of, unbound, without
-from stratakv.serve.request import SAMPLERS, GrammarSpec, SamplingParams
+from stratakv.serve.request import GrammarSpec
+from stratakv.serve.samplers import SAMPLERS, SamplingParams
 
 MAX_STOPS = 16
 MAX_SCHEMA = 2**17  # characters
