@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from vectors import check_against_a_scalar_decoder, randn
 
 from stratakv.kvtypes import kv_type
 from stratakv.kvtypes.codebook import codebook
@@ -16,22 +15,6 @@ from stratakv.kvtypes.packing import pack_plane
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "fork.json"
 BITS = (2, 3, 4, 5, 6, 8)
-# formats.md: relative MSE of the whole codec on random directions
-RELATIVE_MSE = {
-    (128, 2): 0.1190,
-    (128, 3): 0.0338,
-    (128, 4): 0.00917,
-    (128, 5): 0.00241,
-    (128, 6): 0.00062,
-    (128, 8): 0.00010,
-    (64, 2): 0.1163,
-    (64, 3): 0.0327,
-    (64, 4): 0.00887,
-}
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -97,31 +80,16 @@ def test_golden_turbo3_under_the_forks_codebook(golden: tuple[torch.Tensor, dict
     assert bytes(torch.cat([scale, *planes], dim=-1).flatten().tolist()) == expected["turbo3_older_codebook"]
 
 
-@pytest.mark.parametrize(("head_dim", "bits"), RELATIVE_MSE)
-def test_relative_mse(head_dim: int, bits: int):
-    type_ = kv_type(f"turbo{bits}")
-    x = randn(20_000, head_dim, seed=11)
-    error = (type_.decode(type_.encode(x), head_dim) - x).square().sum(-1) / x.square().sum(-1)
-    # the standard error of this mean is below 0.3 % up to 6 bits
-    assert error.mean() < RELATIVE_MSE[head_dim, bits] * 1.02
-
-
 @pytest.mark.parametrize("head_dim", [8, 24, 64, 80, 112, 128, 256])
 @pytest.mark.parametrize("bits", BITS)
 def test_bytes_against_a_scalar_decoder(head_dim: int, bits: int):
-    type_ = kv_type(f"turbo{bits}")
     block = 128 if head_dim % 128 == 0 else head_dim
-    book = codebook(block, bits)
-    packed = type_.encode(randn(5, head_dim, seed=bits))
-    block_bytes = packed.shape[-1] * block // head_dim
-    assert block_bytes == 2 + block * bits // 8
-    for row, decoded in zip(packed.tolist(), type_.decode_stored(packed, head_dim), strict=True):
-        expected = []
-        for at in range(0, len(row), block_bytes):
-            data = bytes(row[at : at + block_bytes])
-            norm = float(np.frombuffer(data[:2], "<f2")[0])
-            expected += [norm * book.entries[i] for i in slow_indices(bits, data, block)]
-        assert np.allclose(decoded.numpy(), expected, rtol=1e-6)
+    check_against_a_scalar_decoder(
+        kv_type(f"turbo{bits}"),
+        randn(5, head_dim, seed=bits),
+        2 + block * bits // 8,
+        lambda data, block: codebook(block, bits).entries[slow_indices(bits, data, block)],
+    )
 
 
 @pytest.mark.parametrize("head_dim", [16, 64, 96, 112, 128, 512])
@@ -150,35 +118,6 @@ def test_ties_go_up():
         packed = bytes(kv_type(f"turbo{bits}").encode(torch.zeros(64)).tolist())
         assert packed[:2] == b"\0\0"
         assert set(slow_indices(bits, packed, 64)) == {2 ** (bits - 1)}
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    st.sampled_from(BITS),
-    st.sampled_from((8, 64, 80, 128, 256)),
-    st.integers(0, 2**31),
-    st.floats(1e-2, 500),
-    st.integers(0, 7),
-)
-def test_norm_is_kept(bits: int, head_dim: int, seed: int, scale: float, spike: int):
-    x = randn(4, head_dim, seed=seed)
-    x[1] = 0
-    x[1, spike] = 1  # one coordinate alone
-    x[2, spike] = 100
-    x = x * scale
-    block = 128 if head_dim % 128 == 0 else head_dim
-    decoded = kv_type(f"turbo{bits}").decode(kv_type(f"turbo{bits}").encode(x), head_dim)
-    before, after = (t.reshape(-1, block).norm(dim=-1) for t in (x, decoded))
-    assert torch.allclose(before, after, rtol=2**-10, atol=1e-6)
-
-
-def test_each_block_of_128_is_by_itself():
-    for bits in BITS:
-        type_ = kv_type(f"turbo{bits}")
-        x = randn(3, 384)
-        parts = [type_.encode(x[:, i : i + 128]) for i in (0, 128, 256)]
-        assert torch.equal(type_.encode(x), torch.cat(parts, dim=-1))
-        assert torch.allclose(type_.rotate(x)[:, 128:256], type_.rotate(x[:, 128:256]), atol=1e-5)
 
 
 def test_refuses_a_norm_beyond_f16():

@@ -9,6 +9,7 @@ import torch
 from documented_types import documented
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vectors import randn
 
 from stratakv.errors import UserError
 from stratakv.kvtypes import KVType, kv_type, type_names
@@ -23,10 +24,6 @@ HEAD_DIMS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256
 @pytest.fixture(params=ALL)
 def type_(request: pytest.FixtureRequest) -> KVType:
     return kv_type(request.param)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_names_are_the_types_own():
