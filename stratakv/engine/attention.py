@@ -124,7 +124,7 @@ class _Own(NamedTuple):
 def _own_by_blocks(
     module: torch.nn.Module, query: torch.Tensor, key: Any, value: Any, options: _Own, mixture: Mixture
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """For each block of 128 positions what its queries see, K and V being handles on layers with spans."""
+    """For each block of positions what its queries see, K and V being handles on layers with spans."""
     mask = _mask(query, key.shape[2], options)
     found = []
     for block, rows in mixture.blocks():

@@ -1,8 +1,8 @@
 """Steps over two kinds of pages: fine ones, which new tokens are written to, and sealed ones.
 
-A query at position p sees fine the first pages of its sequence and those from p // 128 - recent on, all others sealed. For the
-kernels these are two steps over two pools. In the fine one each block of 128 positions is a sequence of its own, whose table is
-the pages that the block sees fine: what a query sees of them lies side by side there. In the sealed one a query sees the
+A query at position p, in page b, sees fine the first pages of its sequence and those from b - recent on, all others sealed. For
+the kernels these are two steps over two pools. In the fine one each block of positions, a page's, is a sequence of its own, whose
+table is the pages that the block sees fine: what a query sees of them lies side by side there. In the sealed one a query sees the
 beginning of a table, up to what its block has left behind. Positions are in K already, so no kernel asks for them.
 """
 
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 class Cut:
     """What positions one after another see of a sequence's pages. All arrays int64.
 
-    blocks: for each block of 128 positions how many of them there are, and the columns of the fine pages that they see. sealed:
+    blocks: for each block of positions how many of them there are, and the columns of the fine pages that they see. sealed:
     the columns of the sealed pages that any sees. The rest [positions]: which tokens of these pages each sees, and its own
     place, a column of the fine pages and a token of that page.
     """
@@ -92,9 +92,9 @@ def fines(spans: Spans, indices: Ints, block: int) -> NDArray[np.bool_]:
 def due(spans: Spans, length: int, turn: float) -> int:
     """The page before which all are sealed once there are so many tokens.
 
-    turn: of the one who seals, from 0 to 1. While the last 128 tokens come for which a page is fine, the layers seal it one
-    after another, so that no token waits for all of them. With 1 all layers have done their part; without recent pages a page is
-    sealed as soon as it is full.
+    turn: of the one who seals, from 0 to 1. While a page's tokens come, the last ones for which a page is fine, the layers seal
+    it one after another, so that no token waits for all of them. With 1 all layers have done their part; without recent pages a
+    page is sealed as soon as it is full.
     """
     pages, rest = divmod(length, PAGE_TOKENS)
     return max(spans.first, pages - spans.recent + (rest >= turn * PAGE_TOKENS) if spans.recent else pages)
@@ -197,7 +197,7 @@ class Mixture(Once):
         return self._seeing(np.zeros(shape, dtype=np.int64), np.full(shape, self.length - self.start))
 
     def blocks(self) -> list[tuple[int, slice]]:
-        """Number and query tokens of each block of 128 positions."""
+        """Number and query tokens of each block of positions, a page's."""
         begin = self.length - self.tokens
         return [
             (b, slice(max(b * PAGE_TOKENS - begin, 0), min((b + 1) * PAGE_TOKENS - begin, self.tokens)))

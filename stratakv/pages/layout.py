@@ -63,7 +63,7 @@ class PageLayout:
 
     @property
     def name(self) -> str:
-        """Of size and order, "tile128-v1" for example: kernels read pages of names that they know."""
+        """Of size and order, "tile16-v1" for example: kernels read pages of names that they know."""
         return f"{self.order}{self.page_tokens}-{VERSION}"
 
     @property

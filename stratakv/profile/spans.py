@@ -1,9 +1,9 @@
 """Spans: the newest pages of a sequence and its first ones, stored in a finer type than the rest.
 
-A token at position p sees fine the first `first` pages of its sequence and the pages p // 128 - recent to p // 128, its own.
+A token at position p sees fine the first `first` pages of its sequence and the pages b - recent to b, the one that p is in.
 Everything between is sealed: stored in the layer's own types. The rule asks for positions alone, never for how a prompt was cut.
 
-    page      0        1        2    ...   q - 2    q - 1      q      q = p // 128
+    page      0        1        2    ...   b - 2    b - 1      b
               fine     sealed   sealed     sealed   fine      fine    first 1, recent 1
 """
 

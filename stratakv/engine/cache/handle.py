@@ -54,8 +54,8 @@ class PackedStates(torch.Tensor):
     def decoded(self, block: int | None = None) -> torch.Tensor:
         """A dense contiguous tensor of the handle's shape and dtype.
 
-        block: of layers with spans, what the queries in this block of 128 positions see; None where the step has queries in one
-        block only. UserError where it has more: what is fine for one is sealed for another. The cache is of no use then.
+        block: of layers with spans, what the queries at a page's positions see; None where the step has queries in one block
+        only. UserError where it has more: what is fine for one is sealed for another. The cache is of no use then.
         """
         placed = self.placed
         if placed.shape is None:
