@@ -200,5 +200,5 @@ class Bound:
         self.pool = Pool(layout, memory.as_strided((len(memory), layout.page_bytes), (memory.stride(0), 1)))
         self.kernel: Kernel = kernel_for(layout, memory.device)
         self.status = Status()
-        self.status.add(f"layer {layer}", storage.k, storage.v)
+        self.status.add(f"layer {layer}", (storage.k, storage.v))
         self.codes = self.status.of(0, memory.device)
