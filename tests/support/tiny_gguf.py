@@ -50,10 +50,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def write_tiny_gguf(path: Path, architecture: str, kind: str = "Q8_0") -> Any:
-    """A file whose matrices are of that type; returns the model's config."""
+def write_tiny_gguf(path: Path, architecture: str, kind: str = "Q8_0", **sizes: Any) -> Any:
+    """A file whose matrices are of that type; returns the model's config. sizes: other ones than the tiny."""
     model_type, options = ARCHITECTURES[architecture]
-    arguments = {name: value for name, value in {**_SIZES, **options}.items() if value is not None}
+    arguments = {name: value for name, value in {**_SIZES, **options, **sizes}.items() if value is not None}
     config = AutoConfig.for_model(model_type, **arguments)
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -61,6 +61,7 @@ def write_tiny_gguf(path: Path, architecture: str, kind: str = "Q8_0") -> Any:
     processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=config.to_dict())
     names: dict[str, str] = loader.get_gguf_hf_weights_map(model, processor)
     writer = GGUFWriter(path, architecture)
+    writer.add_tokenizer_model("no_vocab")  # llama.cpp asks for one
     _write_sizes(writer, architecture, model_type, config)
     transposed = {f"{n}.weight" for n, module in model.named_modules() if isinstance(module, Conv1D)}
     state = model.state_dict()
