@@ -131,6 +131,10 @@ def _offer_lines(data: dict[str, Any], goal: Target, by_evidence: bool) -> list[
             lines.append(f"  not measured, estimated from their error: {', '.join(data['estimated_types'])}")
     else:
         lines.append("  what that costs in KLD is unknown: --evidence predicts it, -f TEXT measures it")
+    if turbo := data["turbo"]:
+        lines.append(
+            f"  with turbo in place of trellis types: {turbo['text']}, {turbo['bytes_per_token']:,} bytes a token there"
+        )
     if measured := data["measured"]:
         lines.append(f"  measured on {measured['text']}: KLD {measured['words']}")
     return lines

@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from stratakv.export.costs import MeasuredCosts, distance_costs
-from stratakv.export.target import Target, budget, in_layers, lost_spans
+from stratakv.export.target import NotExpressible, Target, budget, in_layers, lost_spans
+from stratakv.kvtypes import kv_type
+from stratakv.kvtypes.trellis import TrellisType
+from stratakv.kvtypes.turbo import TurboType
 from stratakv.profile import Profile
 from stratakv.profile.rules import rule_line
 
@@ -22,8 +25,31 @@ def offer(profile: Profile, target: Target, costs: MeasuredCosts | None) -> Prof
     return replace(profile, name=rule_line(pairs), pairs=pairs, warnings=(), evidence=None, spans=())
 
 
+def as_turbo(profile: Profile, target: Target) -> Profile | None:
+    """The profile with turbo types of the same bits in place of trellis types, where the target has them and can say it.
+
+    It takes more than `budget` where the target pads what we don't: then an offer is of fewer bits. None: no trellis types.
+    """
+    turbo = {type_.bits: name for name in target.types if isinstance(type_ := kv_type(name), TurboType)}
+
+    def one(name: str) -> str:
+        type_ = kv_type(name)
+        return turbo.get(type_.bits, name) if isinstance(type_, TrellisType) else name
+
+    pairs = tuple((one(k), one(v)) for k, v in profile.pairs)
+    found = replace(profile, name=rule_line(pairs), pairs=pairs, warnings=(), evidence=None, spans=())
+    try:
+        target.command(found, "")
+    except NotExpressible:
+        return None
+    return None if pairs == profile.pairs else found
+
+
 def offer_data(profile: Profile, offered: Profile, target: Target, costs: MeasuredCosts | None) -> dict[str, Any]:
-    """The offer beside what was asked for. KLD is predicted here, in nats; null without measured costs."""
+    """The offer beside what was asked for. KLD is predicted here, in nats; null without measured costs. turbo: of `as_turbo`,
+    null too where that is the offer."""
+    turbo = as_turbo(profile, target)
+    beside = turbo is not None and turbo.pairs != offered.pairs
     return {
         "profile": [list(pair) for pair in offered.pairs],
         "text": offered.name,
@@ -35,6 +61,7 @@ def offer_data(profile: Profile, offered: Profile, target: Target, costs: Measur
         "predicted_kld": None if costs is None else costs.total(offered.pairs),
         "asked_predicted_kld": None if costs is None else costs.total(profile.pairs),
         "measured": None,
+        "turbo": {"text": turbo.name, "bytes_per_token": target.bytes_per_token(turbo)} if turbo and beside else None,
         "changes": [*_changes(profile, offered), *lost_spans(profile, target.title)],
     }
 

@@ -116,6 +116,17 @@ def test_trellis_types_become_the_nearest_in_bits(name, nearest):
     assert offer(profile, target(name), None).name == nearest
 
 
+def test_turbo_in_place_of_trellis_types_is_named_where_padding_makes_it_larger():
+    """Heads of 64 are padded to 128 in the fork: in tcq4's bytes there is only turbo2, which nobody wants unasked."""
+    small = plain(12, head_dim=64)
+    profile, goal = resolve("tcq4; recent: 1 page", small), target("fork")
+    data = offer_data(profile, offer(profile, goal, None), goal, None)
+    assert data["text"] == "turbo2" and data["turbo"] == {"text": "turbo4", "bytes_per_token": 12 * 2 * 2 * 66}
+    for text, name in (("tcq4", "buun"), ("tcq5", "fork"), ("turbo5", "fork"), ("tcq4", "ik")):
+        profile = resolve(text, small)
+        assert offer_data(profile, offer(profile, target(name), None), target(name), None)["turbo"] is None
+
+
 def test_own_types_are_no_distance():
     profile = resolve("q8_0/turbo3", MODEL)
     cost = distance_costs(profile)
