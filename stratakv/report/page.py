@@ -108,17 +108,21 @@ def _tuning_text(evidence: Data) -> dict[str, Any]:
     title = (
         f"The tuned front and baselines on the tuning text {evidence['text']['name']}: KL divergence over bytes a token"
     )
-    charts = (
-        _charts(rows, evidence["front"], evidence["reference"], title)
-        if any(row["kld_mean"] > 0 for row in rows)
-        else None
-    )
+    front = [_as_rows_count(point) for point in evidence["front"]]
+    charts = _charts(rows, front, evidence["reference"], title) if any(row["kld_mean"] > 0 for row in rows) else None
     return {
         "rows": rows,
         "charts": charts,
         "legend": _legend(rows),
+        "unspanned": bool(evidence.get("spans")) and not evidence["fidelity"]["points"],
         "points": [point for point in evidence["front"] if point["kld"]],
     }
+
+
+def _as_rows_count(point: Data) -> Data:
+    """A point of the front at its bytes with spans, where it has some: rows count them."""
+    size = point.get("bytes_per_token_at_context", point["bytes_per_token"])
+    return {**point, "bytes_per_token": size, "bpv": point["bpv"] * size / point["bytes_per_token"]}
 
 
 def _charts(rows: Sequence[Data], front: Sequence[Data], reference: str, title: str) -> dict[str, Any]:

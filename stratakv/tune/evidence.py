@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stratakv.evidence.tuning import evidence_json, said, text_json
 from stratakv.machine import machine
 from stratakv.measure.corpus import Text
 from stratakv.measure.rows import METRICS_VERSION
+from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import pair_text
 from stratakv.profile.spans import Spans
+from stratakv.profile.spread import fitted
 from stratakv.tune.run import Request, Tuned
 from stratakv.tune.sensitivity import agreement, cells_json, split_half
 
@@ -50,7 +52,7 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
             "split_half": split_half(tuned.sensitivity),
             "agreement": agreement(tuned.sensitivity),
         },
-        front=tuned.front,
+        front=_with_spans(tuned.front, request.spans, profile.geometry, tuned.split.validate.context),
         damages=model.damages(),
         certificate={
             **tuned.found.allocation.certificate,
@@ -66,6 +68,21 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
         told=tuned.told,
         more={"metrics_version": METRICS_VERSION, "spans": request.spans.to_json()},
     )
+
+
+def _with_spans(
+    front: Sequence[dict[str, Any]], spans: Spans, geometry: ModelGeometry, context: int
+) -> list[dict[str, Any]]:
+    """The points with their bytes at the tuning's context too, as rows count them; as they are without spans."""
+    if not spans:
+        return list(front)
+
+    def counted(point: dict[str, Any]) -> int:
+        pairs = tuple((k, v) for k, v in point["pairs"])
+        profile = Profile("", geometry, pairs, spans=fitted(spans, geometry, pairs))
+        return profile.bytes_per_token_at(context)
+
+    return [{**point, "bytes_per_token_at_context": counted(point)} for point in front]
 
 
 def format_evidence(data: Mapping[str, Any]) -> str:

@@ -219,6 +219,8 @@ def test_tuned_and_judged_with_spans(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert data["spans"] == Spans(1).to_json()
     names = [row["name"] for row in data["rows"]]
     assert names[:3] == ["mine", "turbo4 + spans", "turbo4"]
+    (chosen,) = [point for point in data["front"] if point["kld"] is not None]
+    assert chosen["bytes_per_token_at_context"] == data["rows"][0]["bytes_per_token"] > chosen["bytes_per_token"]
     spanned, bare = data["rows"][1:3]
     assert spanned["kld_mean"] < bare["kld_mean"] and spanned["bytes_per_token"] > bare["bytes_per_token"] == 3168
     words = ["judge", str(tmp_path / "mine.profile.json"), "-m", "embedded", "-f", str(judging_text()), "-c", "384"]

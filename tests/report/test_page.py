@@ -139,8 +139,23 @@ def test_a_model_without_far_predictions_says_so():
 
 @pytest.mark.parametrize("wish", [Spans(2, first=1), Spans(1), Spans(recent=3, recent_type="f16"), Spans(first=2)])
 def test_spans_of_a_tuning_are_shown(wish):
-    assert f"{wish.text()}</dd>" in build_report({**evidence(), "spans": wish.to_json()}), "in the words of rule lines"
+    said = re.findall(r"<dd>(\w+: .*?)</dd>", build_report({**evidence(), "spans": wish.to_json()}))
+    assert "; ".join(said) == wish.text(), "in the words of rule lines"
     assert "spans, not in" not in build_report(evidence())
+
+
+def test_the_front_lies_at_the_bytes_that_rows_count():
+    """With spans the chosen point was drawn at the bytes outside of them, left of the row that is the same profile."""
+    data = {**evidence(), "spans": Spans(1).to_json()}
+    data["front"] = [
+        {**point, "kld": 2e-3, "bytes_per_token_at_context": 4000 + i} for i, point in enumerate(data["front"])
+    ]
+    page = build_report(data)
+    assert "tuned, 4,000 bytes a token, " in page
+    assert f"tuned, {data['front'][0]['bytes_per_token']:,} bytes" not in page
+    assert "don't know of spans" not in page
+    data["fidelity"] = {"points": [], "r2": None, "bias": None}
+    assert "from gradients alone, which don&#39;t know of spans" in build_report(data).replace("'", "&#39;")
 
 
 def test_a_claim_that_does_not_hold_and_a_difference_that_is_not_shown_say_so():
