@@ -10,6 +10,7 @@ from stratakv.errors import UserError
 from stratakv.pages.footprint import allocated_bytes
 from stratakv.plan import USUAL, Wish, front_candidates, plan, usual_candidates
 from stratakv.profile import ModelGeometry
+from stratakv.profile.spans import PAGE_TOKENS as PAGE
 
 MODEL = plain(12)
 FRONT = front_candidates(evidence()["front"], MODEL)
@@ -46,7 +47,7 @@ def test_memory_and_quality_give_the_context():
 
 def test_context_and_quality_give_the_memory():
     data = plan(FRONT, Wish(context=100_000, quality=4e-3))
-    assert chosen(data)["cache_bytes"] == 782 * 128 * 3168
+    assert chosen(data)["cache_bytes"] == -(-100_000 // PAGE) * PAGE * 3168
     assert chosen(data)["fits"] is None
 
 

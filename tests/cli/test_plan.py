@@ -11,6 +11,7 @@ from evidences import evidence
 from stratakv import resolve
 from stratakv.cli.main import main
 from stratakv.engine.describe import describe_model
+from stratakv.profile.spans import PAGE_TOKENS as PAGE
 from stratakv.weights import ggml
 
 needs_packed = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"weights are unpacked: {ggml.unavailable()}")
@@ -132,9 +133,10 @@ def test_spans_are_counted_and_in_the_command(capsys):
     assert row["spans"][0] == {"recent": 2, "recent_type": "turbo8", "first": 1, "first_type": "turbo8"}
     plain = json.loads(run(capsys, "--context", "4k", "--json"))
     bare = next(row for row in plain["rows"] if row["name"] == "turbo4")
-    # 32 pages of 12 layers: all but the spans' 3 sealed or about to be; fine are these, the page at hand, and a piece's 4
-    assert row["cache_bytes"] == 128 * 12 * (29 * 264 + 8 * 520)
-    assert bare["cache_bytes"] == 128 * 12 * 32 * 264
+    # of 12 layers: all pages but the spans' 3 sealed or about to be; fine are these, the page at hand, and a piece's
+    pages, piece = 4096 // PAGE, 512 // PAGE
+    assert row["cache_bytes"] == PAGE * 12 * ((pages - 3) * 264 + (4 + piece) * 520)
+    assert bare["cache_bytes"] == PAGE * 12 * pages * 264
     best = data["rows"][data["recommended"]]["name"]
     assert best != "turbo4" and row["fits"] is False  # turbo4 takes 12.4 MiB, 17.3 with spans
     assert f"--profile 'rest: {best}; {spans}'" in data["command"]
@@ -187,7 +189,10 @@ def test_no_kld_is_known_with_spans_that_the_tuning_had_not(capsys, file):
 
 
 def test_spans_longer_than_the_context_asked_for(capsys):
-    assert main(["plan", "-m", "embedded", "--context", "300", "--recent", "2", "--first", "1"]) == 2
+    assert main(["plan", "-m", "embedded", "--context", str(3 * PAGE - 1), "--recent", "2", "--first", "1"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and "spans of 3 pages (384 tokens) are longer than the context of 300 tokens" in err
+    assert (
+        out == ""
+        and f"spans of 3 pages ({3 * PAGE} tokens) are longer than the context of {3 * PAGE - 1} tokens" in err
+    )
     assert main(["plan", "-m", "embedded", "--recent", "2:q2"]) == 2

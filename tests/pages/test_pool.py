@@ -38,21 +38,21 @@ def test_k_words_of_16_tokens_lie_side_by_side() -> None:
     positions = PageLayout(kv_type("turbo4"), kv_type("turbo4"), 128, 128, 1).positions
     codes = positions[:, 2:66]  # canonical bytes: an f16 norm, 64 bytes of indices
     assert codes[:16, :4].reshape(-1).tolist() == list(range(64))  # one 64-byte vector: 16 tokens x 4 bytes
-    v_codes = positions[:, 66 + 2 : 132] - 128 * 64
+    v_codes = positions[:, 66 + 2 : 132] - PAGE_TOKENS * 64
     assert v_codes[:4, :16].T.reshape(-1).tolist() == list(range(64))  # 16 bytes x 4 tokens
     norms = positions[:, 0:2]
-    assert norms.reshape(-1).tolist() == list(range(128 * 128, 128 * 128 + 256))
+    assert norms.reshape(-1).tolist() == list(range(PAGE_TOKENS * 128, PAGE_TOKENS * 130))
 
 
 def test_in_rows_a_token_s_codes_lie_side_by_side() -> None:
     layout = PageLayout(kv_type("turbo4"), kv_type("q5_0"), 128, 64, 1, order="rows")
-    assert layout.name == "rows128-v1"
-    assert layout.positions[:, 2:66].reshape(-1).tolist() == list(range(128 * 64))
-    norms = 128 * (64 + 40)
-    assert layout.positions[:, 0:2].reshape(-1).tolist() == list(range(norms, norms + 256))
+    assert layout.name == f"rows{PAGE_TOKENS}-v1"
+    assert layout.positions[:, 2:66].reshape(-1).tolist() == list(range(PAGE_TOKENS * 64))
+    norms = PAGE_TOKENS * (64 + 40)
+    assert layout.positions[:, 0:2].reshape(-1).tolist() == list(range(norms, norms + 2 * PAGE_TOKENS))
     high, low = layout.positions[1, 66 + 2 : 66 + 6], layout.positions[1, 66 + 6 : 66 + 22]  # q5's first block
-    assert (high - 128 * 64 - 8).tolist() == list(range(4))
-    assert (low - 128 * (64 + 8) - 32).tolist() == list(range(16))
+    assert (high - PAGE_TOKENS * 64 - 8).tolist() == list(range(4))
+    assert (low - PAGE_TOKENS * (64 + 8) - 32).tolist() == list(range(16))
 
 
 def test_an_unknown_order_is_refused() -> None:
@@ -154,9 +154,9 @@ def test_memory_of_another_shape_is_refused() -> None:
 
 @pytest.mark.parametrize("name", type_names())
 def test_a_vector_survives_the_page_bit_by_bit(name: str) -> None:
-    pool = Pool.fixed(_layout(name, name, dim=128), 2, CPU)
+    pool = Pool.fixed(_layout(name, name, dim=128), 4, CPU)
     packed = kv_type(name).encode(torch.randn(200, 2, 128, generator=torch.Generator().manual_seed(3)))
     pool.write_tokens(np.arange(200), torch.cat([packed, packed], dim=-1))
-    read = pool.read_tokens(np.arange(2)[None], 0, 200)[0].transpose(0, 1)
+    read = pool.read_tokens(np.arange(4)[None], 0, 200)[0].transpose(0, 1)
     assert torch.equal(read[..., : packed.shape[-1]], packed)
     assert torch.equal(read[..., packed.shape[-1] :], packed)

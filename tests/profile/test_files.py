@@ -15,6 +15,7 @@ from stratakv.kvtypes import type_names
 from stratakv.profile import Profile, Spans, load_profile, save_profile
 from stratakv.profile.files import profile_to_json
 from stratakv.profile.spans import NONE
+from stratakv.profile.spans import PAGE_TOKENS as PAGE
 from stratakv.profile.spread import fit
 
 GEOMETRY = plain(3)
@@ -98,9 +99,10 @@ def test_a_file_of_schema_1_loads(tmp_path):
 
 def test_spans_longer_than_the_context_of_the_model_at_hand(tmp_path):
     path = tmp_path / "long.json"
-    save_profile(Profile("long", plain(1, context=0), (("turbo4", "turbo4"),), spans=(Spans(40),)), path)
+    save_profile(Profile("long", plain(1, context=0), (("turbo4", "turbo4"),), spans=(Spans(5120 // PAGE),)), path)
     with pytest.raises(
-        UserError, match=r"long\.json: spans of 40 pages \(5,120 tokens\) are longer than the context of 4,096"
+        UserError,
+        match=rf"long\.json: spans of {5120 // PAGE} pages \(5,120 tokens\) are longer than the context of 4,096",
     ):
         load_profile(path, plain(1))
 

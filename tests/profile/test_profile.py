@@ -10,6 +10,7 @@ from geometries import plain, sliding
 from stratakv.errors import UserError
 from stratakv.profile import LayerGeometry, ModelGeometry, Profile, resolve
 from stratakv.profile.profile import ordinals_text, pair_text
+from stratakv.profile.spans import PAGE_TOKENS as PAGE
 
 
 def test_bytes_of_uniform_turbo4():
@@ -67,9 +68,9 @@ def test_bytes_a_token_with_spans_at_a_context():
     plain_, spanned = (
         resolve(text, plain(2, context=0)) for text in ("turbo4", "turbo4; recent: 2 pages; first: 1 page")
     )
-    assert spanned.bytes_per_token == plain_.bytes_per_token == plain_.bytes_per_token_at(512) == 528
-    assert spanned.bytes_per_token_at(512) == 2 * 520
-    assert spanned.bytes_per_token_at(2**20) == 529
-    assert spanned.bpv_at(512) == pytest.approx(8.125)
-    assert plain_.bpv_at(512) == plain_.bpv
+    assert spanned.bytes_per_token == plain_.bytes_per_token == plain_.bytes_per_token_at(4 * PAGE) == 528
+    assert spanned.bytes_per_token_at(4 * PAGE) == 2 * 520
+    assert spanned.bytes_per_token_at(8192 * PAGE) == 529
+    assert spanned.bpv_at(4 * PAGE) == pytest.approx(8.125)
+    assert plain_.bpv_at(4 * PAGE) == plain_.bpv
     assert plain_.storages != spanned.storages

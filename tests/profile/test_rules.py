@@ -11,6 +11,7 @@ from stratakv.errors import UserError
 from stratakv.profile.presets import PRESETS
 from stratakv.profile.rules import apply_rules, rule_line
 from stratakv.profile.spans import NONE, Spans
+from stratakv.profile.spans import PAGE_TOKENS as PAGE
 from stratakv.profile.spread import fit
 
 TYPES = ["f16", "q8_0", "turbo4", "turbo3", "q4_0_rot"]
@@ -184,11 +185,11 @@ def test_spans_of_the_whole_profile_and_of_a_layer():
 
 
 def test_layers_get_what_they_can_have_of_a_whole_profiles_spans():
-    line = "1: q8_0; 2: q8_0/turbo4; rest: turbo4; recent: 9 pages turbo8; first: 1 page turbo8"
+    line = "1: q8_0; 2: q8_0/turbo4; rest: turbo4; recent: 60 pages turbo8; first: 1 page turbo8"
     _, spans, warnings = apply_rules(line, sliding())
-    assert spans == (Spans(8), NONE, Spans(9, first=1))
+    assert spans == (Spans(1024 // PAGE), NONE, Spans(60, first=1))
     assert warnings == (
-        "spans of KV layers 0: recent: 8 pages turbo8, a window of 1,024 tokens holds no more",
+        f"spans of KV layers 0: recent: {1024 // PAGE} pages turbo8, a window of 1,024 tokens holds no more",
         "spans of KV layers 1: none, q8_0 is as fine as turbo8",
     )
     assert rule_line([("turbo4", "turbo4")] * 3, [Spans(2), Spans(2), FULL], sliding()) == (

@@ -9,6 +9,7 @@ from geometries import hybrid, plain, sliding
 
 from stratakv.errors import UserError
 from stratakv.profile import resolve
+from stratakv.profile.spans import PAGE_TOKENS as PAGE
 from stratakv.profile.table import format_table, show_table
 
 
@@ -73,20 +74,26 @@ def test_spans_in_the_table():
     profile = resolve("turbo4; recent: 2 pages; first: 1 page", plain(2, context=131072))
     data = show_table(profile, [1000])
     assert data["layers"][1]["spans"] == {"recent": 2, "recent_type": "turbo8", "first": 1, "first_type": "turbo8"}
+
+    def fine(tokens: int) -> int:
+        """The first page's, and those of the last one and two before it."""
+        return min(tokens, PAGE + tokens - ((tokens - 1) // PAGE - 2) * PAGE)
+
     more = 2 * 2 * 256 // 2  # a token of both layers in turbo8 instead of turbo4: 4 bits of 256 values of 2 heads
-    assert data["spans_bytes_at_context"]["512"] == 512 * more
-    assert data["spans_bytes_at_context"]["1000"] == (128 + 1000 - 5 * 128) * more
-    assert data["bytes_at_context"]["4096"] == 4096 * 2 * 264 + 512 * more
+    assert data["spans_bytes_at_context"]["512"] == fine(512) * more
+    assert data["spans_bytes_at_context"]["1000"] == fine(1000) * more
+    assert data["bytes_at_context"]["4096"] == 4096 * 2 * 264 + fine(4096) * more
     lines = format_table(data).splitlines()
     assert lines[2].endswith("264 each     recent: 2 pages turbo8; first: 1 page turbo8")
     assert lines[3] == "528 bytes a token outside of spans, 4.125 bpv, 25.8% of f16"
     assert [line.rpartition(", ")[2] for line in lines[-3:]] == [
-        "12.1% more than without spans",
-        "1.5% more than without spans",
-        "0.4% more than without spans",
+        f"{fine(tokens) * more / (tokens * 528):.1%} more than without spans" for tokens in (4096, 32768, 131072)
     ]
-    with pytest.raises(UserError, match=r"spans of 3 pages \(384 tokens\) are longer than the context of 200 tokens"):
-        show_table(profile, [200])
+    length = 3 * PAGE - 1
+    with pytest.raises(
+        UserError, match=rf"spans of 3 pages \({3 * PAGE} tokens\) are longer than the context of {length} tokens"
+    ):
+        show_table(profile, [length])
 
 
 def test_spans_of_layers_that_slide():
@@ -94,17 +101,18 @@ def test_spans_of_layers_that_slide():
     assert "keeps 1,024 tokens; recent: 2 pages turbo8\n" in text
     assert "warning: spans of KV layers 0-1: no first pages, they leave a window of 1,024 tokens" in text
     assert "all that it keeps" not in text
-    data = show_table(resolve("turbo4; recent: 8 pages", sliding()))
+    window = f"turbo4; recent: {1024 // PAGE} pages"
+    data = show_table(resolve(window, sliding()))
     assert [row["all_fine"] for row in data["layers"]] == [True, True, False, False]
-    assert "keeps 1,024 tokens; recent: 8 pages turbo8 (all that it keeps)\n" in format_table(data)
+    assert f"keeps 1,024 tokens; recent: {1024 // PAGE} pages turbo8 (all that it keeps)\n" in format_table(data)
 
 
 def test_what_is_fine_as_a_whole():
     profile = resolve("turbo4; recent: 2 pages; first: 1 page", plain(2))
-    assert [profile.seals_at(tokens) for tokens in (1, 512, 513, 4096)] == [False, False, True, True]
+    assert [profile.seals_at(tokens) for tokens in (1, 4 * PAGE, 4 * PAGE + 1, 4096)] == [False, False, True, True]
     assert resolve("turbo4", plain(2)).seals_at(1)
-    mixed = resolve("turbo4; recent: 8 pages", sliding())
-    assert [mixed.seals_at(tokens) for tokens in (1152, 1153)] == [False, True]  # by its full layer alone
+    mixed = resolve(f"turbo4; recent: {1024 // PAGE} pages", sliding())
+    assert [mixed.seals_at(tokens) for tokens in (1024 + PAGE, 1025 + PAGE)] == [False, True]  # by its full layer alone
 
 
 def test_text_folds_equal_neighbours():

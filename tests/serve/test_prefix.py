@@ -45,7 +45,7 @@ def test_hits_change_no_answer(engines: Any, loaded: LoadedModel, text_ids: list
 def test_a_shared_beginning_is_used_up_to_where_prompts_part(engines: Any, text_ids: list[int]) -> None:
     engine = engines("turbo4", slots=2)
     first = tuple(text_ids[: 2 * PAGE + 44])
-    other = (*text_ids[: PAGE + 72], *text_ids[500:600])
+    other = (*text_ids[: PAGE + 40], *text_ids[500:600])
     answers(engine, [GenerationRequest(first, 1, GREEDY)])
     (_, ours, finish) = answers(engine, [GenerationRequest(other, 8, GREEDY)])[0]
     assert finish.cached_tokens == PAGE
