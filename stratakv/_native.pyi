@@ -128,19 +128,38 @@ def encodings() -> list[str]:
 def kernels() -> list[str]:
     """Names of the attention kernels that run on this machine, best first."""
 
-def attend(
+def convert(
     kernel: str,
     layout: Layout,
     base: int,
     stride: int,
+    target: Layout,
+    target_base: int,
+    target_stride: int,
+    numbers: Annotated[NDArray[numpy.int64], dict(shape=(None, None), order="C", device="cpu", writable=False)],
+    threads: int,
+) -> tuple[int, int]:
+    """
+    Whole pages become pages of another layout, from what they hold. numbers [pages, 2]: of a page here and there. Returns (side, what) as `append`.
+    """
+
+def attend(
+    kernel: str,
+    kinds: Sequence[
+        tuple[
+            Layout,
+            int,
+            int,
+            Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)],
+            Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)],
+            Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],
+            Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],
+        ]
+    ],
     query: Annotated[NDArray, dict(shape=(None, None, None), device="cpu", writable=False)],
     out: Annotated[NDArray, dict(shape=(None, None, None), device="cpu")],
     lse: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")] | None,
-    pages: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)],
-    page_start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)],
     query_start: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],
-    first: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],
-    last: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],
     sinks: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)] | None,
     scale: float,
     softcap: float,
@@ -148,7 +167,7 @@ def attend(
     threads: int,
 ) -> str:
     """
-    Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis. Returns the name of the kernel that ran, empty when there was nothing to do.
+    Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's basis. kinds: of pages, one or two, of which none holds what the other one does, each as (layout, base, stride, pages, page_start, first, last). Returns the name of the kernel that ran, empty when there was nothing to do.
     """
 
 def open_ggml(base: str, cpu: str) -> str:
@@ -299,7 +318,7 @@ class PackedLayers:
         threads: int,
     ) -> tuple[int, int, int, str]:
         """
-        Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][22], addresses of cos, sin, then base, stride, slots, pages, page_start, query_start, first, last, number of sequences and of those that decode; then the same of sealed pages, base 0 without. layouts: of the pages that are written; sealed: of the others, any where there are none. Returns (layer, side, what, kernel) as `append` and `attend`, layer -1: good.
+        Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][18], addresses of cos and sin, of slots and query_start, numbers of sequences and of those that decode; then base, stride, pages, page_start, first and last of pages that are written; then the same of sealed ones, base 0 without. layouts: of the pages that are written; sealed: of the others, any where there are none. Returns (layer, side, what, kernel) as `append` and `attend`, layer -1: good.
         """
 
 def rms_norm(x: int, weight: int, epsilon: float, rows: int, dim: int, out: int, threads: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -40,6 +40,13 @@ class Attended(NamedTuple):
     lse: torch.Tensor | None = None
 
 
+class Part(NamedTuple):
+    """Pages of one kind, and what queries see of them."""
+
+    pool: Pool
+    step: Step
+
+
 class Kernel(Protocol):
     """One way to write and read pages. Kernels hold nothing of a step or a pool."""
 
@@ -70,6 +77,29 @@ class Kernel(Protocol):
         q_heads a multiple of the layout's kv_heads. lse: whether the log-sum-exp is wanted. ValueError where shapes don't fit or
         a query sees tokens beyond its block table.
         """
+
+    def attend_both(self, query: torch.Tensor, written: Part, other: Part, options: Options) -> torch.Tensor:
+        """The output of one attention over two kinds of pages, of which none holds what the other one does.
+
+        Both steps have the same query tokens, in the same sequences or, the other one, in longer ones.
+        """
+
+    def convert(self, source: Pool, target: Pool, pairs: Sequence[tuple[int, int]], status: torch.Tensor) -> None:
+        """Whole pages become pages of another pool, in its types; the kernel is the target's.
+
+        From their stored bytes, un-rotated and encoded with additions in a fixed order: what a page becomes depends on what it
+        holds alone. pairs: numbers of a page in source and target. status: as `append`'s, of what is too large for the target's
+        types.
+        """
+
+
+def attend_apart(query: torch.Tensor, parts: Sequence[tuple[Kernel, Part]], options: Options) -> Attended:
+    """Parts attended one by one and merged."""
+    found, left = [], options
+    for kernel, part in parts:
+        found.append(kernel.attend(query, part.pool, part.step, left, lse=True))
+        left = replace(options, sinks=None)  # they count once
+    return merged(found)
 
 
 class DeviceKernel(Kernel, Protocol):

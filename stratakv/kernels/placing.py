@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
-from stratakv.kernels.kernel import Attended, Kernel, Options, merged
+from stratakv.kernels.kernel import Kernel, Options, Part, attend_apart
 from stratakv.kernels.spans import Mixture, Seen
 from stratakv.kernels.step import Step
 from stratakv.pages.pool import Pool
@@ -70,16 +69,15 @@ class Placed(NamedTuple):
         return out.index_copy(0, torch.cat([rows for rows, _ in parts]), torch.cat([found for _, found in parts]))
 
     def _attend(self, query: torch.Tensor, seen: Seen, options: Options, kernel: Kernel | None) -> torch.Tensor:
+        mine = kernel or self.kernel
         if seen.sealed is None:
-            return (kernel or self.kernel).attend(query, self.pool, seen.fine, options).out
+            return mine.attend(query, self.pool, seen.fine, options).out
         assert self.sealed is not None
-        parts: list[Attended] = [
-            (kernel or self.kernel).attend(query, self.pool, seen.fine, options, lse=True),
-            (kernel or self.sealed.kernel).attend(
-                query, self.sealed.pool, seen.sealed, replace(options, sinks=None), lse=True
-            ),
-        ]
-        return merged(parts).out
+        other = kernel or self.sealed.kernel
+        written, sealed = Part(self.pool, seen.fine), Part(self.sealed.pool, seen.sealed)
+        if other == mine:
+            return mine.attend_both(query, written, sealed, options)
+        return attend_apart(query, ((mine, written), (other, sealed)), options).out
 
 
 class PlacingLayer(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from stratakv.kernels.kernel import Attended, Options
+from stratakv.kernels.converting import convert
+from stratakv.kernels.kernel import Attended, Options, Part, attend_apart
 from stratakv.kernels.step import Rectangle, Step
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
@@ -44,6 +46,14 @@ class Torch:
         parts = [_one(query, pool, step, s, options, lse) for s in range(len(step))]
         sums = torch.cat([part.lse for part in parts if part.lse is not None]) if lse else None
         return Attended(torch.cat([part.out for part in parts]) if parts else _nothing(query, pool, 0), sums)
+
+    def attend_both(self, query: torch.Tensor, written: Part, other: Part, options: Options) -> torch.Tensor:
+        """See Kernel."""
+        return attend_apart(query, ((self, written), (self, other)), options).out
+
+    def convert(self, source: Pool, target: Pool, pairs: Sequence[tuple[int, int]], status: torch.Tensor) -> None:
+        """See Kernel."""
+        convert(self, source, target, pairs, status)
 
 
 def _even(query: torch.Tensor, pool: Pool, step: Step, shape: Rectangle, options: Options, lse: bool) -> Attended:

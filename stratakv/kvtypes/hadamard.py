@@ -51,17 +51,19 @@ class Rotation:
         first, second = _sign_arrays(self.block, self.seed)
         return first, second, _paley(_paley_factor(self.block))
 
-    def exact(self, x: Tensor) -> Tensor:
-        """float32 [n, block] -> float32 [n, block], the forward rotation with additions in one fixed order.
+    def exact(self, x: Tensor, *, back: bool = False) -> Tensor:
+        """float32 [n, block] -> float32 [n, block], the rotation, or the way back, with additions in one fixed order.
 
-        A vector's result is the same to the bit alone and in any batch, which no matrix product promises. Encoding
-        needs that; reading doesn't. Order: Paley's rows (if any) term by term, then butterflies of growing stride.
+        A vector's result is the same to the bit alone and in any batch, which no matrix product promises. Encoding and
+        sealing need that; reading doesn't. Order: Paley's rows (if any) term by term, then butterflies of growing stride.
         """
         n, m = len(x), _paley_factor(self.block)
         first, second = _signs(self.block, self.seed, x.device)
-        y = (first * x).view(n, self.block // m, m)
+        norm = 1 / sqrt(self.block)
+        y = (second * x * norm if back else first * x).view(n, self.block // m, m)
         if m > 1:
-            columns = torch.from_numpy(_paley(m).astype(np.float32)).to(x.device).unbind(1)
+            paley = _paley(m).T if back else _paley(m)
+            columns = torch.from_numpy(paley.astype(np.float32)).to(x.device).unbind(1)
             total = columns[0] * y[..., :1]
             for column, value in zip(columns[1:], y.unbind(-1)[1:], strict=True):
                 total = total + column * value.unsqueeze(-1)
@@ -71,7 +73,8 @@ class Rotation:
             a, b = y.reshape(n, self.block // (2 * step), 2, step).unbind(2)
             y = torch.stack((a + b, a - b), dim=2)
             step *= 2
-        return second * y.reshape(n, self.block) * (1 / sqrt(self.block))
+        y = y.reshape(n, self.block)
+        return first * y if back else second * y * norm
 
     def rotate(self, x: Tensor) -> Tensor:
         """Floats [..., k * block] -> float32 of the same shape, as one matrix product."""

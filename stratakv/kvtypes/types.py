@@ -151,6 +151,13 @@ class KVType(ABC):
         """uint8 [..., nbytes] -> float32 [..., head_dim], the vectors as they were given, up to quantization."""
         return self.unrotate(self.decode_stored(packed, head_dim))
 
+    def decode_exactly(self, packed: Tensor, head_dim: int) -> Tensor:
+        """`decode` with additions in one fixed order: the same to the bit on any device and in any batch."""
+        stored, rotation = self.decode_stored(packed, head_dim), self.rotation(head_dim)
+        if rotation is None:
+            return stored
+        return rotation.exact(stored.reshape(-1, rotation.block), back=True).reshape(stored.shape)
+
     def rotation(self, head_dim: int) -> Rotation | None:
         """The rotation into the stored basis, on each run of its block; None for types that don't rotate."""
         return None

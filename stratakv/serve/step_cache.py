@@ -9,7 +9,6 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
 from stratakv.engine.cache.handle import handles
 from stratakv.kernels.choice import kernel_for
-from stratakv.kernels.converting import convert
 from stratakv.kernels.placing import Placed, PlacingLayer, Sealed
 from stratakv.kernels.spans import Seen
 from stratakv.pages.pool import Pool
@@ -57,7 +56,7 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
         """Pages become sealed ones: pairs of numbers."""
         if pages:
             assert self.sealed is not None
-            convert(self.pool, self.sealed, self.sealed_kernel, pages, self.sealed_status)
+            self.sealed_kernel.convert(self.pool, self.sealed, pages, self.sealed_status)
 
     def _placed(self) -> Placed:
         part = None

@@ -12,16 +12,15 @@ from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.cpu.layout import compiled
 from stratakv.kernels.cpu.split import Split
 from stratakv.kernels.native import native
-from stratakv.kernels.placing import Placed, PlacingLayer, Sealed
+from stratakv.kernels.placing import Placed, PlacingLayer
 from stratakv.weights.angles import Angles
 from stratakv.weights.fused_layer import FusedLayer
 from stratakv.weights.parts import UnknownPartError, norm
 
-# Of a step's table, a row a layer: addresses of cos and sin, then base and stride of a pool and Split.numbers; those twice, of
-# pages that are written and of sealed ones
-_PAGES_COLUMNS = 10
-_COLUMNS = 2 + 2 * _PAGES_COLUMNS
-_NONE = (0,) * _PAGES_COLUMNS
+# Of a step's table, a row a layer: addresses of cos and sin, and Split.numbers: those of the step, then base and stride of a pool
+# and what queries see of it; those twice, of pages that are written and of sealed ones
+_NONE = (0,) * 6
+_COLUMNS = 2 + 4 + 2 * len(_NONE)
 # What a call may say that changes nothing in a step
 _HARMLESS = {"use_cache", "return_dict", "cache_position", "logits_to_keep"}
 
@@ -144,8 +143,7 @@ class Stack:
         angles = {kind: self._angles(x, position_ids, kind) for kind in dict.fromkeys(self.types[: len(placed)])}
         starts = {kind: (cos.data_ptr(), sin.data_ptr()) for kind, (cos, sin) in angles.items()}
         table[: len(placed)] = [
-            (*starts[kind], *_numbers(place), *(_NONE if place.sealed is None else _numbers(place.sealed)))
-            for place, kind in zip(placed, self.types, strict=False)
+            (*starts[kind], *_numbers(place)) for place, kind in zip(placed, self.types, strict=False)
         ]
         kernel = placed[0].kernel
         assert isinstance(kernel, CpuKernel)
@@ -198,18 +196,25 @@ def _placed(placing: list[Any], batch: int, tokens: int) -> list[Placed] | None:
             return None
         if place.sealed is not None and place.sealed.kernel != place.kernel:
             return None
-        for part in (place, place.sealed):
-            if part is not None and id(part.step) not in known:
-                if Split.of(part.step).decoding is None:
-                    return None
-                known.add(id(part.step))
+        if id(place.step) not in known:
+            if _split(place).decoding is None:
+                return None
+            known.add(id(place.step))
         placed.append(place)
     return placed
 
 
-def _numbers(part: Placed | Sealed) -> tuple[int, ...]:
-    """Of a row of the table."""
-    return part.pool.base, part.pool.stride, *Split.of(part.step).numbers
+def _split(place: Placed) -> Split:
+    return Split.of(place.step) if place.sealed is None else Split.of(place.step, place.sealed.step)
+
+
+def _numbers(place: Placed) -> tuple[int, ...]:
+    """Of a row of the table, behind the angles."""
+    step, written, *sealed = _split(place).numbers
+    numbers = *step, place.pool.base, place.pool.stride, *written
+    if place.sealed is None:
+        return *numbers, *_NONE
+    return *numbers, place.sealed.pool.base, place.sealed.pool.stride, *sealed[0]
 
 
 def _sees_all(mask: Any) -> bool:

@@ -1,6 +1,8 @@
-"""Parts of a history in unlike types, attended apart and merged by their log-sum-exp: as one attention over both."""
+"""Parts of a history in unlike types, in one call or apart and merged by their log-sum-exp: as one attention over both."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import torch
 
 from stratakv.kernels.choice import TORCH, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
-from stratakv.kernels.kernel import Kernel, Options, merged
+from stratakv.kernels.cpu.split import NEAR, Split
+from stratakv.kernels.kernel import Kernel, Options, Part, attend_apart, merged
 from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
 from stratakv.kernels.torch_kernel import dense_attention
@@ -65,3 +68,106 @@ def test_a_part_that_sees_nothing_adds_nothing() -> None:
             torch.testing.assert_close(merged(order).out, some.out)
     with pytest.raises(ValueError, match="lse=True"):
         merged([kernel.attend(q, pool, empty, Options(1.0))])
+
+
+COMPILED = [CpuKernel(name) for name in kernel_names() if name != "torch"]
+compiled = pytest.mark.parametrize("kernel", COMPILED, ids=lambda kernel: kernel.name)
+PAIRS = [
+    ("turbo8", "turbo8", "tcq4", "turbo4"),  # V in one basis
+    ("q8_0", "f16", "turbo3", "turbo4"),  # in two
+    ("turbo8", "q8_0", "q4_0_rot", "q4_0"),
+]
+pairs = pytest.mark.parametrize("types", PAIRS, ids="-".join)
+
+
+class Both:
+    """Sequences whose history lies in pages of two kinds: `old` tokens of each in sealed ones, the rest written."""
+
+    def __init__(self, types: tuple[str, ...], old: list[int], new: list[int]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.lengths = new, old
+        self.tables: list[list[np.ndarray]] = []
+        self.pools = []
+        for lengths, names in zip(self.lengths, (types[:2], types[2:]), strict=True):
+            counts = [-(-length // 128) for length in lengths]
+            ends = np.cumsum([0, *counts])
+            order = np.random.default_rng(0).permutation(ends[-1])
+            self.tables.append([order[ends[s] : ends[s + 1]] for s in range(len(lengths))])
+            layout = PageLayout(*map(kv_type, names), 64, 64, 2)
+            pool = Pool.fixed(layout, max(ends[-1], 1), torch.device("cpu"))
+            pool.memory.fill_(255)
+            k, v = (torch.randn(sum(lengths), 2, 64, generator=generator) for _ in range(2))
+            TORCH.append(pool, k, v, Step.causal(self.tables[-1], lengths, lengths).slots, new_codes())
+            self.pools.append(pool)
+
+    def parts(self, queries: list[int], prompts: list[bool], skip: int = 0) -> tuple[Part, Part]:
+        """The last queries of each sequence, without so many of them at the end."""
+        prefill, (new, old) = np.array(prompts), self.lengths
+        written = Step.causal(self.tables[0], [n - skip for n in new], queries, prefill=prefill)
+        sealed = Step.causal(self.tables[1], old, queries, prefill=prefill)
+        counts = np.repeat(old, queries).astype(np.int32)  # all of it is seen by each
+        sealed = replace(sealed, first=np.zeros_like(counts), last=counts)
+        return Part(self.pools[0], written), Part(self.pools[1], sealed)
+
+
+def query(tokens: int) -> torch.Tensor:
+    return torch.randn(tokens, 8, 64, generator=torch.Generator().manual_seed(1))
+
+
+@compiled
+@pairs
+@pytest.mark.parametrize(
+    "options", [Options(0.125), Options(0.2, 3.0, torch.linspace(-1, 2, 8))], ids=["plain", "sinks"]
+)
+def test_one_call_over_both_kinds(kernel: CpuKernel, types: tuple[str, ...], options: Options) -> None:
+    both = Both(types, [1300, 0, 128, 640, 384], [300, 40, 129, 256, 200])
+    queries = [1, 2, 1, 100, 129]
+    parts = both.parts(queries, [False, False, False, True, True])
+    q = query(sum(queries))
+    expected = attend_apart(q, [(TORCH, part) for part in parts], options).out
+    for each in (kernel, replace(kernel, precise=True)):
+        out = each.attend_both(q, *parts, options)
+        for here, limit in ((slice(0, 4), 1e-3 if each.precise else 1e-2), (slice(4, None), 1e-3)):
+            assert (out[here] - expected[here]).norm() / expected[here].norm() <= limit
+
+
+@compiled
+@pairs
+def test_tokens_get_the_same_to_the_bit_in_any_company_and_pieces(kernel: CpuKernel, types: tuple[str, ...]) -> None:
+    both, q, options = Both(types, [900, 256], [300, 290]), query(121), Options(0.125)
+    together = kernel.attend_both(q, *both.parts([1, 120], [False, True]), options)
+    alone = kernel.attend_both(q[:1], *both.parts([1, 0], [False, True]), options)
+    assert torch.equal(alone, together[:1])
+    for begin in range(0, 120, 40):
+        parts = both.parts([0, 40], [False, True], skip=80 - begin)
+        assert torch.equal(kernel.attend_both(q[1 + begin : 41 + begin], *parts, options), together[1 + begin :][:40])
+
+
+@compiled
+def test_a_prompt_s_far_tokens_are_attended_apart(kernel: CpuKernel) -> None:
+    """They see too many; the others of the same step don't, and get the same as without them."""
+    both, queries = Both(PAIRS[0], [300, NEAR + 128], [200, 250]), [100, 100]
+    parts = both.parts(queries, [True, True])
+    q, options = query(200), Options(0.125, None, torch.linspace(-1, 2, 8))
+    split = Split.of(*(part.step for part in parts))
+    assert split.decoding is None and split.apart.tokens.tolist() == list(range(100, 200))
+    out = kernel.attend_both(q, *parts, options)
+    expected = attend_apart(q, [(TORCH, part) for part in parts], options).out
+    assert (out - expected).norm() / expected.norm() <= 1e-3
+    near = kernel.attend_both(q[:100], *both.parts([100, 0], [True, True]), options)
+    assert torch.equal(out[:100], near)
+    few = both.parts([100, 60], [True, True])  # a compiled call takes so few all the same
+    assert Split.of(*(part.step for part in few)).decoding == 0
+
+
+def test_blocks_and_runs_are_cut_alike() -> None:
+    """Written pages in blocks of 128 positions, sealed ones in whole runs."""
+    tables = [np.arange(3)] * 3
+    blocks = Step.causal(tables, [300, 300, 300], [5, 100, 1], prefill=np.array([True, True, False]))
+    runs = Step.causal([np.arange(2), np.arange(2)], [256, 250], [105, 1], prefill=np.array([True, False]))
+    split = Split.of(blocks, runs)
+    ends = [5, 37, 69, 101, 105, 106]
+    assert [step.query_start.tolist() for step in split.steps] == [[0, *ends]] * 2
+    assert split.decoding is None  # who decodes comes first
+    assert [np.diff(step.page_start).tolist() for step in split.steps] == [[3] * 6, [2] * 6]
+    assert split.others.tokens.tolist() == [105] and split.short_chunks.tokens.tolist() == list(range(105))

@@ -44,6 +44,7 @@ def test_rotation_is_the_documented_matrix(block: int, seed: int | None):
     assert torch.allclose(rotation.exact(x).double(), y, atol=2e-6)
     assert torch.allclose(rotation.rotate(x).double(), y, atol=2e-6)
     assert torch.allclose(rotation.unrotate(rotation.rotate(x)), x, atol=2e-6)
+    assert torch.allclose(rotation.exact(rotation.exact(x), back=True), x, atol=2e-6)
     two = torch.cat([x, x.flip(0)], dim=-1)
     assert torch.allclose(rotation.rotate(two), torch.cat([rotation.rotate(x), rotation.rotate(x.flip(0))], dim=-1))
 
@@ -51,5 +52,6 @@ def test_rotation_is_the_documented_matrix(block: int, seed: int | None):
 def test_exact_is_the_same_alone_and_in_a_batch():
     x = torch.randn(257, 112, generator=torch.Generator().manual_seed(7))
     rotation = Rotation(112, 42)
-    together = rotation.exact(x)
-    assert all(torch.equal(rotation.exact(x[i : i + 1])[0], together[i]) for i in range(0, 257, 16))
+    for back in (False, True):
+        together = rotation.exact(x, back=back)
+        assert all(torch.equal(rotation.exact(x[i : i + 1], back=back)[0], together[i]) for i in range(0, 257, 16))

@@ -8,7 +8,6 @@ import torch
 
 from stratakv.engine.cache.tables import Tables
 from stratakv.kernels.choice import kernel_for
-from stratakv.kernels.converting import convert
 from stratakv.kernels.spans import due
 from stratakv.kvtypes import KVType
 from stratakv.pages.layout import PAGE_TOKENS
@@ -53,8 +52,10 @@ class SealedPages:
 
     def seal(self) -> None:
         """Write what there is room for."""
-        convert(self.fine.pool, self.tables.pool, self.kernel, self._waiting, self.status)
-        self._waiting, self._written = [], self.end
+        if self._waiting:
+            self.kernel.convert(self.fine.pool, self.tables.pool, self._waiting, self.status)
+            self._waiting = []
+        self._written = self.end
 
     def forget_room(self) -> None:
         """What `make_room` made, and `seal` didn't write, is gone: the step that asked for it has failed."""
@@ -92,7 +93,7 @@ class SealedPages:
         for index in range(max(self.spans.first, block - self.spans.recent), whole):
             if index not in self.fine.indices and index in self.tables.indices:
                 pairs += self.fine.add_like(index, self.tables.column(index))
-        convert(self.tables.pool, self.fine.pool, self.fine_kernel, pairs, status)
+        self.fine_kernel.convert(self.tables.pool, self.fine.pool, pairs, status)
         self._forget(max(self.spans.first, min(self._written, block)))
         return bool(pairs)
 

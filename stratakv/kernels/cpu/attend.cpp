@@ -64,82 +64,133 @@ std::int64_t unit_count(const Attention &a, std::int64_t pages) {
     return std::max<std::int64_t>(1, (pages + unit - 1) / unit);
 }
 
+bool same(const Rotation *one, const Rotation *other) {
+    return one == other || (one && other ? *one == *other : !(one ? one : other)->block);
+}
+
+Failure first_of(const std::atomic<int> *states, int count) {
+    for (int i = 0; i < count; ++i)
+        if (states[i]) return {i, static_cast<Encoded>(states[i].load())};
+    return {-1, Encoded::good};
+}
+
 }  // namespace
 
-const char *attend(const Kernel &kernel, const Attention &a, int threads) {
-    // What one thread does at a time: units [begin, end) of a sequence and kv head.
+const char *attend(const Kernel &kernel, const Attention *kinds, int count, int threads) {
+    // What one thread does at a time: units [begin, end) of one kind of pages of a sequence and kv head.
     struct Part {
-        int sequence, head;
+        int kind, sequence, head;
         std::int64_t begin, end;  // pages
         std::size_t unit;         // the first one's partial softmax
         int group;
     };
-    // A sequence and kv head: its units' partial softmaxes, and how many of its parts aren't done.
+    // A sequence and kv head: where its units' partial softmaxes begin, kind by kind, and how many of its parts aren't
+    // done.
     struct Group {
-        std::size_t begin = 0, end = 0;
+        std::size_t begin[kMostKinds + 1];
         std::atomic<int> left{0};
     };
+    // Pages of one kind that a sequence sees, and the softmaxes that go over them.
+    struct Range {
+        std::int64_t begin, pages, units;
+    };
+    const Attention &a = *kinds;
     // kept between calls
-    thread_local std::vector<std::int64_t> begins, pages;
+    thread_local std::vector<Range> ranges;
     thread_local std::vector<Part> parts;
     thread_local std::vector<Partial> partials;
     thread_local std::vector<float> states;
-    begins.resize(a.sequences), pages.resize(a.sequences);
+    ranges.clear();
     std::int64_t total = 0, work = 0;
     std::size_t floats = 0, units = 0;
-    for (int s = 0; s < a.sequences; ++s) {
-        std::int32_t low = 0, high = 0;
-        for (int t = a.query_start[s]; t < a.query_start[s + 1]; ++t) {
-            const bool one = t == a.query_start[s];
-            low = one ? a.first[t] : std::min(low, a.first[t]);
-            high = one ? a.last[t] : std::max(high, a.last[t]);
+    for (int s = 0; s < a.sequences; ++s)
+        for (int kind = 0; kind < count; ++kind) {
+            const std::int32_t *first = kinds[kind].first, *last = kinds[kind].last;
+            std::int32_t low = 0, high = 0;
+            for (int t = a.query_start[s]; t < a.query_start[s + 1]; ++t) {
+                const bool one = t == a.query_start[s];
+                low = one ? first[t] : std::min(low, first[t]);
+                high = one ? last[t] : std::max(high, last[t]);
+            }
+            const std::int64_t begin = low / kPageTokens,
+                               pages = std::max<std::int64_t>(
+                                   0, (std::int64_t(high) + kPageTokens - 1) / kPageTokens - begin);
+            const std::size_t size = a.partial_floats(s);
+            // of the first kind there is one at least, which says where nothing is seen
+            const std::int64_t own = !size || (kind && !pages) ? 0 : unit_count(a, pages);
+            ranges.push_back({begin, pages, own});
+            total += pages * a.kv_heads;
+            work += pages * a.kv_heads * a.groups * a.q_tokens(s);
+            units += own * a.kv_heads, floats += own * a.kv_heads * size;
         }
-        begins[s] = low / kPageTokens;
-        pages[s] = std::max<std::int64_t>(0, (std::int64_t(high) + kPageTokens - 1) / kPageTokens - begins[s]);
-        total += pages[s] * a.kv_heads;
-        work += pages[s] * a.kv_heads * a.groups * a.q_tokens(s);
-        if (const std::size_t size = a.partial_floats(s)) {
-            const std::size_t own = std::size_t(unit_count(a, pages[s])) * a.kv_heads;
-            units += own, floats += own * size;
-        }
-    }
     // waking a thread takes as long as some dozens of tiles
     if (work < 64) threads = 1;
     // Several parts a thread, so that the last one isn't waited for long.
-    const std::int64_t per_part = total / (std::int64_t(threads) * 8) + 1;
+    const std::int64_t per_part = threads == 1 ? total : total / (std::int64_t(threads) * 8) + 1;
     states.resize(floats);
     parts.clear(), partials.clear();
     partials.reserve(units);
     std::vector<Group> groups(std::size_t(a.sequences) * a.kv_heads);
     float *at = states.data();
-    int count = 0;
-    for (int s = 0; s < a.sequences; ++s) {
+    const std::int64_t unit = unit_pages(a), together = std::max<std::int64_t>(1, (per_part + unit - 1) / unit);
+    for (int s = 0, number = 0; s < a.sequences; ++s) {
         const std::size_t size = a.partial_floats(s), rows = std::size_t(a.groups) * a.q_tokens(s);
-        if (!size) continue;
-        const std::int64_t unit = unit_pages(a), own = unit_count(a, pages[s]), together = (per_part + unit - 1) / unit;
-        for (int h = 0; h < a.kv_heads; ++h, ++count) {
-            Group &group = groups[count];
-            group.begin = partials.size(), group.end = group.begin + own;
-            for (std::int64_t u = 0; u < own; u += together, ++group.left) {
-                const std::int64_t begin = begins[s] + u * unit,
-                                   end = begins[s] + std::min(pages[s], (u + together) * unit);
-                parts.push_back({s, h, begin, end, group.begin + u, count});
+        for (int h = 0; h < a.kv_heads; ++h, ++number) {
+            Group &group = groups[number];
+            for (int kind = 0; kind < count; ++kind) {
+                const Range &range = ranges[s * count + kind];
+                group.begin[kind] = partials.size();
+                for (std::int64_t u = 0; u < range.units; u += together, ++group.left)
+                    parts.push_back({kind, s, h, range.begin + u * unit,
+                                     range.begin + std::min(range.pages, (u + together) * unit), group.begin[kind] + u,
+                                     number});
+                for (std::int64_t u = 0; u < range.units; ++u, at += size)
+                    partials.push_back({at, at + rows, at + 2 * rows});
             }
-            for (std::int64_t u = 0; u < own; ++u, at += size) partials.push_back({at, at + rows, at + 2 * rows});
+            group.begin[count] = partials.size();
         }
     }
+    bool one_basis = true;
+    for (int kind = 1; kind < count; ++kind) one_basis &= same(a.out_rotation, kinds[kind].out_rotation);
     const Part *all = parts.data();
     const Partial *of = partials.data();
     std::atomic<const char *> ran{""};
     parallel_for(threads, static_cast<int>(parts.size()), [&](int i) {
         const Part &part = all[i];
-        ran = kernel.run(a, part.sequence, part.head, part.begin, part.end, unit_pages(a), of + part.unit);
+        ran = kernel.run(kinds[part.kind], part.sequence, part.head, part.begin, part.end, unit, of + part.unit);
         Group &group = groups[part.group];
+        if (--group.left) return;
         // who finishes last merges
-        if (--group.left == 0)
-            kernel.merge(a, part.sequence, part.head, of + group.begin, static_cast<int>(group.end - group.begin));
+        Softmaxes found[kMostKinds];
+        for (int kind = 0; kind < count; ++kind)
+            found[kind] = {kinds + kind, of + group.begin[kind],
+                           static_cast<int>(group.begin[kind + 1] - group.begin[kind])};
+        kernel.merge(part.sequence, part.head, found, count, one_basis);
     });
     return ran;
+}
+
+Failure convert(const Kernel &kernel, const ConvertTask *tasks, int count, int threads) {
+    constexpr int kTokens = 64;  // some microseconds of encoding
+    const int pieces = tasks->pages * tasks->heads * (kPageTokens / kTokens);
+    std::atomic<int> states[2] = {{0}, {0}};
+    parallel_for(threads, count * pieces, [&](int i) {
+        const ConvertTask &task = tasks[i / pieces];
+        const int begin = i % (kPageTokens / kTokens) * kTokens, piece = i % pieces / (kPageTokens / kTokens),
+                  head = piece % task.heads, page = piece / task.heads, dim = task.source->dim;
+        thread_local std::vector<float> rows;
+        rows.resize(std::size_t(kTokens) * dim);
+        const std::uint8_t *tile = task.from.at(task.numbers[2 * page]) + head * task.from_tile_bytes;
+        kernel.decode(*task.source, tile, begin, begin + kTokens, rows.data(), nullptr);
+        kernel.rotate(*task.back, rows.data(), kTokens, dim);
+        std::int64_t slots[kTokens];
+        for (int t = 0; t < kTokens; ++t) slots[t] = task.numbers[2 * page + 1] * kPageTokens + begin + t;
+        const Input input{rows.data(), Precision::f32, dim, 0};
+        const EncodeTask encoded{task.encoder, input, task.heads, kTokens, task.to, slots, task.to_tile_bytes};
+        const Encoded one = kernel.encode(encoded, head, head + 1, 0, kTokens);
+        if (one != Encoded::good) states[i / pieces] = static_cast<int>(one);
+    });
+    return first_of(states, count);
 }
 
 void decode(const Kernel &kernel, const DecodeTask &task, int threads) {
@@ -173,9 +224,7 @@ Failure encode(const Kernel &kernel, const EncodeTask *tasks, int count, int thr
         const Encoded one = kernel.encode(task, head, head + together, begin, end);
         if (one != Encoded::good) states[i / pieces] = static_cast<int>(one);
     });
-    for (int i = 0; i < count; ++i)
-        if (states[i]) return {i, static_cast<Encoded>(states[i].load())};
-    return {-1, Encoded::good};
+    return first_of(states, count);
 }
 
 }  // namespace stratakv

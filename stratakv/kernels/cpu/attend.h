@@ -103,16 +103,26 @@ struct Partial {
     float *out;  // [rows, v.dim], not yet divided by sum
 };
 
+// The softmaxes of one kind of pages: `count` of them, of a sequence and kv head.
+struct Softmaxes {
+    const Attention *of;
+    const Partial *parts;
+    int count;
+};
+
 struct Kernel {
     const char *name;
     // Attention of sequence s, kv head h over pages [page_begin, page_end) of its table: a softmax for each `unit`
     // pages of them. Returns the name of the instruction set that it was compiled for.
     const char *(*run)(const Attention &, int sequence, int head, std::int64_t page_begin, std::int64_t page_end,
                        std::int64_t unit, const Partial *);
-    // Merges the softmaxes of all units of a sequence and kv head, sinks included, into the output.
-    void (*merge)(const Attention &, int sequence, int head, const Partial *parts, int count);
+    // Merges the softmaxes of all units of a sequence and kv head, and of all `count` kinds of pages, sinks included,
+    // into the output. Queries, output and sinks are the first kind's; one_basis: V is stored in the same one in all.
+    void (*merge)(int sequence, int head, const Softmaxes *kinds, int count, bool one_basis);
     // Tokens [begin, end) of a head's tile as rows [tokens, dim], into whichever of the two outputs isn't null.
     void (*decode)(const Side &, const std::uint8_t *tile, int begin, int end, float *floats, std::uint16_t *bfloats);
+    // Rotates `count` rows of `dim` values in place.
+    void (*rotate)(const Rotation &, float *rows, int count, int dim);
     // Encodes tokens [begin, end) of heads [first, last) into their pages.
     Encoded (*encode)(const EncodeTask &, int first, int last, int begin, int end);
 };

@@ -17,6 +17,7 @@ namespace {
 
 using stratakv::Attention;
 using stratakv::Partial;
+using stratakv::Softmaxes;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
@@ -372,29 +373,49 @@ const char *run(const Attention &a, int sequence, int head, std::int64_t page_be
     return simd::kName;
 }
 
-void merge(const Attention &a, int sequence, int head, const Partial *parts, int count) {
+void merge(int sequence, int head, const Softmaxes *kinds, int count, bool one_basis) {
+    const Attention &a = *kinds[0].of;
     const int q_tokens = a.q_tokens(sequence), rows = a.groups * q_tokens, dim = a.v.dim;
-    alignas(64) float out[kMaxDim + 16];
+    alignas(64) float out[kMaxDim + 16], other[kMaxDim + 16];
     for (int r = 0; r < rows; ++r) {
         const int q_head = head * a.groups + r / q_tokens;
         float maximum = a.sinks ? a.sinks[q_head] : kMinusInfinity;
-        for (int p = 0; p < count; ++p) maximum = std::max(maximum, parts[p].maximum[r]);
+        for (const Softmaxes *kind = kinds; kind < kinds + count; ++kind)
+            for (int p = 0; p < kind->count; ++p) maximum = std::max(maximum, kind->parts[p].maximum[r]);
         float sum = a.sinks ? std::exp(a.sinks[q_head] - maximum) : 0.0f;
+        const auto add = [&](const Softmaxes &kind, float *to) {
+            for (int p = 0; p < kind.count; ++p) {
+                if (!(kind.parts[p].sum[r] > 0)) continue;  // saw no token
+                const float weight = std::exp(kind.parts[p].maximum[r] - maximum);
+                sum += weight * kind.parts[p].sum[r];
+                const float *from = kind.parts[p].out + std::size_t(r) * dim;
+                for (int d = 0; d < dim; ++d) to[d] += weight * from[d];
+            }
+        };
         std::memset(out, 0, sizeof(float) * dim);
-        for (int p = 0; p < count; ++p) {
-            if (!(parts[p].sum[r] > 0)) continue;  // saw no token
-            const float weight = std::exp(parts[p].maximum[r] - maximum);
-            sum += weight * parts[p].sum[r];
-            const float *from = parts[p].out + std::size_t(r) * dim;
-            for (int d = 0; d < dim; ++d) out[d] += weight * from[d];
+        add(kinds[0], out);
+        for (int i = 1; i < count; ++i) {
+            if (one_basis) {
+                add(kinds[i], out);
+                continue;
+            }
+            std::memset(other, 0, sizeof(float) * dim);
+            add(kinds[i], other);
+            if (i == 1) rotate(a.out_rotation, out, dim);
+            rotate(kinds[i].of->out_rotation, other, dim);
+            for (int d = 0; d < dim; ++d) out[d] += other[d];
         }
         const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
         for (int d = 0; d < dim; ++d) out[d] *= inverse;
-        rotate(a.out_rotation, out, dim);
+        if (count == 1 || one_basis) rotate(a.out_rotation, out, dim);
         const std::int64_t token = a.query_start[sequence] + r % q_tokens;
         write_row(a.out, token, q_head, dim, out);
         if (a.lse) a.lse[token * a.kv_heads * a.groups + q_head] = sum > 0 ? maximum + std::log(sum) : kMinusInfinity;
     }
+}
+
+void rotate_rows(const Rotation &rotation, float *rows, int count, int dim) {
+    for (int i = 0; i < count; ++i) rotate(&rotation, rows + std::size_t(i) * dim, dim);
 }
 
 }  // namespace

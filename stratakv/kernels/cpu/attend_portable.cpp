@@ -6,7 +6,7 @@
 
 namespace stratakv {
 const Kernel *portable_kernel() {
-    static const Kernel kernel{simd::kName, run, merge, decode_rows, encode};
+    static const Kernel kernel{simd::kName, run, merge, decode_rows, rotate_rows, encode};
     return &kernel;
 }
 }  // namespace stratakv

@@ -5,11 +5,13 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <iterator>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "attend_dispatch.h"
@@ -74,49 +76,54 @@ Side side(int codes, int dim, int nbytes, int blocks, int group, int base_bytes,
     return s;
 }
 
-std::string attend_pages(const std::string &kernel, const Layout &layout, std::uint64_t base, std::uint64_t stride,
-                         const States &query, const Result &out, std::optional<Array<float, 2>> lse,
-                         Array<const std::int64_t, 1> pages, Array<const std::int64_t, 1> page_start,
-                         Array<const std::int32_t, 1> query_start, Array<const std::int32_t, 1> first,
-                         Array<const std::int32_t, 1> last, std::optional<Array<const float, 1>> sinks, float scale,
-                         float softcap, bool precise, int threads) {
-    Attention a{};
-    a.k = layout.k, a.v = layout.v, a.tile_bytes = layout.tile_bytes, a.kv_heads = layout.kv_heads;
-    const int q_heads = static_cast<int>(query.shape(1));
-    wants(q_heads % layout.kv_heads == 0, "query heads must be a multiple of kv heads");
-    wants(query_start.shape(0) > 0 && page_start.shape(0) == query_start.shape(0),
-          "page_start and query_start: one entry a sequence, and an end");
-    a.sequences = static_cast<int>(query_start.shape(0)) - 1;
-    a.query = matrix<Input>(query, q_heads, a.k.dim);
-    a.out = matrix<Output>(out, q_heads, a.v.dim);
-    const std::size_t tokens = query.shape(0);
-    wants(out.shape(0) == tokens && first.shape(0) == tokens && last.shape(0) == tokens,
-          "query, out, first and last: one entry a query token");
-    wants(query_start.data()[0] == 0 && static_cast<std::size_t>(query_start.data()[a.sequences]) == tokens,
+// One kind of pages and what queries see of them: layout, base and stride of the pool, pages, page_start, first, last.
+using Kind = std::tuple<const Layout *, std::uint64_t, std::uint64_t, Array<const std::int64_t, 1>,
+                        Array<const std::int64_t, 1>, Array<const std::int32_t, 1>, Array<const std::int32_t, 1>>;
+
+std::string attend_pages(const std::string &kernel, const std::vector<Kind> &kinds, const States &query,
+                         const Result &out, std::optional<Array<float, 2>> lse,
+                         Array<const std::int32_t, 1> query_start, std::optional<Array<const float, 1>> sinks,
+                         float scale, float softcap, bool precise, int threads) {
+    wants(!kinds.empty() && kinds.size() <= kMostKinds, "one or two kinds of pages");
+    wants(query_start.shape(0) > 0, "query_start: one entry a sequence, and an end");
+    const std::size_t tokens = query.shape(0), q_heads = query.shape(1);
+    const int sequences = static_cast<int>(query_start.shape(0)) - 1;
+    wants(query_start.data()[0] == 0 && static_cast<std::size_t>(query_start.data()[sequences]) == tokens,
           "query_start ends where the queries do");
-    wants(page_start.data()[0] >= 0 && page_start.data()[a.sequences] <= static_cast<std::int64_t>(pages.shape(0)),
-          "page_start ends beyond the pages");
-    wants(!sinks || static_cast<int>(sinks->shape(0)) == q_heads, "sinks: one a query head");
-    wants(!lse || (lse->shape(0) == tokens && static_cast<int>(lse->shape(1)) == q_heads),
-          "lse: one a query token and head");
-    for (int s = 0; s < a.sequences; ++s) {
-        const std::int64_t held = (page_start.data()[s + 1] - page_start.data()[s]) * kPageTokens;
-        wants(held >= 0 && query_start.data()[s] <= query_start.data()[s + 1],
-              "page_start and query_start must ascend");
-        for (int t = query_start.data()[s]; t < query_start.data()[s + 1]; ++t)
-            wants(first.data()[t] >= 0 && last.data()[t] <= held,
-                  "a query sees tokens that its block table doesn't hold");
+    wants(out.shape(0) == tokens, "query and out: one entry a query token");
+    wants(!sinks || sinks->shape(0) == q_heads, "sinks: one a query head");
+    wants(!lse || (lse->shape(0) == tokens && lse->shape(1) == q_heads), "lse: one a query token and head");
+    std::vector<Attention> parts;
+    for (const auto &[layout, base, stride, pages, page_start, first, last] : kinds) {
+        const Layout &first_layout = *std::get<0>(kinds.front());
+        wants(layout->kv_heads == first_layout.kv_heads && layout->k.dim == first_layout.k.dim &&
+                  layout->v.dim == first_layout.v.dim,
+              "both kinds of pages hold the same heads");
+        wants(q_heads % layout->kv_heads == 0, "query heads must be a multiple of kv heads");
+        wants(page_start.shape(0) == query_start.shape(0), "page_start: one entry a sequence, and an end");
+        wants(first.shape(0) == tokens && last.shape(0) == tokens, "first and last: one entry a query token");
+        wants(page_start.data()[0] >= 0 && page_start.data()[sequences] <= static_cast<std::int64_t>(pages.shape(0)),
+              "page_start ends beyond the pages");
+        for (int s = 0; s < sequences; ++s) {
+            const std::int64_t held = (page_start.data()[s + 1] - page_start.data()[s]) * kPageTokens;
+            wants(held >= 0 && query_start.data()[s] <= query_start.data()[s + 1],
+                  "page_start and query_start must ascend");
+            for (int t = query_start.data()[s]; t < query_start.data()[s + 1]; ++t)
+                wants(first.data()[t] >= 0 && last.data()[t] <= held,
+                      "a query sees tokens that its block table doesn't hold");
+        }
+        Attention a = attention_over(*layout, {base, stride}, static_cast<int>(q_heads));
+        a.sequences = sequences, a.query_start = query_start.data();
+        a.query = matrix<Input>(query, static_cast<int>(q_heads), a.k.dim);
+        a.out = matrix<Output>(out, static_cast<int>(q_heads), a.v.dim);
+        a.pages = pages.data(), a.page_start = page_start.data(), a.first = first.data(), a.last = last.data();
+        a.sinks = sinks ? sinks->data() : nullptr, a.lse = lse ? lse->data() : nullptr;
+        a.scale = scale, a.softcap = softcap, a.precise = precise;
+        parts.push_back(a);
     }
-    a.groups = q_heads / layout.kv_heads;
-    a.query_rotation = &layout.k_encoder.rotation, a.out_rotation = &layout.from_v;
-    a.where = {base, stride}, a.pages = pages.data(), a.page_start = page_start.data(),
-    a.query_start = query_start.data();
-    a.first = first.data(), a.last = last.data(), a.sinks = sinks ? sinks->data() : nullptr,
-    a.lse = lse ? lse->data() : nullptr;
-    a.scale = scale, a.softcap = softcap, a.precise = precise;
     const Kernel &chosen = find_kernel(kernel);
     nb::gil_scoped_release release;
-    return attend(chosen, a, threads);
+    return attend(chosen, parts.data(), static_cast<int>(parts.size()), threads);
 }
 
 void decode_pages(const std::string &kernel, const Layout &layout, bool of_k, std::uint64_t base, std::uint64_t stride,
@@ -156,6 +163,27 @@ std::pair<int, int> append_states(const std::string &kernel, const Layout &layou
     const Kernel &chosen = find_kernel(kernel);
     nb::gil_scoped_release release;
     const Failure failure = encode(chosen, tasks, 2, threads);
+    return {failure.task, static_cast<int>(failure.what)};
+}
+
+std::pair<int, int> convert_pages(const std::string &kernel, const Layout &from, std::uint64_t base,
+                                  std::uint64_t stride, const Layout &to, std::uint64_t to_base,
+                                  std::uint64_t to_stride, Array<const std::int64_t, 2> numbers, int threads) {
+    wants(from.kv_heads == to.kv_heads && from.k.dim == to.k.dim && from.v.dim == to.v.dim,
+          "pages become pages of the same heads");
+    wants(to.encodes(), "a type of this layout is encoded by its own code");
+    wants(numbers.shape(1) == 2, "numbers: of a page here and there");
+    ConvertTask tasks[2] = {};
+    tasks[0].source = &from.k, tasks[0].back = &from.from_k, tasks[0].encoder = &to.k_encoder;
+    tasks[1].source = &from.v, tasks[1].back = &from.from_v, tasks[1].encoder = &to.v_encoder;
+    for (ConvertTask &task : tasks) {
+        task.from = {base, stride}, task.to = {to_base, to_stride};
+        task.from_tile_bytes = from.tile_bytes, task.to_tile_bytes = to.tile_bytes;
+        task.numbers = numbers.data(), task.pages = static_cast<int>(numbers.shape(0)), task.heads = to.kv_heads;
+    }
+    const Kernel &chosen = find_kernel(kernel);
+    nb::gil_scoped_release release;
+    const Failure failure = convert(chosen, tasks, 2, threads);
     return {failure.task, static_cast<int>(failure.what)};
 }
 
@@ -200,7 +228,14 @@ void bind_attention(nb::module_ &m) {
             [](Layout *self, const Side &k, const Side &v, const Encoder &k_encoder, const Encoder &v_encoder,
                int kv_heads, std::int64_t tile_bytes) {
                 wants(kv_heads > 0, "a layer has one kv head or more");
-                new (self) Layout{k, v, k_encoder, v_encoder, v_encoder.rotation.inverse(), kv_heads, tile_bytes};
+                new (self) Layout{k,
+                                  v,
+                                  k_encoder,
+                                  v_encoder,
+                                  k_encoder.rotation.inverse(),
+                                  v_encoder.rotation.inverse(),
+                                  kv_heads,
+                                  tile_bytes};
             },
             "k"_a, "v"_a, "k_encoder"_a, "v_encoder"_a, "kv_heads"_a, "tile_bytes"_a)
         .def_prop_ro(
@@ -228,12 +263,16 @@ void bind_attention(nb::module_ &m) {
             return names;
         },
         "Names of the attention kernels that run on this machine, best first.");
-    m.def("attend", &attend_pages, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "query"_a, "out"_a, "lse"_a.none(),
-          "pages"_a, "page_start"_a, "query_start"_a, "first"_a, "last"_a, "sinks"_a.none(), "scale"_a, "softcap"_a,
-          "precise"_a, "threads"_a,
+    m.def("convert", &convert_pages, "kernel"_a, "layout"_a, "base"_a, "stride"_a, "target"_a, "target_base"_a,
+          "target_stride"_a, "numbers"_a, "threads"_a,
+          "Whole pages become pages of another layout, from what they hold. numbers [pages, 2]: of a page here and "
+          "there. Returns (side, what) as `append`.");
+    m.def("attend", &attend_pages, "kernel"_a, "kinds"_a, "query"_a, "out"_a, "lse"_a.none(), "query_start"_a,
+          "sinks"_a.none(), "scale"_a, "softcap"_a, "precise"_a, "threads"_a,
           "Decode attention of sequences with some query tokens each over packed pages, into out, both in the model's "
-          "basis. Returns the name "
-          "of the kernel that ran, empty when there was nothing to do.");
+          "basis. kinds: of pages, one or two, of which none holds what the other one does, each as (layout, base, "
+          "stride, pages, page_start, first, last). Returns the name of the kernel that ran, empty when there was "
+          "nothing to do.");
 }
 
 }  // namespace stratakv

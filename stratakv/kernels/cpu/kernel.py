@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stratakv.kernels.converting import convert
 from stratakv.kernels.cpu import prefill
 from stratakv.kernels.cpu.layout import MAX_HEAD_DIM, compiled, encodes, knows
 from stratakv.kernels.cpu.split import Chunk, Split
-from stratakv.kernels.kernel import Attended, Options
+from stratakv.kernels.kernel import Attended, Options, Part, attend_apart
 from stratakv.kernels.native import native
 from stratakv.kernels.step import Rectangle, Step
 from stratakv.kernels.torch_kernel import Torch
@@ -69,50 +71,82 @@ class CpuKernel:
         """See Kernel."""
         if step.mask is not None:
             return self._attend_under_mask(query, pool, step, options, lse)
-        split = Split.of(step)
-        if split.decoding == len(split.step):
-            return self._read(query, pool, split.step, options, lse, self.precise)
-        if split.decoding == 0:
-            return self._read(query, pool, split.step, options, lse, True)
-        out = torch.empty(*query.shape[:2], pool.layout.v_dim, dtype=query.dtype)
-        sums = torch.empty(query.shape[:2]) if lse else None
-        for part, precise in ((split.others, self.precise), (split.short_chunks, True)):
-            if len(part.tokens):
-                rows = torch.from_numpy(part.tokens)
-                found = self._read(query[rows], pool, part.step, options, lse, precise)
-                out[rows] = found.out
-                if sums is not None and found.lse is not None:
-                    sums[rows] = found.lse
-        for chunk in split.chunks:
-            found = self._attend_chunk(query[chunk.queries], pool, chunk, options)
-            out[chunk.queries] = found.out
-            if sums is not None and found.lse is not None:
-                sums[chunk.queries] = found.lse
-        return Attended(out, sums)
+        return self._attend(query, (pool,), Split.of(step), options, lse)
+
+    def attend_both(self, query: torch.Tensor, written: Part, other: Part, options: Options) -> torch.Tensor:
+        """See Kernel: in one compiled call, but for masks with holes and tokens that are far into a prompt."""
+        if written.step.mask is not None or other.step.mask is not None:
+            return attend_apart(query, ((self, written), (self, other)), options).out
+        return self._attend(query, (written.pool, other.pool), Split.of(written.step, other.step), options, False).out
+
+    def convert(self, source: Pool, target: Pool, pairs: Sequence[tuple[int, int]], status: torch.Tensor) -> None:
+        """See Kernel."""
+        if not pairs:
+            return
+        if not self.encodes(target) or self.refuses(source.layout, source.device):
+            convert(self, source, target, pairs, status)
+        else:
+            ends = compiled(source), source.base, source.stride, compiled(target), target.base, target.stride
+            numbers = np.array(pairs, dtype=np.int64)
+            side, code = self._module.convert(self.name, *ends, numbers, torch.get_num_threads())
+            if side >= 0:
+                status[side] = code
 
     @cached_property
     def _module(self) -> Any:
         return native()
 
+    def _attend(
+        self, query: torch.Tensor, pools: tuple[Pool, ...], split: Split, options: Options, lse: bool
+    ) -> Attended:
+        """The pages of each pool hold another part of the history."""
+        if split.decoding == len(split):
+            return self._read(query, pools, split.steps, options, lse, self.precise)
+        if split.decoding == 0:
+            return self._read(query, pools, split.steps, options, lse, True)
+        out = torch.empty(*query.shape[:2], pools[0].layout.v_dim, dtype=query.dtype)
+        sums = torch.empty(query.shape[:2]) if lse else None
+
+        def fill(rows: torch.Tensor | slice, found: Attended) -> None:
+            out[rows] = found.out
+            if sums is not None and found.lse is not None:
+                sums[rows] = found.lse
+
+        for part, precise in ((split.others, self.precise), (split.short_chunks, True)):
+            if len(part.tokens):
+                rows = torch.from_numpy(part.tokens)
+                fill(rows, self._read(query[rows], pools, part.steps, options, lse, precise))
+        if len(pools) == 1:
+            for chunk in split.chunks:
+                fill(chunk.queries, self._attend_chunk(query[chunk.queries], pools[0], chunk, options))
+        elif len(tokens := split.apart.tokens):
+            rows = torch.from_numpy(tokens)
+            parts = [(self, Part(*each)) for each in zip(pools, split.apart.steps, strict=True)]
+            fill(rows, attend_apart(query[rows], parts, options))
+        return Attended(out, sums)
+
     def _read(
-        self, query: torch.Tensor, pool: Pool, step: Step, options: Options, lse: bool, precise: bool
+        self,
+        query: torch.Tensor,
+        pools: tuple[Pool, ...],
+        steps: tuple[Step, ...],
+        options: Options,
+        lse: bool,
+        precise: bool,
     ) -> Attended:
         """In one compiled call."""
-        out = torch.empty(*query.shape[:2], pool.layout.v_dim, dtype=query.dtype)
+        out = torch.empty(*query.shape[:2], pools[0].layout.v_dim, dtype=query.dtype)
         sums = torch.empty(query.shape[:2]) if lse else None
         self._module.attend(
             self.name,
-            compiled(pool),
-            pool.base,
-            pool.stride,
+            [
+                (compiled(pool), pool.base, pool.stride, step.pages, step.page_start, step.first, step.last)
+                for pool, step in zip(pools, steps, strict=True)
+            ],
             query if query.stride(-1) == 1 else query.contiguous(),
             out,
             sums,
-            step.pages,
-            step.page_start,
-            step.query_start,
-            step.first,
-            step.last,
+            steps[0].query_start,
             None if options.sinks is None else options.sinks.detach().float().contiguous(),
             options.scale,
             options.softcap or 0.0,

@@ -26,6 +26,10 @@ struct Rotation {
     int block = 0, order = 1;
     std::vector<float> first, second, paley;
 
+    bool operator==(const Rotation &other) const {
+        return block == other.block && order == other.order && first == other.first && second == other.second;
+    }
+
     Rotation inverse() const {
         Rotation r = *this;
         r.first.swap(r.second);

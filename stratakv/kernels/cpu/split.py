@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from stratakv.kernels.step import Step, running
 
+Ints = NDArray[np.int64]
+
 # Sequences with more query tokens than this are chunks of prompts
 FEW_QUERY_TOKENS = 8
 # Query tokens of a chunk that see so many tokens or fewer read packed rows as decoding does, in float32, in the step's one
@@ -44,57 +46,70 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some of a step's sequences. tokens: int64, which of the step's query tokens are theirs."""
+    """Some of a step's query tokens. steps: theirs, one for each kind of pages. tokens: int64, which ones these are."""
 
-    step: Step
-    tokens: NDArray[np.int64]
+    steps: tuple[Step, ...]
+    tokens: Ints
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """A step as the compiled kernels take it, made once for all its layers: chunks of prompts are cut into pieces, each a
-    sequence with the same block table."""
+    sequence with the same block table.
 
-    step: Step
+    given: the step, and where there are two kinds of pages that of the other kind: of the same query tokens, in the same
+    sequences or longer ones. steps: the same, cut alike. far: bool [sequences], pieces of prompts whose tokens see too many.
+    """
+
+    given: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    far: NDArray[np.bool_]
 
     @staticmethod
-    def of(step: Step) -> Split:
-        """The step's split."""
-        return step.once(Split, lambda: Split(_cut(step)))
+    def of(step: Step, *more: Step) -> Split:
+        """The steps' split."""
+        key = (Split, *map(id, more))  # the split keeps them, so that their ids stay their own
+        return step.once(key, lambda: Split((step, *more), *_cut((step, *more))))
+
+    def __len__(self) -> int:
+        return len(self.steps[0])
 
     @cached_property
-    def addresses(self) -> tuple[int, ...]:
-        """Where the arrays slots, pages, page_start, query_start, first and last lie."""
-        one = self.step
-        arrays = one.slots, one.pages, one.page_start, one.query_start, one.first, one.last
-        return tuple(address(array) for array in arrays)
-
-    @cached_property
-    def numbers(self) -> tuple[int, ...]:
-        """The addresses, the number of sequences, and `decoding`: what the compiled step asks for, where that isn't None."""
-        return *self.addresses, len(self.step), self.decoding or 0
+    def numbers(self) -> tuple[tuple[int, ...], ...]:
+        """What the compiled step asks for, where `decoding` isn't None: addresses of slots and query_start, the number of
+        sequences, and `decoding`; then for each kind of pages those of pages, page_start, first and last."""
+        one = self.steps[0]
+        shared = address(one.slots), address(one.query_start), len(one), self.decoding or 0
+        kinds = [tuple(map(address, (s.pages, s.page_start, s.first, s.last))) for s in self.steps]
+        return shared, *kinds
 
     @cached_property
     def decoding(self) -> int | None:
         """How many sequences there are before the pieces of chunks, where these are the last ones and torch has nothing
         to do: what one compiled call can take. None for other steps."""
-        step = self.step
-        if _decodes(step):
-            return len(step) if step.mask is None else None
+        if any(step.mask is not None for step in self.steps):
+            return None
+        if _decodes(self.steps[0]):
+            return len(self)
         chunks = np.flatnonzero(self._prefill)
-        count = len(self.step) - len(chunks)
-        good = self.step.mask is None and (chunks >= count).all() and self._short[chunks].all()
-        return count if good else None
+        count = len(self) - len(chunks)
+        return count if (chunks >= count).all() and not self.far.any() else None
 
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
-        """Long chunks of prompts, for torch."""
-        return tuple(self._chunk(s) for s in np.flatnonzero(self._prefill & ~self._short).tolist())
+        """Far chunks of prompts, for torch; of a step over one kind of pages."""
+        return tuple(self._chunk(s) for s in np.flatnonzero(self.far).tolist())
+
+    @cached_property
+    def apart(self) -> Part:
+        """Far chunks of prompts; of a step over two kinds of pages, which are attended apart."""
+        tokens = self._tokens(self.far)
+        return Part(tuple(_at(step, tokens) for step in self.given), tokens)
 
     @cached_property
     def short_chunks(self) -> Part:
         """Pieces of chunks."""
-        return self._part(self._prefill & self._short)
+        return self._part(self._prefill & ~self.far)
 
     @cached_property
     def others(self) -> Part:
@@ -102,38 +117,18 @@ class Split:
         return self._part(~self._prefill)
 
     @cached_property
-    def _counts(self) -> NDArray[np.int32]:
-        return np.diff(self.step.query_start)
-
-    @cached_property
     def _prefill(self) -> NDArray[np.bool_]:
-        return _prompts(self.step, self._counts)
+        return _prompts(self.steps[0], np.diff(self.steps[0].query_start))
 
-    @cached_property
-    def _short(self) -> NDArray[np.bool_]:
-        short: NDArray[np.bool_] = self._counts <= PIECE
-        return short
+    def _tokens(self, mine: NDArray[np.bool_]) -> Ints:
+        return np.flatnonzero(np.repeat(mine, np.diff(self.steps[0].query_start)))
 
     def _part(self, mine: NDArray[np.bool_]) -> Part:
-        step, kept = self.step, np.flatnonzero(mine).tolist()
-        tables = [step.pages[step.page_start[s] : step.page_start[s + 1]] for s in kept]
-        tokens = np.flatnonzero(np.repeat(mine, self._counts))
-        part = replace(
-            step,
-            pages=np.concatenate([np.empty(0, dtype=np.int64), *tables]),
-            page_start=running(np.array([len(table) for table in tables], dtype=np.int64)),
-            query_start=running(self._counts[kept].astype(np.int64)).astype(np.int32),
-            first=step.first[tokens],
-            last=step.last[tokens],
-            slots=step.slots[tokens],
-            prefill=None,
-            together=None,
-            rectangle=None,
-        )
-        return Part(part, tokens)
+        tokens = self._tokens(mine)
+        return Part(tuple(_at(step, tokens) for step in self.steps), tokens)
 
     def _chunk(self, s: int) -> Chunk:
-        step = self.step
+        (step,) = self.steps
         queries = slice(int(step.query_start[s]), int(step.query_start[s + 1]))
         first, last = step.first[queries], step.last[queries]
         sees = int((last - first).max())
@@ -156,33 +151,67 @@ def _prompts(step: Step, counts: NDArray[np.int32]) -> NDArray[np.bool_]:
     return many & (counts > 0)
 
 
-def _cut(step: Step) -> Step:
-    """The step with its chunks in pieces; a chunk's tokens that are torch's stay together, and are more than a piece."""
-    if step.mask is not None or _decodes(step):
-        return step
-    counts = np.diff(step.query_start)
-    prompts = _prompts(step, counts)
-    if not (prompts & (counts > PIECE)).any():
-        return step
-    of: list[int] = []  # sequence of each piece
-    ends: list[int] = []
-    for s, (begin, end) in enumerate(zip(step.query_start[:-1].tolist(), step.query_start[1:].tolist(), strict=True)):
-        cuts = [end]
-        if prompts[s]:
-            far = step.last[begin:end] - step.first[begin:end] > NEAR
-            near = begin + int(far.argmax()) if far.any() else end
-            near = near if end - near > SHORT_CHUNK else end
-            cuts = [*range(begin + PIECE, near, PIECE), *([near] if begin < near < end else []), end]
-        of += [s] * len(cuts)
-        ends += cuts
-    sizes = np.diff(step.page_start)[of]
-    page_start = running(sizes)
+def _cut(steps: tuple[Step, ...]) -> tuple[tuple[Step, ...], NDArray[np.bool_]]:
+    """The steps with their chunks in pieces, and which pieces are far: the tokens of a chunk from the first on that sees too
+    many, unless they are few."""
+    one, runs = steps[0], steps[-1]
+    alike = one is runs or np.array_equal(one.query_start, runs.query_start)
+    counts = np.diff(one.query_start)
+    whole = steps, np.zeros(len(one), dtype=np.bool_)
+    if any(step.mask is not None for step in steps) or (alike and all(map(_decodes, steps))):
+        return whole
+    prompts = _prompts(one, counts)
+    if alike and not (prompts & (counts > PIECE)).any():
+        return whole
+    sees = np.max([step.last - step.first for step in steps], axis=0)
+    edges = np.repeat(_edges(sees, runs.query_start), np.diff(runs.query_start))
+    cuts: list[int] = []
+    for s in np.flatnonzero(counts).tolist():
+        begin, end = one.query_start[s : s + 2].tolist()
+        edge = min(max(int(edges[begin]), begin), end) if prompts[s] else begin
+        cuts += [begin, *range(begin + PIECE, edge, PIECE), *([edge] if begin < edge < end else [])]
+    begins = np.array(cuts, dtype=np.int64)
+    owner = _owners(one, begins)
+    sizes, tokens = np.diff([*cuts, len(one.slots)]), np.arange(len(one.slots))
+    cut = tuple(_pieces(step, _owners(step, begins), sizes, tokens, prompts[owner]) for step in steps)
+    return cut, prompts[owner] & (begins >= edges[begins])
+
+
+def _edges(sees: NDArray[np.int32], query_start: NDArray[np.int32]) -> Ints:
+    """For each sequence the first of the query tokens that are far. sees: how many tokens each query token sees."""
+    found = query_start[1:].astype(np.int64)
+    for s, (begin, end) in enumerate(zip(query_start[:-1].tolist(), query_start[1:].tolist(), strict=True)):
+        far = np.flatnonzero(sees[begin:end] > NEAR)
+        if len(far) and end - begin - far[0] > SHORT_CHUNK:
+            found[s] = begin + far[0]
+    return found
+
+
+def _owners(step: Step, tokens: Ints) -> Ints:
+    """The sequence of each query token."""
+    return np.searchsorted(step.query_start, tokens, side="right") - 1
+
+
+def _at(step: Step, tokens: Ints) -> Step:
+    """Some of a step's query tokens, ascending."""
+    of, sizes = np.unique(_owners(step, tokens), return_counts=True)
+    return _pieces(step, of, sizes, tokens, _prompts(step, np.diff(step.query_start))[of])
+
+
+def _pieces(step: Step, of: Ints, sizes: Ints, tokens: Ints, prefill: NDArray[np.bool_]) -> Step:
+    """A step of these query tokens. of, sizes, prefill: for each of its sequences the one whose table it has, how many tokens
+    are its own, and whether they are a prompt's."""
+    held = np.diff(step.page_start)[of]
+    page_start = running(held)
     return replace(
         step,
-        pages=step.pages[np.repeat(step.page_start[of] - page_start[:-1], sizes) + np.arange(page_start[-1])],
+        pages=step.pages[np.repeat(step.page_start[of] - page_start[:-1], held) + np.arange(page_start[-1])],
         page_start=page_start,
-        query_start=np.array([0, *ends], dtype=np.int32),
-        prefill=prompts[of],
+        query_start=running(sizes).astype(np.int32),
+        first=step.first[tokens],
+        last=step.last[tokens],
+        slots=step.slots[tokens],
+        prefill=prefill,
         together=None,
         rectangle=None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stratakv.kernels.kernel import Attended, Options
+from stratakv.kernels.converting import convert
+from stratakv.kernels.kernel import Attended, Options, Part, attend_apart
 from stratakv.kernels.step import Step
 from stratakv.kernels.torch_kernel import Torch
 from stratakv.kernels.triton.encoder import encoder_of, numbers_of
@@ -125,6 +127,14 @@ class Triton:
             with _on(pool.device):
                 _merge(*_parts(layout.k.rotate(query), pool, step, options), options.sinks, out, total)
         return Attended(layout.v.unrotate(out).to(query.dtype).contiguous(), total)
+
+    def attend_both(self, query: torch.Tensor, written: Part, other: Part, options: Options) -> torch.Tensor:
+        """See Kernel."""
+        return attend_apart(query, ((self, written), (self, other)), options).out
+
+    def convert(self, source: Pool, target: Pool, pairs: Sequence[tuple[int, int]], status: torch.Tensor) -> None:
+        """See Kernel."""
+        convert(self, source, target, pairs, status)
 
 
 def _parts(q: torch.Tensor, pool: Pool, step: Step, options: Options) -> tuple[torch.Tensor, torch.Tensor]:

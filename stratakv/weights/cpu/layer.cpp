@@ -11,7 +11,7 @@ namespace {
 
 // Memory of the calling thread that outlives the call; `which` keeps nested uses apart.
 float *scratch(int which, std::int64_t size) {
-    thread_local std::vector<float> kept[5];
+    thread_local std::vector<float> kept[3];
     if (static_cast<std::int64_t>(kept[which].size()) < size) kept[which].resize(size);
     return kept[which].data();
 }
@@ -114,61 +114,46 @@ void feed(const MlpPart &part, float *x, std::int64_t rows, int threads) {
 
 namespace {
 
-Failure store(const AttentionPart &part, const LayerPages &pages, const float *projected, std::int64_t rows,
+Failure store(const AttentionPart &part, const StepPages &step, const float *projected, std::int64_t rows,
               const Kernel &kernel, int threads) {
-    const Layout &layout = *pages.layout;
+    const Layout &layout = *step.written.layout;
     const float *k = projected + part.q_heads * part.dim;
     EncodeTask tasks[2] = {};
     tasks[0].encoder = &layout.k_encoder, tasks[0].states = {k, Precision::f32, part.width(), part.dim};
     tasks[1].encoder = &layout.v_encoder,
     tasks[1].states = {k + part.kv_heads * part.dim, Precision::f32, part.width(), part.dim};
     for (EncodeTask &task : tasks) {
-        task.heads = layout.kv_heads, task.tokens = static_cast<int>(rows), task.where = pages.where;
-        task.slots = pages.slots, task.tile_bytes = layout.tile_bytes;
+        task.heads = layout.kv_heads, task.tokens = static_cast<int>(rows), task.where = step.written.where;
+        task.slots = step.slots, task.tile_bytes = layout.tile_bytes;
     }
     return encode(kernel, tasks, 2, threads);
 }
 
-// Sequences [begin, end). lse: null, or [rows][q_heads]: the logarithm of the sum of exponentiated logits.
-const char *see(const AttentionPart &part, const LayerPages &pages, const float *projected, int begin, int end,
-                const float *sinks, float *attended, float *lse, const Kernel &kernel, bool precise, int threads) {
+// Sequences [begin, end).
+const char *see(const AttentionPart &part, const StepPages &step, const float *projected, int begin, int end,
+                float *attended, const Kernel &kernel, bool precise, int threads) {
     if (begin == end) return "";
-    const Layout &layout = *pages.layout;
-    Attention a{};
-    a.k = layout.k, a.v = layout.v, a.tile_bytes = layout.tile_bytes, a.kv_heads = layout.kv_heads;
-    a.sequences = end - begin, a.groups = static_cast<int>(part.q_heads) / layout.kv_heads;
-    a.query = {projected, Precision::f32, part.width(), part.dim};
-    a.out = {attended, Precision::f32, part.q_heads * part.dim, part.dim};
-    a.query_rotation = &layout.k_encoder.rotation, a.out_rotation = &layout.from_v;
-    a.where = pages.where, a.pages = pages.pages, a.page_start = pages.page_start + begin;
-    a.query_start = pages.query_start + begin;
-    a.first = pages.first, a.last = pages.last, a.sinks = sinks, a.lse = lse;
-    a.scale = part.scale, a.softcap = part.softcap, a.precise = precise;
-    return attend(kernel, a, threads);
+    Attention kinds[kMostKinds];
+    int count = 0;
+    for (const SeenPages *seen : {&step.written, &step.sealed}) {
+        if (!seen->layout) continue;
+        Attention &a = kinds[count++] = attention_over(*seen->layout, seen->where, static_cast<int>(part.q_heads));
+        a.sequences = end - begin, a.query_start = step.query_start + begin;
+        a.query = {projected, Precision::f32, part.width(), part.dim};
+        a.out = {attended, Precision::f32, part.q_heads * part.dim, part.dim};
+        a.pages = seen->pages, a.page_start = seen->page_start + begin, a.first = seen->first, a.last = seen->last;
+        a.sinks = part.sinks.empty() ? nullptr : part.sinks.data();
+        a.scale = part.scale, a.softcap = part.softcap, a.precise = precise;
+    }
+    return attend(kernel, kinds, count, threads);
 }
 
 // All sequences.
-const char *see_all(const AttentionPart &part, const LayerPages &pages, const float *projected, const float *sinks,
-                    float *attended, float *lse, const Kernel &kernel, bool precise, int threads) {
-    const auto range = [&](int begin, int end, bool fine) {
-        return see(part, pages, projected, begin, end, sinks, attended, lse, kernel, fine, threads);
-    };
-    const char *few = range(0, pages.decoding, precise);
-    const char *chunks = range(pages.decoding, pages.sequences, true);
+const char *see_all(const AttentionPart &part, const StepPages &step, const float *projected, float *attended,
+                    const Kernel &kernel, bool precise, int threads) {
+    const char *few = see(part, step, projected, 0, step.decoding, attended, kernel, precise, threads);
+    const char *chunks = see(part, step, projected, step.decoding, step.sequences, attended, kernel, true, threads);
     return *few ? few : chunks;
-}
-
-// Two attentions over parts of which none saw the same become one, in place on the first.
-void merge(const AttentionPart &part, std::int64_t rows, float *attended, const float *lse, const float *other,
-           const float *other_lse) {
-    for (std::int64_t i = 0; i < rows * part.q_heads; ++i) {
-        if (!(other_lse[i] > -INFINITY)) continue;
-        const float top = std::max(lse[i], other_lse[i]);
-        const float a = std::exp(lse[i] - top), b = std::exp(other_lse[i] - top), sum = a + b;
-        float *to = attended + i * part.dim;
-        const float *from = other + i * part.dim;
-        for (std::int64_t d = 0; d < part.dim; ++d) to[d] = (a * to[d] + b * from[d]) / sum;
-    }
 }
 
 }  // namespace
@@ -179,21 +164,11 @@ StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vect
     const char *ran = "";
     for (std::size_t i = 0; i < layers.size(); ++i) {
         const AttentionPart &part = layers[i]->attention;
-        const LayerPages &written = pages[i].written, &sealed = pages[i].sealed;
-        const float *sinks = part.sinks.empty() ? nullptr : part.sinks.data();
-        const std::int64_t size = rows * part.q_heads * part.dim, heads = rows * part.q_heads;
-        float *projected = scratch(1, rows * part.width()), *attended = scratch(2, size);
+        float *projected = scratch(1, rows * part.width()), *attended = scratch(2, rows * part.q_heads * part.dim);
         project(part, x, rows, angles[i], projected, threads);
-        const Failure failure = store(part, written, projected, rows, kernel, threads);
+        const Failure failure = store(part, pages[i], projected, rows, kernel, threads);
         if (failure.task >= 0) return {static_cast<int>(i), failure.task, static_cast<int>(failure.what), ran};
-        if (sealed.layout) {
-            float *other = scratch(3, size), *lse = scratch(4, 2 * heads);
-            see_all(part, sealed, projected, nullptr, other, lse + heads, kernel, precise, threads);
-            ran = see_all(part, written, projected, sinks, attended, lse, kernel, precise, threads);
-            merge(part, rows, attended, lse, other, lse + heads);
-        } else {
-            ran = see_all(part, written, projected, sinks, attended, nullptr, kernel, precise, threads);
-        }
+        ran = see_all(part, pages[i], projected, attended, kernel, precise, threads);
         leave(part, attended, rows, x, threads);
         if (layers[i]->mlp) feed(*layers[i]->mlp, x, rows, threads);
     }

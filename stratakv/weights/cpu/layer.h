@@ -68,19 +68,21 @@ void leave(const AttentionPart &part, const float *attended, std::int64_t rows, 
 // x += residual * after(down(activation(gate) * up)).
 void feed(const MlpPart &part, float *x, std::int64_t rows, int threads);
 
-// Where a layer's new tokens go and what its queries see, as in Attention and EncodeTask. The sequences from `decoding`
-// on are attended in float32 in any case.
-struct LayerPages {
+// Pages of one kind of a layer, and what a step's queries see of them, as in Attention.
+struct SeenPages {
     const Layout *layout;  // null: there are none
     Pages where;
-    const std::int64_t *slots, *pages, *page_start;
-    const std::int32_t *query_start, *first, *last;
-    int sequences, decoding;
+    const std::int64_t *pages, *page_start;
+    const std::int32_t *first, *last;
 };
 
-// Pages that are written, and sealed ones that queries see beside them.
+// A layer's part of a step: pages that its new tokens are written to, as in EncodeTask, and sealed ones that queries
+// see beside them. The sequences from `decoding` on are attended in float32 in any case.
 struct StepPages {
-    LayerPages written, sealed;
+    SeenPages written, sealed;
+    const std::int64_t *slots;
+    const std::int32_t *query_start;
+    int sequences, decoding;
 };
 
 // What went wrong: layer -1: nothing; side 0 K, 1 V; what as Encoded. ran: the attention kernel that ran last.

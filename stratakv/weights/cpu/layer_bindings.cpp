@@ -28,40 +28,35 @@ void wants(bool good, const char *what) {
     if (!good) throw std::invalid_argument(what);
 }
 
-// Columns of the table that a step is given, a row of addresses and numbers a layer: the angles', then those of pages
-// that are written, then the same of sealed ones (base 0: there are none).
-enum AngleColumn { kCos, kSin, kAngleColumns };
-enum PagesColumn {
-    kBase,
-    kStride,
-    kSlots,
-    kPages,
-    kPageStart,
-    kQueryStart,
-    kFirst,
-    kLast,
-    kSequences,
-    kDecoding,
-    kPagesColumns
-};
-constexpr int kColumns = kAngleColumns + 2 * kPagesColumns;
+// Columns of the table that a step is given, a row of addresses and numbers a layer: the angles', the step's, then
+// those of pages that are written and the same of sealed ones (base 0: there are none).
+enum Column { kCos, kSin, kSlots, kQueryStart, kSequences, kDecoding, kWritten };
+enum PagesColumn { kBase, kStride, kPages, kPageStart, kFirst, kLast, kPagesColumns };
+constexpr int kSealed = kWritten + kPagesColumns, kColumns = kSealed + kPagesColumns;
 
-LayerPages pages_of(const Layout &layout, const AttentionPart &part, const std::uint64_t *row) {
+SeenPages seen_pages(const Layout &layout, const AttentionPart &part, const std::uint64_t *row) {
     if (!row[kBase]) return {};
     wants(layout.kv_heads == part.kv_heads && layout.k.dim == part.dim && layout.v.dim == part.dim,
           "the layer's pages hold other heads");
-    const int sequences = static_cast<int>(row[kSequences]), decoding = static_cast<int>(row[kDecoding]);
-    wants(0 <= decoding && decoding <= sequences, "no such sequences");
     return {&layout,
             {row[kBase], row[kStride]},
-            at<const std::int64_t>(row[kSlots]),
             at<const std::int64_t>(row[kPages]),
             at<const std::int64_t>(row[kPageStart]),
-            at<const std::int32_t>(row[kQueryStart]),
             at<const std::int32_t>(row[kFirst]),
-            at<const std::int32_t>(row[kLast]),
-            sequences,
-            decoding};
+            at<const std::int32_t>(row[kLast])};
+}
+
+StepPages step_pages(const Layout &layout, const Layout &sealed, const AttentionPart &part, const std::uint64_t *row) {
+    const int sequences = static_cast<int>(row[kSequences]), decoding = static_cast<int>(row[kDecoding]);
+    wants(0 <= decoding && decoding <= sequences, "no such sequences");
+    const StepPages step{seen_pages(layout, part, row + kWritten),
+                         seen_pages(sealed, part, row + kSealed),
+                         at<const std::int64_t>(row[kSlots]),
+                         at<const std::int32_t>(row[kQueryStart]),
+                         sequences,
+                         decoding};
+    wants(step.written.layout, "a layer's pages lie nowhere");
+    return step;
 }
 
 // Layers in order, kept alive by Python.
@@ -80,10 +75,8 @@ struct Layers {
         std::vector<StepPages> pages;
         std::vector<Angles> angles;
         for (int i = begin; i < end; ++i) {
-            const std::uint64_t *row = at<const std::uint64_t>(table) + i * kColumns, *first = row + kAngleColumns;
-            const AttentionPart &part = layers[i]->attention;
-            pages.push_back({pages_of(*layouts[i], part, first), pages_of(*sealed[i], part, first + kPagesColumns)});
-            wants(pages.back().written.layout, "a layer's pages lie nowhere");
+            const std::uint64_t *row = at<const std::uint64_t>(table) + i * kColumns;
+            pages.push_back(step_pages(*layouts[i], *sealed[i], layers[i]->attention, row));
             wants(layouts[i]->encodes(), "a type of the layer is encoded by its own code");
             angles.push_back(
                 {at<const float>(row[kCos]), at<const float>(row[kSin]), angle_rows, angle_stride, angle_step});
@@ -184,8 +177,9 @@ void bind_layers(nb::module_ &m) {
         .def("run", &Layers::run, "begin"_a, "end"_a, "table"_a, "layouts"_a, "sealed"_a, "kernel"_a, "precise"_a,
              "x"_a, "rows"_a, "angle_rows"_a, "angle_stride"_a, "angle_step"_a, "threads"_a,
              "Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 "
-             "[layers][22], addresses of cos, sin, then base, stride, slots, pages, page_start, query_start, first, "
-             "last, number of sequences and of those that decode; then the same of sealed pages, base 0 without. "
+             "[layers][18], addresses of cos and sin, of slots and query_start, numbers of sequences and of those that "
+             "decode; then base, stride, pages, page_start, first and last of pages that are written; then the same of "
+             "sealed ones, base 0 without. "
              "layouts: of the pages that are written; sealed: of the others, any where there are none. Returns "
              "(layer, side, what, kernel) as `append` and `attend`, layer -1: good.");
     m.def(

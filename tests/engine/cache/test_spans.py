@@ -13,16 +13,15 @@ from tiny_models import tiny_model
 from transformers import DynamicCache
 
 from stratakv import KVCache, UserError, use
-from stratakv.engine.cache import sealing
 from stratakv.engine.cache.layers import PackedLayer, PackedSlidingLayer
 from stratakv.engine.cache.sealing import Seals
 from stratakv.engine.cache.steps import Steps
-from stratakv.kernels.choice import TORCH, kernel_names
+from stratakv.kernels.choice import TORCH, kernel_for, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.kernel import Kernel, Options
 from stratakv.kernels.torch_kernel import dense_attention
 from stratakv.kvtypes import kv_type
-from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 from stratakv.profile.spans import Spans
 
 KERNELS: list[Kernel] = [*(CpuKernel(name, True) for name in kernel_names() if name != "torch"), TORCH]
@@ -72,7 +71,7 @@ def reference(
 ) -> torch.Tensor:
     """One softmax a block of queries over K and V decoded page by page, by the rule."""
     fine, own = kv_type("turbo8"), kv_type("turbo4")
-    recent = [fine.decode(fine.encode(x), DIM) for x in (k, v)]
+    recent = [fine.decode_exactly(fine.encode(x), DIM) for x in (k, v)]
     old = [own.decode(own.encode(x), DIM) for x in recent]
     tokens, outs = k.shape[2], []
     position = torch.arange(tokens)
@@ -175,7 +174,7 @@ def test_sealed_bytes_are_the_types_own_of_fine_values() -> None:
     layer = spanned(Spans(1, first=1))
     fill(layer, k, v, 300)
     fine, own = kv_type("turbo8"), kv_type("turbo4")
-    expected = [own.encode(fine.decode(fine.encode(x[0, :, 256:384]), DIM)) for x in (k, v)]
+    expected = [own.encode(fine.decode_exactly(fine.encode(x[0, :, 256:384]), DIM)) for x in (k, v)]
     read = layer.sealed.tables.pool.read(torch.tensor(layer.sealed.tables.column(2)))[0]
     assert torch.equal(read, torch.cat(expected, dim=-1))
 
@@ -184,8 +183,9 @@ def test_sealing_is_spread_over_a_page_s_tokens(monkeypatch: pytest.MonkeyPatch)
     model = use(tiny_model("llama"))
     cache = KVCache(model.config, "rest: turbo4; recent: 1 page turbo8; first: 1 page turbo8")
     sealed: list[int] = []
-    real = sealing.convert
-    monkeypatch.setattr(sealing, "convert", lambda *given: (sealed.append(len(given[3])), real(*given)))
+    kernel = type(kernel_for(PageLayout(kv_type("turbo4"), kv_type("turbo4"), DIM, DIM, HEADS), torch.device("cpu")))
+    real = kernel.convert
+    monkeypatch.setattr(kernel, "convert", lambda *given: (sealed.append(len(given[3])), real(*given)))
     most = 0
     with torch.no_grad():
         for _ in range(600):
