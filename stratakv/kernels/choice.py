@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -57,7 +57,13 @@ def kernel_name(device: torch.device = CPU) -> str:
 def preferred(device: torch.device = CPU) -> Kernel:
     """The kernel in use on a device, for pages that it reads."""
     name = kernel_name(device)
-    return TORCH if name == TORCH.name else _named(name) or CpuKernel(name, precise())
+    return TORCH if name == TORCH.name else _named(name) or _cpu_kernel(name, precise())
+
+
+@cache
+def _cpu_kernel(name: str, precise: bool) -> CpuKernel:
+    """One object for all layers."""
+    return CpuKernel(name, precise)
 
 
 def order_of(device: torch.device) -> Order:

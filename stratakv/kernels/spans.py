@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,6 +99,13 @@ def due(spans: Spans, length: int, turn: float) -> int:
     """
     pages, rest = divmod(length, PAGE_TOKENS)
     return max(spans.first, pages - spans.recent + (rest >= turn * PAGE_TOKENS) if spans.recent else pages)
+
+
+def next_due(spans: Spans, end: int, turn: float) -> int:
+    """The least number of tokens for which `due` gives more than `end`, a page that isn't one of the first."""
+    if not spans.recent:
+        return PAGE_TOKENS * (end + 1)
+    return PAGE_TOKENS * (end + spans.recent) + ceil(turn * PAGE_TOKENS)
 
 
 def within(indices: Ints, positions: Ints) -> Ints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -99,8 +99,8 @@ class Stack:
         if position_ids is None:
             seen = past_key_values.get_seq_length()
             position_ids = torch.arange(seen, seen + tokens)[None]
-        placed = _placed(placing, batch, tokens)
-        if placed is None:
+        parts = _parts(placing, batch, tokens)
+        if parts is None:
             return None
         x = self.base.embed_tokens(input_ids)
         if x.dtype != torch.float32 or (torch.is_grad_enabled() and x.requires_grad):
@@ -108,7 +108,7 @@ class Stack:
         if self.multiplier != 1.0:
             x = x * self.multiplier
         x = x.contiguous()
-        self._run(x, placed, position_ids)
+        self._run(x, parts, position_ids)
         for layer in placing:
             layer.stored(tokens)
         assert self.output is not None
@@ -133,18 +133,17 @@ class Stack:
         )
         return not asked and all(name in _HARMLESS or not value for name, value in kwargs.items())
 
-    def _run(self, x: torch.Tensor, placed: list[Placed], position_ids: torch.Tensor) -> None:
+    def _run(self, x: torch.Tensor, parts: list[_Part], position_ids: torch.Tensor) -> None:
         """The layers in place on x, up to one whose states can't be stored: its status says so."""
+        count, placed = len(parts), [part.placed for part in parts]
         table = np.empty((len(self.fused), _COLUMNS), dtype=np.uint64)
         layouts = [compiled(place.pool) for place in placed]
         sealed = [layouts[0] if place.sealed is None else compiled(place.sealed.pool) for place in placed]
         for each in (layouts, sealed):
-            each += layouts[:1] * (len(self.fused) - len(placed))
-        angles = {kind: self._angles(x, position_ids, kind) for kind in dict.fromkeys(self.types[: len(placed)])}
+            each += layouts[:1] * (len(self.fused) - count)
+        angles = {kind: self._angles(x, position_ids, kind) for kind in dict.fromkeys(self.types[:count])}
         starts = {kind: (cos.data_ptr(), sin.data_ptr()) for kind, (cos, sin) in angles.items()}
-        table[: len(placed)] = [
-            (*starts[kind], *_numbers(place)) for place, kind in zip(placed, self.types, strict=False)
-        ]
+        table[:count] = [(*starts[kind], *part.numbers) for part, kind in zip(parts, self.types, strict=False)]
         kernel = placed[0].kernel
         assert isinstance(kernel, CpuKernel)
         cos = angles[self.types[0]][0]
@@ -184,37 +183,35 @@ def _watched(layer: Any) -> bool:
     return not (asleep and all(getattr(hook, "__module__", None) == output_capturing.__name__ for hook in hooks))
 
 
-def _placed(placing: list[Any], batch: int, tokens: int) -> list[Placed] | None:
+class _Part(NamedTuple):
+    """A layer's part of a step. numbers: its row of the table, behind the angles."""
+
+    placed: Placed
+    numbers: tuple[int, ...]
+
+
+def _parts(placing: list[Any], batch: int, tokens: int) -> list[_Part] | None:
     """Every layer's part of the step; None where a layer has none, or one that the compiled call doesn't take."""
-    placed: list[Placed] = []
-    known: set[int] = set()  # steps that it takes: layers share them, and asking each costs a microsecond
+    parts: list[_Part] = []
+    known: dict[int, tuple[tuple[int, ...], ...]] = {}  # layers share steps, and asking each costs a microsecond
     for layer in placing:
-        place = layer.place(batch, tokens)
-        if place is None or not isinstance(place.kernel, CpuKernel):
+        place: Placed | None = layer.place(batch, tokens)
+        if place is None:
             return None
-        if not place.kernel.encodes(place.pool):
+        pool, step, kernel, _, sealed, _ = place
+        if not isinstance(kernel, CpuKernel) or not kernel.encodes(pool):
             return None
-        if place.sealed is not None and place.sealed.kernel != place.kernel:
+        if sealed is not None and sealed.kernel is not kernel and sealed.kernel != kernel:
             return None
-        if id(place.step) not in known:
-            if _split(place).decoding is None:
+        if id(step) not in known:
+            split = Split.of(step) if sealed is None else Split.of(step, sealed.step)
+            if split.decoding is None:
                 return None
-            known.add(id(place.step))
-        placed.append(place)
-    return placed
-
-
-def _split(place: Placed) -> Split:
-    return Split.of(place.step) if place.sealed is None else Split.of(place.step, place.sealed.step)
-
-
-def _numbers(place: Placed) -> tuple[int, ...]:
-    """Of a row of the table, behind the angles."""
-    step, written, *sealed = _split(place).numbers
-    numbers = *step, place.pool.base, place.pool.stride, *written
-    if place.sealed is None:
-        return *numbers, *_NONE
-    return *numbers, place.sealed.pool.base, place.sealed.pool.stride, *sealed[0]
+            known[id(step)] = split.numbers
+        shared, written, *others = known[id(step)]
+        other = _NONE if sealed is None else (sealed.pool.base, sealed.pool.stride, *others[0])
+        parts.append(_Part(place, (*shared, pool.base, pool.stride, *written, *other)))
+    return parts
 
 
 def _sees_all(mask: Any) -> bool:

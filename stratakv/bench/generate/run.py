@@ -43,7 +43,8 @@ _LLAMA = "llama.cpp "
 class GenerateSettings:
     """What to measure. models: sources, QWEN3_SHAPE, or QUANTIZED shapes; contexts: tokens; rounds: processes a row, taking
     turns; seconds: of decoding in each; prefill: tokens of a prompt that is timed too, at the first context, 0: none;
-    transformers: also transformers' own caches; llama_python: an interpreter with llama-cpp-python, or None."""
+    transformers: also transformers' own caches; llama_python: an interpreter with llama-cpp-python, or None; spans: what is said
+    after a profile's text for a row more with spans, whose steps are compared with those without, in turn."""
 
     models: tuple[str, ...] = ("embedded", QWEN3_SHAPE)
     contexts: tuple[int, ...] = (1024, 8192, 32768)
@@ -54,6 +55,14 @@ class GenerateSettings:
     prefill: int = 0
     transformers: bool = True
     llama_python: str | None = None
+    spans: str = ""
+
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """Of the profiles, with and without spans."""
+        return tuple(
+            each for name in self.profiles for each in (name, *([f"{name}; {self.spans}"] if self.spans else []))
+        )
 
 
 def bench_generate(settings: GenerateSettings, *, command: str = "", report: Report = quiet) -> dict[str, Any]:
@@ -61,7 +70,7 @@ def bench_generate(settings: GenerateSettings, *, command: str = "", report: Rep
 
     Raises UserError for a model or a profile that can't be, before anything runs.
     """
-    files = {model: _check(model, settings.profiles) for model in settings.models}
+    files = {model: _check(model, settings.caches) for model in settings.models}
     if settings.llama_python is None and (asked := [model for model in settings.models if model in QUANTIZED]):
         raise UserError(f"{asked[0]} is quantized by llama.cpp: pip install 'stratakv[gguf]', or give --llama-python")
     load = load_average()
@@ -79,7 +88,7 @@ def bench_generate(settings: GenerateSettings, *, command: str = "", report: Rep
                 report(f"writing {model}, quantized by llama.cpp")
                 gguf = _write_quantized(settings, model, folder)
             for context in settings.contexts:
-                caches = [*([DYNAMIC, *quantized] if settings.transformers else []), *settings.profiles]
+                caches = [*([DYNAMIC, *quantized] if settings.transformers else []), *settings.caches]
                 if settings.llama_python and gguf is not None:
                     caches += [_LLAMA + type_ for type_ in llama_cpp.TYPES]
                 rows += _rows(settings, model, gguf, context, caches, report, warnings)
@@ -160,6 +169,12 @@ def _rows(
         times = spread([value for run in runs for value in run.pop("seconds")])
         prompts = [run.pop("prefill_seconds") for run in runs]
         peaks = [run["peak_bytes"] for run in runs if run["peak_bytes"] is not None]
+        if spans := [run["spans"] for run in runs if "spans" in run]:
+            runs[0]["spans"] = {
+                **spans[0],
+                "ratio": median(each["ratio"] for each in spans),
+                "page_tokens": [token for each in spans for token in each["page_tokens"]],
+            }
         row = {"model": model, "cache": cache, "context": context, **runs[0], "peak_bytes": max(peaks, default=None)}
         prefill = None if None in prompts else settings.prefill / median(prompts)
         row |= {
@@ -198,7 +213,11 @@ def _run(settings: GenerateSettings, source: str, model: str, cache: str, contex
         worker.reset_peak()
         worker.ask(do="fill", cache=cache, context=context)
         answer = worker.ask(do="decode", seconds=settings.seconds)
-        return {**loaded, **answer, "prefill_seconds": prefill, "peak_bytes": worker.peak_bytes()}
+        found = {**loaded, **answer, "prefill_seconds": prefill, "peak_bytes": worker.peak_bytes()}
+        if settings.spans and cache.endswith("; " + settings.spans):
+            without = cache.removesuffix("; " + settings.spans)
+            found["spans"] = {"without": without, **worker.ask(do="beside", cache=without, seconds=settings.seconds)}
+        return found
 
 
 def _run_llama(settings: GenerateSettings, gguf: Path | None, type_: str, context: int) -> dict[str, Any]:

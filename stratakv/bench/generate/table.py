@@ -36,9 +36,16 @@ def format_generate(data: Mapping[str, Any]) -> str:
                 speed = row.get("prefill_tokens_per_second")
                 cells[-1].append("" if speed is None else f"{speed:.0f}")
         lines += align(cells)
+        lines += [_spans(row["cache"], row["spans"]) for row in rows if "spans" in row]
     if data.get("goals"):
         lines += ["", *goals_in_lines(data["goals"])]
     return "\n".join([*lines, *notes(data)])
+
+
+def _spans(cache: str, found: Mapping[str, Any]) -> str:
+    pages = ", ".join(f"{each:.2f}" for each in found["page_tokens"])
+    words = f"; tokens that fill a page take {pages} times the others'" if pages else ""
+    return f"{cache}: {found['ratio']:.3f} times {found['without']}'s time a token, in turn{words}"
 
 
 def _mib(value: int | None) -> str:

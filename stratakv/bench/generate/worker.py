@@ -2,13 +2,15 @@
 
 Requests, in this order: {"do": "load", "model", "threads"}: {"weight_bytes", "dtype"}; {"do": "fill", "cache", "context"}: {};
 {"do": "decode", "seconds"}: {"seconds": [...], "cache_bytes", "resident_weights"}. Before "fill", if at all:
-{"do": "prefill", "cache", "tokens"}: {"seconds"}.
+{"do": "prefill", "cache", "tokens"}: {"seconds"}. After "decode", if at all: {"do": "beside", "cache", "seconds"}: the same cache
+and another one, as long, step by step in turn: {"ratio", "page_tokens"}, see `_Session.beside`.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from stratakv.engine.cache import KVCache
 from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.describe import describe_model
 from stratakv.engine.load import load_weights
+from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.weights.build import PackedWeights
 
 DYNAMIC = "DynamicCache"
@@ -42,6 +45,8 @@ class _Session:
     model: PreTrainedModel
     packed: PackedWeights | None
     cache: Any
+    name: str  # of the cache
+    context: int
 
     def load(self, model: str, threads: int) -> dict[str, Any]:
         torch.set_num_threads(threads)
@@ -77,6 +82,7 @@ class _Session:
     def fill(self, cache: str, context: int) -> dict[str, Any]:
         """Random states straight into the cache; the model doesn't run."""
         config: Any = self.model.config
+        self.name, self.context = cache, context
         self._use(cache)
         if cache == DYNAMIC:
             self.cache = DynamicCache(config=config)
@@ -104,6 +110,28 @@ class _Session:
             token = out.logits[:, -1].argmax(-1, keepdim=True)
             times.append(time.perf_counter() - started)
         return {"seconds": times[_WARM_UP:], "cache_bytes": _cache_bytes(self.cache), **self._resident()}
+
+    def beside(self, cache: str, seconds: float) -> dict[str, Any]:
+        """Both caches filled anew, which take turns: step by step, so that a wandering clock meets both.
+
+        ratio: the median of our steps over the other one's, pair by pair. page_tokens: of each token that fills a page, the time
+        over the other tokens' median.
+        """
+        both, times = [], [list[float](), list[float]()]
+        for each in (self.name, cache):
+            self.fill(each, self.context)
+            both.append(self.cache)
+        token, began, pages = torch.ones(1, 1, dtype=torch.int64), time.monotonic(), list[float]()
+        while len(times[0]) < _WARM_UP + _LEAST or (len(times[0]) < _MOST and time.monotonic() - began < seconds):
+            for mine, kept in zip(times, both, strict=True):
+                started = time.perf_counter()
+                self.model(input_ids=token, past_key_values=kept, use_cache=True, logits_to_keep=1)
+                mine.append(time.perf_counter() - started)
+            if both[0].get_seq_length() % PAGE_TOKENS == 0 and len(times[0]) > _WARM_UP:
+                pages.append(times[0][-1])
+        ours, theirs = (each[_WARM_UP:] for each in times)
+        ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
+        return {"ratio": ratio, "page_tokens": [each / median(ours) for each in pages]}
 
     def _resident(self) -> dict[str, Any]:
         """Bytes of the weights in memory: what is mapped of the file, from the system, and what is unpacked; None elsewhere."""

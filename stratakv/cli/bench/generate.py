@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from stratakv.cli.bench.options import add_common, check_outputs, command, positive, size, sizes, threads, words
+from stratakv.cli.profile_options import add_span_options
 from stratakv.cli.recorded import set_run
 
 SUMMARY = "tokens per second and peak memory of whole models, by cache"
@@ -29,6 +30,7 @@ def add_parser(kinds: Any) -> argparse.ArgumentParser:
         metavar="PROFILE",
         help="repeat it for several (f16, q8_0, turbo4, turbo3, mode1, mode5, mode7, edges3)",
     )
+    add_span_options(parser.add_argument_group("spans: a row more for each profile, beside its own in turn"))
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="processes a row, in turns (1)")
     parser.add_argument(
         "--prefill", metavar="N", help="time a prompt of N tokens too, at the first context (not timed)"
@@ -49,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.bench.generate.table import format_generate
     from stratakv.bench.peers.llama import llama_python
     from stratakv.cli.measuring_options import emit, say
+    from stratakv.cli.profile_options import sizes_from_args
     from stratakv.picture import check_plot_path
+    from stratakv.profile.spans import size_text
 
     check_outputs(args.json, args.plot)
     if args.plot:
@@ -64,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         prefill=size(args.prefill, "--prefill") if args.prefill else 0,
         transformers=not args.no_transformers,
         llama_python=llama_python(args.llama_python),
+        spans="; ".join(f"{word}: {size_text(*size_)}" for word, size_ in sizes_from_args(args).items()),
     )
     line = command(args, settings.threads, profile=settings.profiles)
     data = bench_generate(settings, command=line, report=say)

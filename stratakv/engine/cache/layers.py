@@ -235,9 +235,9 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         if mixture.fine is not both[0] or mixture.sealed is not both[1]:
             self.written.arrays = mixture.fine
             sealed.tables.alike(end, mixture.sealed)
-        seen = mixture.causal()[0]
-        part = None if seen.sealed is None else Sealed(sealed.tables.pool, seen.sealed, sealed.kernel)
-        return Placed(self.written.pool, seen.fine, self.kernel, self.status, part, mixture)
+        _, fine, old = mixture.causal()[0]
+        part = None if old is None else Sealed(sealed.tables.pool, old, sealed.kernel)
+        return Placed(self.written.pool, fine, self.kernel, self.status, part, mixture)
 
     def _crop(self, length: int) -> bool:
         """Whether pages were written, and the status has to be read."""

@@ -8,7 +8,7 @@ import torch
 
 from stratakv.engine.cache.tables import Tables
 from stratakv.kernels.choice import kernel_for
-from stratakv.kernels.spans import due
+from stratakv.kernels.spans import due, next_due
 from stratakv.kvtypes import KVType
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.pages.pool import GrowingPool
@@ -39,16 +39,17 @@ class SealedPages:
         sealed = replace(layout, k=seals.k, v=seals.v)
         self.tables = Tables(GrowingPool(sealed, fine.pool.device), len(fine))
         self.kernel, self.fine_kernel = (kernel_for(each, fine.pool.device) for each in (sealed, layout))
-        self.end = self.spans.first
-        self._written = self._kept = self.end  # pages whose bytes are there; those that a step before this one sealed
         self._waiting: list[tuple[int, int]] = []
+        self._end_at(self.spans.first)
+        self._written = self._kept = self.end  # pages whose bytes are there; those that a step before this one sealed
 
     def make_room(self, end: int) -> None:
         """Pages up to this one have numbers; what they hold is written by `seal`."""
         for index in range(self.end, end):
             if index in self.fine.indices:  # others are gone, out of a window
                 self._waiting += self.tables.add_like(index, self.fine.column(index))
-        self.end = max(self.end, end)
+        if end > self.end:
+            self._end_at(end)
 
     def seal(self) -> None:
         """Write what there is room for."""
@@ -59,23 +60,22 @@ class SealedPages:
 
     def forget_room(self) -> None:
         """What `make_room` made, and `seal` didn't write, is gone: the step that asked for it has failed."""
-        self._forget(self._written)
+        if self.end > self._written:
+            self._forget(self._written)
 
     def seal_due(self, length: int) -> None:
         """A step is over, after which there are so many tokens: seal what is due."""
         self.forget_room()
-        end = due(self.spans, length, self.seals.turn)
-        if end > self.end:
-            self.make_room(end)
+        if length >= self._next:
+            self.make_room(due(self.spans, length, self.seals.turn))
             self.seal()
 
     def free(self, length: int) -> None:
         """What is sealed stays. Free the fine pages that are, and that no later query sees fine."""
         self._kept = self._written
         first, left = self.spans.first, min(length // PAGE_TOKENS - self.spans.recent, self.end)
-        if any(
-            first <= index < left for index in self.fine.indices[: first + 1]
-        ):  # the oldest of them is behind the first pages
+        pages = self.fine.indices
+        if len(pages) > first and first <= pages[first] < left:  # the oldest of them is behind the first pages
             self.fine.drop(lambda index: first <= index < left)
 
     def undo(self) -> None:
@@ -102,5 +102,8 @@ class SealedPages:
         self._waiting = []
         if self.end > end:
             self.tables.drop(lambda index: index >= end)
-        self.end = self._written = end
-        self._kept = min(self._kept, end)
+        self._end_at(end)
+        self._written, self._kept = end, min(self._kept, end)
+
+    def _end_at(self, end: int) -> None:
+        self.end, self._next = end, next_due(self.spans, end, self.seals.turn)

@@ -99,7 +99,7 @@ struct Work {
     float *out;              // [rows][lanes]
     float *minimum;          // [rows][v.blocks]: sum of weights * minimum
     float *maximum, *sum;    // [rows]
-    std::int32_t *dims;      // [lanes]: which value a lane of the integer path is, -1: none
+    const std::int32_t *dims;  // [lanes]: which value a lane of the integer path is, -1: none
     std::uint8_t *codes;     // trellis V: a block of the tile, unpacked
     float *buffer;           // some decoded rows
 };
@@ -112,18 +112,27 @@ inline int subs(Codes codes) {
     return found;
 }
 
-// Which value a lane of the integer path's output is; -1: none.
-inline int lane_dim(const Side &v, int unit, int sub, int lane) {
-    int byte = unit * 16 + lane;
-    if (is_trellis(v.codes)) {  // in the order of trellis_v; unit: of 16 values
-        const int bytes = v.base_bytes / v.blocks, units = (v.dim / v.blocks + 15) / 16;
-        const int at = unit % units * 16 + lane;
-        sub = at / bytes, byte = unit / units * bytes + at % bytes;
+// Which value each lane of the integer path's output is; -1: none. Kept: a step asks for it again and again.
+template <Codes C>
+const std::int32_t *lane_dims(const Side &v, int lanes) {
+    thread_local struct {
+        int dim = 0, blocks = 0;
+        std::vector<std::int32_t> dims;
+    } kept;
+    if (kept.dim == v.dim && kept.blocks == v.blocks) return kept.dims.data();
+    kept.dim = v.dim, kept.blocks = v.blocks, kept.dims.resize(lanes);
+    constexpr int kSub = Packing<C>::kSub, kRuns = is_trellis(C) ? 1 : kSub;
+    const int bytes = v.base_bytes / v.blocks, units = (v.dim / v.blocks + 15) / 16;
+    for (int i = 0; i < lanes; ++i) {
+        const int unit = i / 16 / kRuns;
+        int sub = i / 16 % kRuns, byte = unit * 16 + i % 16;
+        if (is_trellis(C)) {  // in the order of trellis_v; unit: of 16 values
+            const int at = unit % units * 16 + i % 16;
+            sub = at / bytes, byte = unit / units * bytes + at % bytes;
+        }
+        kept.dims[i] = byte >= v.base_bytes || sub >= kSub ? -1 : dim_of<C>(byte, sub, stretch_of(v));
     }
-    if (byte >= v.base_bytes || sub >= subs(v.codes)) return -1;
-    int found = byte;
-    with_codes(v.codes, [&](auto c) { found = dim_of<decltype(c)::value>(byte, sub, stretch_of(v)); });
-    return found;
+    return kept.dims.data();
 }
 
 // Whether scores are multiplied by the scale before anything else: a softcap wants it, and the maximum of negative
@@ -160,12 +169,10 @@ inline Work prepare(const Attention &a, int sequence, int head, Scratch &scratch
         {w.out, rows * w.lanes},
         {w.maximum, rows},
         {w.sum, rows},
-        {w.dims, static_cast<std::size_t>(v_integer ? w.lanes : 0)},
         {w.codes, trellis ? std::size_t(v.dim / v.blocks) * kPageTokens + 64 : 0},
         {w.buffer, static_cast<std::size_t>(std::max(w.k_stride, (v.dim + 15) / 16 * 16)) * kRowTokens},
     });
-    if (v_integer)
-        for (int i = 0; i < w.lanes; ++i) w.dims[i] = lane_dim(v, i / 16 / kSub, i / 16 % kSub, i % 16);
+    if (v_integer) with_codes(v.codes, [&](auto c) { w.dims = lane_dims<decltype(c)::value>(v, w.lanes); });
     std::memset(w.q, 0, rows * w.k_stride * sizeof(float));
     for (int r = 0; r < w.rows; ++r) {
         float *q = w.q + std::size_t(r) * w.k_stride;

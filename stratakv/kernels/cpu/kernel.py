@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -92,7 +91,7 @@ class CpuKernel:
             if side >= 0:
                 status[side] = code
 
-    @cached_property
+    @property
     def _module(self) -> Any:
         return native()
 

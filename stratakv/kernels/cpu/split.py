@@ -80,7 +80,7 @@ class Split:
         sequences, and `decoding`; then for each kind of pages those of pages, page_start, first and last."""
         one = self.steps[0]
         shared = address(one.slots), address(one.query_start), len(one), self.decoding or 0
-        kinds = [tuple(map(address, (s.pages, s.page_start, s.first, s.last))) for s in self.steps]
+        kinds = [(address(s.pages), address(s.page_start), address(s.first), address(s.last)) for s in self.steps]
         return shared, *kinds
 
     @cached_property

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "trellis.h"
+#include "vectors.h"
 
 namespace {
 
@@ -37,31 +38,39 @@ struct IntegerQuery {
     int rows;
 };
 
-// q: [dim] of one row. Rounded to 15 bits: high * 128 + low, high and low signed bytes.
+// q: [dim] of one row, zero up to a multiple of 16. Rounded to 15 bits: high * 128 + low, high and low signed bytes.
 template <Codes C>
 void prepare_query(const Side &side, const float *q, int row, const IntegerQuery &out) {
     constexpr int kSub = Packing<C>::kSub;
-    float largest = 0;
-    for (int d = 0; d < side.dim; ++d) largest = std::fabs(q[d]) > largest ? std::fabs(q[d]) : largest;
+    F top = fzero();
+    for (int d = 0; d < side.dim; d += 16) top = fmax(top, fmax(fload(q + d), fsub(fzero(), fload(q + d))));
+    const float largest = hmax(top);
     // 16256 = 127 * 128; a query so small that 1 / step overflows scores 0 anyway
     const float step = largest > 1e-30f ? largest / 16256.0f : 1.0f;
     out.scale[row] = step;
+    alignas(64) std::int32_t values[kMaxDim];
+    alignas(64) std::int8_t up[kMaxDim], low[kMaxDim];
+    for (int d = 0; d < side.dim; d += 16) store(values + d, to_int(fdiv(fload(q + d), fset1(step))));
+    for (int d = 0; d < side.dim; ++d) {
+        const int high = (values[d] + 64) >> 7;
+        up[d] = static_cast<std::int8_t>(high), low[d] = static_cast<std::int8_t>(values[d] - high * 128);
+    }
+    const int block_dim = side.dim / side.blocks, stretch = stretch_of(side);
+    for (int block = 0; block < side.blocks; ++block) {
+        std::int32_t sum = 0;
+        for (int d = block * block_dim; d < (block + 1) * block_dim; ++d) sum += values[d];
+        out.sums[row * side.blocks + block] = sum;
+    }
     const Run run = run_of(row, out.rows);
     std::int8_t *bytes = reinterpret_cast<std::int8_t *>(out.words + std::size_t(run.first) * 2 * out.words_per_row);
     bytes += (row - run.first) * 8;
-    std::int32_t *sums = out.sums + row * side.blocks;
-    std::memset(sums, 0, sizeof(std::int32_t) * side.blocks);
-    const int block_dim = side.dim / side.blocks, stretch = stretch_of(side);
-    for (int byte = 0; byte < side.base_bytes; ++byte)
+    for (int word = 0; word < side.base_bytes / 4; ++word)
         for (int sub = 0; sub < kSub; ++sub) {
-            const int d = dim_of<C>(byte, sub, stretch);
-            const int value = static_cast<int>(std::nearbyint(q[d] / step));
-            const int up = (value + 64) >> 7;
-            std::int8_t *at =
-                bytes + std::size_t(word_of<C>(byte / 4, stretch / 4) * kSub + sub) * run.rows * 8 + byte % 4;
-            at[0] = static_cast<std::int8_t>(up);
-            at[4] = static_cast<std::int8_t>(value - up * 128);
-            sums[d / block_dim] += value;
+            std::int8_t *at = bytes + std::size_t(word_of<C>(word, stretch / 4) * kSub + sub) * run.rows * 8;
+            for (int i = 0; i < 4; ++i) {
+                const int d = dim_of<C>(4 * word + i, sub, stretch);
+                at[i] = up[d], at[4 + i] = low[d];
+            }
         }
 }
 

@@ -35,7 +35,24 @@ def test_rows_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert row["peak_bytes"] > row["weight_bytes"] + row["cache_bytes"]
 
 
-@pytest.mark.parametrize("words", [["--profile", "turbo9"], ["-m", "/nowhere.gguf"], ["-c", "0"]])
+def test_spans_stand_beside_their_own_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "r.json"
+    words = ["bench", "generate", "-m", "embedded", "-c", "250", "--profile", "turbo4", "--recent", "1"]
+    assert (
+        main([*words, "--first", "1", "--no-transformers", "--seconds", "0.0001", "-t", "1", "--json", str(results)])
+        == 0
+    )
+    plain, spanned = (row for row in json.loads(results.read_text())["rows"] if row["peer"] is None)
+    assert "spans" not in plain and spanned["cache"] == "turbo4; recent: 1 page turbo8; first: 1 page turbo8"
+    found = spanned["spans"]
+    assert found["without"] == "turbo4" and 0.1 < found["ratio"] < 10
+    assert len(found["page_tokens"]) == 1  # the 256th token
+    assert f"{found['ratio']:.3f} times turbo4's time a token" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [["--profile", "turbo9"], ["--recent", "1:turbo9"], ["-m", "/nowhere.gguf"], ["-c", "0"]]
+)
 def test_mistakes_end_before_anything_runs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "generate", "-m", "embedded", *words]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -19,6 +19,7 @@ from stratakv.engine.cache.steps import Steps
 from stratakv.kernels.choice import TORCH, kernel_for, kernel_names
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.kernel import Kernel, Options
+from stratakv.kernels.spans import due, next_due
 from stratakv.kernels.torch_kernel import dense_attention
 from stratakv.kvtypes import kv_type
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
@@ -177,6 +178,13 @@ def test_sealed_bytes_are_the_types_own_of_fine_values() -> None:
     expected = [own.encode(fine.decode_exactly(fine.encode(x[0, :, 256:384]), DIM)) for x in (k, v)]
     read = layer.sealed.tables.pool.read(torch.tensor(layer.sealed.tables.column(2)))[0]
     assert torch.equal(read, torch.cat(expected, dim=-1))
+
+
+@given(st.sampled_from(RULES), st.integers(0, 40), st.integers(1, 30), st.sampled_from([1, 12, 30]))
+def test_when_the_next_page_is_due(spans: Spans, pages: int, layer: int, layers: int) -> None:
+    end, turn = spans.first + pages, min(layer / layers, 1.0)
+    tokens = next_due(spans, end, turn)
+    assert due(spans, tokens - 1, turn) == end < due(spans, tokens, turn)
 
 
 def test_sealing_is_spread_over_a_page_s_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
