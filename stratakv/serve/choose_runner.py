@@ -77,5 +77,5 @@ def _batched_logits(loaded: LoadedModel, profile: Profile, ids: torch.Tensor) ->
             if isinstance(outcome, Exception):
                 raise outcome
             if outcome is not None:
-                found[item.sequence.id, item.start + item.count - 1] = outcome
+                found[item.sequence.id, item.start + item.count - 1] = outcome.clone()
     return found

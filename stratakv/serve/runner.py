@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ from stratakv.serve.groups import WindowGroup
 from stratakv.serve.scheduler import Work
 from stratakv.serve.sequence import Sequence
 from stratakv.serve.step_cache import StepLayer, step_cache
+from stratakv.weights.modules import PackedLinear
+from stratakv.weights.packed import KeptResults
 
 Outcome = torch.Tensor | Exception | None
 """Of one piece of work: float32 logits [vocabulary] where it draws a token, [count, vocabulary] of all its tokens where it scores
@@ -36,7 +39,7 @@ class Runner(Protocol):
     batching: str
 
     def run(self, work: list[Work]) -> list[Outcome]:
-        """Compute the work; one outcome each, in order. A failure of one sequence is its own."""
+        """Compute the work; one outcome each, in order, good until the next call. A failure of one sequence is its own."""
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence has left, or given its pages back."""
@@ -78,6 +81,10 @@ class BatchedRunner:
             [None if layer.ordinal is None else self._by_ordinal[layer.ordinal] for layer in loaded.geometry.layers]
         )
         self._mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # 4-dimensional: taken as it is
+        head = self.model.get_output_embeddings()
+        self._kept: AbstractContextManager[None] = (
+            KeptResults(head.product) if isinstance(head, PackedLinear) else nullcontext()
+        )
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     def run(self, work: list[Work]) -> list[Outcome]:
@@ -87,7 +94,7 @@ class BatchedRunner:
         except Exception as error:
             if len(work) == 1:
                 return [error]
-            return [outcome for item in work for outcome in self.run([item])]
+            return [_copied(outcome) for item in work for outcome in self.run([item])]
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept beside the pages."""
@@ -173,16 +180,21 @@ class BatchedRunner:
     def _logits(self, tokens: list[int], positions: list[int], keep: torch.Tensor) -> torch.Tensor:
         """float32 [kept, vocabulary] on the CPU."""
         options: dict[str, Any] = {"logits_to_keep": keep} if self._keeps_logits and len(keep) else {}
-        out = self.model(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
-            attention_mask=self._mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            **options,
-        ).logits[0]
+        with self._kept:
+            out = self.model(
+                input_ids=torch.tensor([tokens], device=self.device),
+                position_ids=torch.tensor([positions], device=self.device),
+                attention_mask=self._mask,
+                past_key_values=self._cache,
+                use_cache=True,
+                **options,
+            ).logits[0]
         kept: torch.Tensor = out if options else out[keep]
         return kept.float().cpu()
+
+
+def _copied(outcome: Outcome) -> Outcome:
+    return outcome.clone() if isinstance(outcome, torch.Tensor) else outcome
 
 
 Run = tuple[Sequence, int, int]

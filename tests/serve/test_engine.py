@@ -242,6 +242,8 @@ def test_states_that_can_not_be_stored_hurt_only_their_request(
         hook.remove()
         other.remove()
     assert [finish.reason for _, _, finish in results] == ["length"] * 3 + ["error"]
+    for request, (_, pieces, _) in zip(good, results[:3], strict=True):
+        check_same(tokens_of(pieces), tokens_of(answers(engine, [request])[0][1]))
     assert "non-finite" in results[-1][2].error and "layer 0" in results[-1][2].error
     snapshot = engine.snapshot()
     assert snapshot.healthy and snapshot.pages_used == 0 and snapshot.counters.failed == failed + 1

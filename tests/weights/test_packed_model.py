@@ -20,7 +20,7 @@ from stratakv.assets import embedded_model
 from stratakv.weights import ggml
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import Gated, PackedEmbedding, PackedExperts, PackedLinear
-from stratakv.weights.packed import PackedTensor, Product
+from stratakv.weights.packed import KeptResults, PackedTensor, Product
 
 pytestmark = pytest.mark.skipif(ggml.unavailable() is not None, reason=f"ggml's kernels: {ggml.unavailable()}")
 IDS = torch.tensor([[5, 99, 1203, 7, 812, 4000, 33, 21]])
@@ -79,6 +79,28 @@ def test_matrices_of_one_input_stand_side_by_side(tmp_path: Path, random: Any) -
         x = torch.randn(tokens, 64)
         expected = torch.cat([x @ parts[0][1].t(), x @ parts[1][1].t() + 1, x @ parts[2][1].t()], -1)
         assert float((product(x) - expected).norm() / expected.norm()) < 0.01
+
+
+def test_kept_results_are_written_to_the_same_memory(tmp_path: Path, random: Any) -> None:
+    product, other = (
+        Product([tensor(tmp_path, random.standard_normal((48, 64)))[0]], [torch.ones(48)]) for _ in range(2)
+    )
+    kept, x, y = KeptResults(product, most=5 * 48 * 4), torch.randn(1, 3, 64), torch.randn(5, 64)
+    expected = product(x), product(y), other(y)
+    with kept:
+        assert torch.equal(first := product(x), expected[0])
+        assert torch.equal(other(y), expected[2])
+        assert torch.equal(first, expected[0])
+        second = product(y)
+        assert torch.equal(second, expected[1])
+        assert torch.equal(third := product(x), expected[0]) and third.data_ptr() == second.data_ptr()
+        product(torch.randn(6, 64))  # more than is kept
+        elsewhere: list[torch.Tensor] = []
+        thread = threading.Thread(target=lambda: elsewhere.append(product(y)))
+        thread.start()
+        thread.join()
+        assert torch.equal(third, expected[0]) and torch.equal(elsewhere[0], expected[1])
+    assert product(x).data_ptr() != third.data_ptr()
 
 
 def test_gradients_reach_the_input(tmp_path: Path, random: Any) -> None:
