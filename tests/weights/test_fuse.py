@@ -75,6 +75,16 @@ def test_prompts_and_steps_are_the_model_s_own(tmp_path: Path, model_type: str) 
     assert steps == [1] * 2 * STEPS
 
 
+def test_more_tokens_than_a_layer_takes_at_a_time(tmp_path: Path) -> None:
+    plain, fused = use(tiny_model("llama")), use(tiny_model("llama"))
+    steps = watched(pack(fused, tmp_path / "rows"))
+    ids = torch.randint(3, 97, (150, PROMPT + 1), generator=torch.Generator().manual_seed(7))
+    expected, found = logits(plain, ids), logits(fused, ids)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
+    assert torch.equal(found[131:], logits(fused, ids[131:]))
+    assert steps == [1, 1]
+
+
 GEMMA4: dict[str, dict[str, Any]] = {
     "shared K and V, inputs of each layer": {},
     "experts, V that is K": {

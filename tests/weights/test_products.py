@@ -68,7 +68,7 @@ def test_rows_of_floats_may_have_any_length(tiles: str) -> None:
 @pytest.mark.parametrize("kind", TILED)
 def test_instruction_sets_agree_to_the_bit(kind: str) -> None:
     module: Any = native()
-    rows, x = PackedRows(kind, 20, 512), torch.randn(5, 512)
+    rows, x = PackedRows(kind, 50, 512), torch.randn(70, 512)  # many tokens and few, tiles side by side and alone
     results = []
     for name in KERNELS[:2]:
         assert module.use_tiles(name)

@@ -12,6 +12,7 @@ using V = __m256i;
 using F = __m256;
 constexpr const char *kName = "avx2";
 constexpr int kLanes = 8;
+constexpr int kTogether = 1;  // tiles whose codes fit in registers beside each other
 constexpr int kSignedOffset = 0;
 
 inline V load(const void *p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }

@@ -12,6 +12,7 @@ using V = __m512i;
 using F = __m512;
 constexpr const char *kName = "avx512";
 constexpr int kLanes = 16;
+constexpr int kTogether = 2;  // tiles whose codes fit in registers beside each other
 // vpdpbusd takes unsigned codes: signed ones get 128 added, which the sum of the activations takes back
 constexpr int kSignedOffset = 128;
 

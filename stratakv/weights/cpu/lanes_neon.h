@@ -12,6 +12,7 @@ using V = uint32x4_t;
 using F = float32x4_t;
 constexpr const char *kName = "neon";
 constexpr int kLanes = 4;
+constexpr int kTogether = 1;  // tiles whose codes fit in registers beside each other
 constexpr int kSignedOffset = 0;
 
 inline V load(const void *p) { return vreinterpretq_u32_u8(vld1q_u8(static_cast<const std::uint8_t *>(p))); }

@@ -8,6 +8,7 @@ namespace lanes {
 
 constexpr const char *kName = "portable";
 constexpr int kLanes = 4;
+constexpr int kTogether = 1;  // tiles whose codes fit in registers beside each other
 constexpr int kSignedOffset = 0;
 
 struct V {

@@ -29,6 +29,13 @@ void by_rows(std::int64_t rows, int threads, const Task &task) {
     });
 }
 
+// task(first row, how many) for all rows, so many at a time that what a layer makes of them stays in the caches
+template <typename Task>
+void by_groups(std::int64_t rows, const Task &task) {
+    constexpr std::int64_t kRows = 128;
+    for (std::int64_t first = 0; first < rows; first += kRows) task(first, std::min(kRows, rows - first));
+}
+
 // One row or head in place; `size` values that begin at x, in runs as long as the weight.
 void norm_in_place(const Norm &norm, float *x, std::int64_t size) {
     const std::int64_t dim = static_cast<std::int64_t>(norm.weight.size());
@@ -68,8 +75,10 @@ void add(const Norm &after, float residual, float *y, std::int64_t rows, std::in
 void project(const AttentionPart &part, const float *x, std::int64_t rows, const Angles &angles, float *projected,
              int threads) {
     const std::int64_t width = part.qkv.columns(), dim = part.dim, all = part.width();
-    const float *from = normed(part.before, x, rows, width, scratch(0, rows * width), threads);
-    multiply(part.qkv.matrices, from, rows, projected, threads);
+    by_groups(rows, [&](std::int64_t first, std::int64_t count) {
+        const float *from = normed(part.before, x + first * width, count, width, scratch(0, count * width), threads);
+        multiply(part.qkv.matrices, from, count, projected + first * all, threads);
+    });
     by_rows(rows, threads, [&](std::int64_t row) {
         float *q = projected + row * all, *k = q + part.q_heads * dim, *v = k + part.kv_heads * dim;
         if (part.q_norm) norm_in_place(part.q_norm, q, part.q_heads * dim);
@@ -96,20 +105,26 @@ void split(const AttentionPart &part, const float *projected, std::int64_t batch
 }
 
 void leave(const AttentionPart &part, const float *attended, std::int64_t rows, float *x, int threads) {
-    const std::int64_t width = part.output.rows();
-    float *y = scratch(0, rows * width);
-    multiply(part.output.matrices, attended, rows, y, threads);
-    add(part.after, part.residual, y, rows, width, x, threads);
+    const std::int64_t width = part.output.rows(), columns = part.output.columns();
+    by_groups(rows, [&](std::int64_t first, std::int64_t count) {
+        float *y = scratch(0, count * width);
+        multiply(part.output.matrices, attended + first * columns, count, y, threads);
+        add(part.after, part.residual, y, count, width, x + first * width, threads);
+    });
 }
 
 void feed(const MlpPart &part, float *x, std::int64_t rows, int threads) {
     const std::int64_t width = part.down.rows(), inner = part.down.columns();
-    float *y = scratch(0, rows * (width + 3 * inner)), *both = y + rows * width, *gated = both + rows * 2 * inner;
-    const float *from = normed(part.before, x, rows, width, y, threads);
-    multiply(part.gate_up.matrices, from, rows, both, threads);
-    gate(part.activation, both, rows, inner, gated, rows * inner < 2048 ? 1 : threads);
-    multiply(part.down.matrices, gated, rows, y, threads);
-    add(part.after, part.residual, y, rows, width, x, threads);
+    by_groups(rows, [&](std::int64_t first, std::int64_t count) {
+        float *y = scratch(0, count * (width + 3 * inner)), *both = y + count * width,
+              *gated = both + count * 2 * inner;
+        float *to = x + first * width;
+        const float *from = normed(part.before, to, count, width, y, threads);
+        multiply(part.gate_up.matrices, from, count, both, threads);
+        gate(part.activation, both, count, inner, gated, count * inner < 2048 ? 1 : threads);
+        multiply(part.down.matrices, gated, count, y, threads);
+        add(part.after, part.residual, y, count, width, to, threads);
+    });
 }
 
 namespace {

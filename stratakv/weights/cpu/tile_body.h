@@ -15,43 +15,51 @@ namespace {
 
 using namespace lanes;
 
-// Results of a tile's rows for a chunk: [token][row].
+// Results of the rows of `Count` tiles for a chunk: [token][tile][row].
+template <int Count>
 struct alignas(64) Sums {
-    float at[kChunkTokens][kLanes];
+    float at[kChunkTokens][Count][kLanes];
 };
 
-// One block of codes times its activations, for all tokens of a chunk.
-template <typename Format, typename AnyTile>
-inline void add_block(const AnyTile &tile, int block, const PackedChunk &x, std::int64_t at, Sums &sums) {
+// One block of codes of some tiles times its activations, for all tokens of a chunk.
+template <typename Format, typename AnyTile, int Count>
+inline void add_block(const AnyTile (&tiles)[Count], int block, const PackedChunk &x, std::int64_t at,
+                      Sums<Count> &sums) {
     constexpr int kWords = 8 / Format::kHalves;
     constexpr int kOffset = Format::kSigned ? kSignedOffset : Format::kOffset;
-    V codes[8];
-    for (int j = 0; j < 8; ++j) codes[j] = tile.codes[block][j];
+    V codes[Count][8];
+    for (int t = 0; t < Count; ++t)
+        for (int j = 0; j < 8; ++j) codes[t][j] = tiles[t].codes[block][j];
     const std::int8_t *activations = x.codes + at * x.tokens * kBlock;
     const float *scale = x.scale + at * x.tokens, *sum = x.sum + at * x.tokens * 2;
     const std::int32_t *minus = x.minus_codes + at * x.tokens * 2;
     for (int token = 0; token < x.tokens; ++token) {
-        F total = loadf(sums.at[token]);
-        if (Format::kMinimum) {
-            if (Format::kHalves == 1) {
-                total = fma(tile.minimum[block][0], set1f(sum[2 * token] + sum[2 * token + 1]), total);
-            } else {
-                for (int half = 0; half < Format::kHalves; ++half)
-                    total = fma(tile.minimum[block][half], set1f(sum[2 * token + half]), total);
-            }
+        F total[Count];
+        for (int t = 0; t < Count; ++t) total[t] = loadf(sums.at[token][t]);
+        for (int half = 0; Format::kMinimum && half < Format::kHalves; ++half) {
+            const F all = set1f(Format::kHalves == 1 ? sum[2 * token] + sum[2 * token + 1] : sum[2 * token + half]);
+            for (int t = 0; t < Count; ++t) total[t] = fma(tiles[t].minimum[block][half], all, total[t]);
         }
+        const F size = set1f(scale[token]);
         for (int half = 0; half < Format::kHalves; ++half) {
             const int kept = Format::kHalves == 1 ? minus[2 * token] + minus[2 * token + 1] : minus[2 * token + half];
-            V acc = set1(kOffset ? static_cast<std::uint32_t>(kept) * static_cast<std::uint32_t>(kOffset) : 0u);
+            V acc[Count];
+            for (int t = 0; t < Count; ++t)
+                acc[t] = set1(kOffset ? static_cast<std::uint32_t>(kept) * static_cast<std::uint32_t>(kOffset) : 0u);
             for (int j = half * kWords; j < (half + 1) * kWords; ++j) {
                 const std::int8_t *four = activations + token * kBlock + 4 * j;
-                acc = Format::kSigned ? dot_signed(acc, codes[j], four) : dot(acc, codes[j], four);
+                for (int t = 0; t < Count; ++t)
+                    acc[t] = Format::kSigned ? dot_signed(acc[t], codes[t][j], four) : dot(acc[t], codes[t][j], four);
             }
-            total = fma(to_float(acc), mul(tile.scale[block][half], set1f(scale[token])), total);
+            for (int t = 0; t < Count; ++t)
+                total[t] = fma(to_float(acc[t]), mul(tiles[t].scale[block][half], size), total[t]);
         }
-        storef(sums.at[token], total);
+        for (int t = 0; t < Count; ++t) storef(sums.at[token][t], total[t]);
     }
 }
+
+// Tiles side by side share what is read of the activations. With fewer tokens it is reading rows that takes the time
+constexpr int kManyTokens = 24;
 
 // Rows that no tile is full of: copied, with zeros, to where a whole tile can be read.
 const std::uint8_t *padded(const std::uint8_t *rows, std::int64_t count, std::size_t row_bytes) {
@@ -61,16 +69,17 @@ const std::uint8_t *padded(const std::uint8_t *rows, std::int64_t count, std::si
     return kept.data();
 }
 
-inline void write(const TileJob &job, std::int64_t row, std::int64_t count, const Sums &sums) {
+template <int Count>
+inline void write(const TileJob &job, std::int64_t row, std::int64_t count, const Sums<Count> &sums, int tile = 0) {
     for (int token = 0; token < job.x.tokens; ++token) {
         float *out = job.out + job.to[token] * job.out_stride;
         if (!job.place && !job.bias && count == kLanes) {
-            storef(out + row, loadf(sums.at[token]));
+            storef(out + row, loadf(sums.at[token][tile]));
             continue;
         }
         for (std::int64_t i = 0; i < count; ++i) {
             const std::int64_t place = job.place ? job.place[row + i] : row + i;
-            out[place] = sums.at[token][i] + (job.bias ? job.bias[place] : 0.0f);
+            out[place] = sums.at[token][tile][i] + (job.bias ? job.bias[place] : 0.0f);
         }
     }
 }
@@ -81,31 +90,48 @@ inline void prefetch(const std::uint8_t *tile, std::size_t begin, std::size_t en
     for (std::size_t at = begin; at < end; at += 64) __builtin_prefetch(tile + at, 0, 2);
 }
 
+// Rows [first, last), `Count` tiles side by side; the last tile may have fewer rows than lanes.
+template <typename Format, int Count>
+void run_tiles(const TileJob &job, std::int64_t first, std::int64_t last) {
+    Tile<Format::kBlocks, Format::kHalves, Format::kMinimum> tiles[Count];
+    Sums<Count> sums;
+    constexpr std::int64_t kRows = Count * kLanes;
+    const std::int64_t units = job.columns / (kBlock * Format::kBlocks);
+    for (std::int64_t row = first; row < last; row += kRows) {
+        const std::int64_t count = std::min<std::int64_t>(kLanes, last - row - (kRows - kLanes));  // of the last tile
+        const std::uint8_t *data = job.data + row * job.row_bytes;
+        Rows rows[Count];
+        for (int t = 0; t < Count; ++t) rows[t] = {data + t * kLanes * job.row_bytes, job.row_bytes};
+        if (count < kLanes) rows[Count - 1].at = padded(rows[Count - 1].at, count, job.row_bytes);
+        for (int token = 0; token < job.x.tokens; ++token)
+            for (int t = 0; t < Count; ++t) storef(sums.at[token][t], set1f(0.0f));
+        const std::uint8_t *next = row + 2 * kRows <= job.last ? data + kRows * job.row_bytes : nullptr;
+        for (std::int64_t unit = 0; unit < units; ++unit) {
+            if (next) prefetch(next, unit * kRows * Format::kBytes, (unit + 1) * kRows * Format::kBytes);
+            for (int t = 0; t < Count; ++t) {
+                Format::unpack(rows[t], tiles[t]);
+                rows[t].at += Format::kBytes;
+            }
+            for (int block = 0; block < Format::kBlocks; ++block)
+                add_block<Format>(tiles, block, job.x, unit * Format::kBlocks + block, sums);
+        }
+        for (int t = 0; t < Count; ++t) write(job, row + t * kLanes, t + 1 < Count ? kLanes : count, sums, t);
+    }
+}
+
 template <typename Format>
 void run_codes(const TileJob &job) {
-    Tile<Format::kBlocks, Format::kHalves, Format::kMinimum> tile;
-    Sums sums;
-    const std::int64_t units = job.columns / (kBlock * Format::kBlocks);
-    for (std::int64_t row = job.first; row < job.last; row += kLanes) {
-        const std::int64_t count = std::min<std::int64_t>(kLanes, job.last - row);
-        const std::uint8_t *data = job.data + row * job.row_bytes;
-        Rows rows{count == kLanes ? data : padded(data, count, job.row_bytes), job.row_bytes};
-        for (int token = 0; token < job.x.tokens; ++token) storef(sums.at[token], set1f(0.0f));
-        const std::uint8_t *next = row + 2 * kLanes <= job.last ? data + kLanes * job.row_bytes : nullptr;
-        for (std::int64_t unit = 0; unit < units; ++unit, rows.at += Format::kBytes) {
-            if (next) prefetch(next, unit * kLanes * Format::kBytes, (unit + 1) * kLanes * Format::kBytes);
-            Format::unpack(rows, tile);
-            for (int block = 0; block < Format::kBlocks; ++block)
-                add_block<Format>(tile, block, job.x, unit * Format::kBlocks + block, sums);
-        }
-        write(job, row, count, sums);
-    }
+    constexpr std::int64_t kRows = kTogether * kLanes;
+    const bool many = kTogether > 1 && job.x.tokens >= kManyTokens;
+    const std::int64_t middle = many ? job.first + (job.last - job.first) / kRows * kRows : job.first;
+    if (many) run_tiles<Format, kTogether>(job, job.first, middle);
+    run_tiles<Format, 1>(job, middle, job.last);
 }
 
 template <typename Format>
 void run_floats(const TileJob &job) {
     alignas(64) F columns[kBlock];
-    Sums sums;
+    Sums<1> sums;
     const std::int64_t whole = job.columns / kBlock, rest = job.columns % kBlock;
     thread_local std::vector<std::uint8_t> kept;
     for (std::int64_t row = job.first; row < job.last; row += kLanes) {
@@ -113,7 +139,7 @@ void run_floats(const TileJob &job) {
         const std::uint8_t *data = job.data + row * job.row_bytes;
         const Rows rows{count == kLanes ? data : padded(data, count, job.row_bytes), job.row_bytes};
         const std::uint8_t *next = row + 2 * kLanes <= job.last ? data + kLanes * job.row_bytes : nullptr;
-        for (int token = 0; token < job.x.tokens; ++token) storef(sums.at[token], set1f(0.0f));
+        for (int token = 0; token < job.x.tokens; ++token) storef(sums.at[token][0], set1f(0.0f));
         for (std::int64_t block = 0; block < whole + (rest > 0); ++block) {
             Rows from{rows.at + block * kBlock * Format::kBytes, rows.stride};
             if (block == whole) {  // the row's end, and zeros
@@ -134,7 +160,7 @@ void run_floats(const TileJob &job) {
                     even = fma(columns[c], set1f(values[c]), even);
                     odd = fma(columns[c + 1], set1f(values[c + 1]), odd);
                 }
-                storef(sums.at[token], addf(loadf(sums.at[token]), addf(even, odd)));
+                storef(sums.at[token][0], addf(loadf(sums.at[token][0]), addf(even, odd)));
             }
         }
         write(job, row, count, sums);
