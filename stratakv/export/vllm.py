@@ -1,7 +1,11 @@
-"""vLLM as it ships: one of its TurboQuant presets in all layers but those that are skipped, which stay 16 bit."""
+"""vLLM as it ships: one of its TurboQuant presets in all layers but those that are skipped, which stay 16 bit.
+
+Beside each answer stands the command for vLLM with this project's plugin, which says every profile and runs elsewhere: on a CPU.
+"""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 
@@ -10,6 +14,8 @@ from stratakv.export.buun import allocate
 from stratakv.export.target import Command, Costs, NotExpressible, Runtime, Weights, budget
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import Pair, ordinals_text, pair_text
+from stratakv.profile.rules import rule_line
+from stratakv.vllm_plugin.front import PROFILE
 
 # Our pair that a preset comes closest to -> the preset. Its V is uniform where ours is Lloyd-Max, its 8-bit K is FP8.
 _PRESETS: dict[Pair, str] = {
@@ -31,7 +37,15 @@ class Vllm(Runtime):
     weights: Weights = "directory"
 
     def _command(self, profile: Profile, model: str) -> Command:
-        """--kv-cache-dtype, and the layers to skip by the model's own numbers."""
+        """--kv-cache-dtype, and the layers to skip by the model's own numbers. A note, or the reason, has the plugin's."""
+        plugin = _by_plugin(profile, model)
+        try:
+            stock = self._stock(profile, model)
+        except NotExpressible as reason:
+            raise NotExpressible(f"{reason}; {plugin}") from None
+        return Command(stock.text, (*stock.notes, plugin))
+
+    def _stock(self, profile: Profile, model: str) -> Command:
         packed = list(dict.fromkeys(pair for pair in profile.pairs if pair not in _WHOLE))
         if not packed:
             return Command(shlex.join(["vllm", "serve", model, "--kv-cache-dtype", "auto"]))
@@ -94,6 +108,18 @@ class Vllm(Runtime):
 
 
 TARGET = Vllm()
+
+
+def _by_plugin(profile: Profile, model: str) -> str:
+    """How the plugin is told the profile, and what it loses: nothing of the types, but it isn't for GPUs or all models."""
+    if any(layer.role in ("linear", "chunked") for layer in profile.geometry.layers):
+        return "stratakv's plugin for vLLM refuses models whose layers keep a state or attend in chunks"
+    option = json.dumps({PROFILE: rule_line(profile.pairs)})
+    command = shlex.join(["vllm", "serve", model, "--additional-config", option])
+    return (
+        f"with stratakv's plugin vLLM 0.32 gives every layer its own types, {profile.bytes_per_token:,} bytes a token, on a CPU "
+        f"alone: {command}"
+    )
 
 
 def _edges(geometry: ModelGeometry) -> list[int]:

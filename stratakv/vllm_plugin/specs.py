@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +48,7 @@ def log_rank(worker: Any, kv_cache_config: Any, assignment: Assignment) -> None:
     name = f"rank {worker.rank} (tensor parallel {tensor}, pipeline parallel {pipeline}, layers {first}-{end - 1})"
     profile = assignment.on_rank(name, range(first, end), tensor, found, config.model_config.max_model_len)
     lines = [format_table(show_table(profile)), _kernels(profile, worker.device)]
-    logger.info("stratakv: %s", "\n".join([*lines, *_fits(config, kv_cache_config)]))
+    logger.info("stratakv: %s", "\n".join([*lines, *_fits(config, kv_cache_config), *_pinned()]))
 
 
 def _kernels(profile: Profile, device: torch.device) -> str:
@@ -57,6 +58,17 @@ def _kernels(profile: Profile, device: torch.device) -> str:
         name = kernel_for(layout, device).name
         kernels[name] = kernels.get(name, 0) + 1
     return "kernel: " + ", ".join(f"{name} ({count} layers)" for name, count in kernels.items())
+
+
+def _pinned() -> list[str]:
+    """vLLM pins its OpenMP threads, and with them the one that calls our kernels: their helpers then begin on its core."""
+    cores = os.environ.get("GOMP_CPU_AFFINITY", "").split()
+    if len(cores) < 2:
+        return []
+    return [
+        f"warning: vLLM pins its threads to {len(cores)} cores, and the threads of stratakv's kernels share one of them: set "
+        "VLLM_CPU_OMP_THREADS_BIND=nobind, or give each rank one core"
+    ]
 
 
 def _fits(config: Any, kv_cache_config: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from importlib import import_module
@@ -98,6 +99,18 @@ def read_vllm(line: str, geometry: ModelGeometry) -> tuple[tuple[str, str], ...]
         skipped |= {*range(edge), *range(count - edge, count)}
     pair = presets[dtype.split("_")[1]]
     return tuple(("f16", "f16") if layer.layer in skipped else pair for layer in geometry.kv_layers)
+
+
+def test_vllm_s_plugin_is_told_the_same_profile() -> None:
+    profile = resolve("first2,last2: f16/q8_0; rest: turbo4", plain(12))
+    with pytest.raises(NotExpressible) as found:
+        target("vllm").command(profile, "model")
+    said = str(found.value).rpartition(": vllm serve ")[2]
+    option = json.loads(shlex.split(said)[-1])
+    assert resolve(option["stratakv_profile"], plain(12)).pairs == profile.pairs
+    command = target("vllm").command(resolve("f16", plain(12)), "model")
+    assert command.notes[-1].endswith("""--additional-config '{"stratakv_profile": "f16"}'""")
+    assert "refuses" in target("vllm").command(resolve("f16", hybrid()), "model").notes[-1]
 
 
 READERS = {"fork": read_fork, "ik": read_ik, "buun": read_buun, "vllm": read_vllm}

@@ -71,10 +71,12 @@ def engine(model: Path, profile: str | None, *, mib: float = 64, **settings: Any
         additional_config={"stratakv_profile": profile} if profile else {},
         **{**usual, **settings},
     )
+    made = Engine(llm)
+    del llm
     try:
-        yield Engine(llm)
+        yield made
     finally:
-        del llm
+        made.llm = None  # an engine that ends takes the process's groups along, those of a later one too
         gc.collect()
 
 
