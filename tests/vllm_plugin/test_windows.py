@@ -27,23 +27,32 @@ def token_prompts() -> list[list[int]]:
     return [torch.randint(3, 97, (count,), generator=generator).tolist() for count in (40, 300, 500, 129)]
 
 
-def answers(model: Path, profile: str | None, told: list[str] | None = None) -> list[Answer]:
-    """told: gets what the plugin logs."""
+class Words(logging.Handler):
+    """What the plugin logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def answers(model: Path, profile: str | None) -> tuple[list[Answer], str]:
+    """vLLM's, and what the plugin logged."""
     from vllm import SamplingParams
 
-    handler = logging.Handler()
-    if told is not None:
-        handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("vllm.plugins.stratakv")
-    logger.addHandler(handler)
+    words, logger = Words(), logging.getLogger("vllm.plugins.stratakv")
+    logger.addHandler(words)
     settings = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, detokenize=False)
     try:
         with engine(model, profile, skip_tokenizer_init=True) as made:
             asked: list[Any] = [{"prompt_token_ids": prompt} for prompt in token_prompts()]
             found = made.llm.generate(asked, settings, use_tqdm=False)
     finally:
-        logger.removeHandler(handler)
-    return [Answer(list(each.prompt_token_ids), list(each.outputs[0].token_ids), 0) for each in found]
+        logger.removeHandler(words)
+    said = [Answer(list(each.prompt_token_ids), list(each.outputs[0].token_ids), 0) for each in found]
+    return said, "\n".join(words.lines)
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma2", "gemma3_text"])
@@ -52,8 +61,8 @@ def test_they_are_what_our_own_engine_makes_of_them(kind: str, tmp_path: Path) -
     model = tiny_model(kind, **more)
     model.save_pretrained(tmp_path)
     own = LoadedModel(use(model), None, kind, kind, geometry_of(model.config, kind), 0)
-    assert [a.tokens for a in answers(tmp_path, "f32")] == [a.tokens for a in answers(tmp_path, None)]
-    told: list[str] = []
-    assert moved(own, UNLIKE, answers(tmp_path, UNLIKE, told)) == []
+    assert answers(tmp_path, "f32")[0] == answers(tmp_path, None)[0]
+    said, words = answers(tmp_path, UNLIKE)
+    assert moved(own, UNLIKE, said) == []
     windows = {layer.window for layer in own.geometry.kv_layers}
-    assert ("is padding" in told[-1]) == (len(windows) > 1), told[-1]
+    assert ("is padding" in words) == (len(windows) > 1), words
