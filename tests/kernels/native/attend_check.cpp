@@ -48,8 +48,8 @@ struct Case {
         char text[256];
         std::snprintf(text, sizeof text,
                       "%s/%s dim %d/%d groups %d q_tokens %d tokens %d window %d spread %g softcap %g input %d seed %u",
-                      k->name.c_str(), v->name.c_str(), k_dim, v_dim, groups, q_tokens, tokens, window, spread, softcap, int(input),
-                      seed);
+                      k->name.c_str(), v->name.c_str(), k_dim, v_dim, groups, q_tokens, tokens, window, spread, softcap,
+                      int(input), seed);
         return text;
     }
 };
