@@ -41,12 +41,10 @@ def add_profile_options(parser: argparse.ArgumentParser) -> None:
 
 def add_span_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add --recent and --first."""
-    from stratakv.profile.spans import PAGE_TOKENS
-
     parser.add_argument(
         "--recent",
         metavar="PAGES[:TYPE]",
-        help=f"keep the newest pages of {PAGE_TOKENS} tokens, beside the one being filled, in a finer type (turbo8); 0: none",
+        help="keep the newest pages of a sequence, beside the one being filled, in a finer type (turbo8); 0: none",
     )
     parser.add_argument(
         "--first",
