@@ -26,12 +26,24 @@ SIZES = {
     "head_dim": 64,
     "max_position_embeddings": 8192,
 }
-EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 1024}
+# transformers reads no field for some sizes, so they are its own; llama.cpp takes an expert's from the MLP's and experts used
 MORE = {
+    "qwen3": {"head_dim": 128, "num_attention_heads": 6, "num_key_value_heads": 2},
     "gemma2": {"sliding_window": 512, "query_pre_attn_scalar": 64},
     "gemma3": {"sliding_window": 512},
-    "qwen2moe": {**EXPERTS, "shared_expert_intermediate_size": 2048},
-    "qwen3moe": EXPERTS,
+    "qwen2moe": {
+        "num_experts": 8,
+        "num_experts_per_tok": 4,
+        "intermediate_size": 5632,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+    },
+    "qwen3moe": {
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 1536,
+        "moe_intermediate_size": 768,
+    },
 }
 
 
@@ -41,7 +53,7 @@ def main() -> None:
     for architecture in wanted or FUSED:
         path = Path(directory) / f"{architecture}-16x768.gguf"
         if not path.exists():
-            write_tiny_gguf(path, architecture, **SIZES, **MORE.get(architecture, {}))
+            write_tiny_gguf(path, architecture, **{**SIZES, **MORE.get(architecture, {})})
         print(path)
 
 
