@@ -46,6 +46,13 @@ def add_parser(commands: Any) -> None:
         default="quick",
         help="how much is measured; first: gradients alone, in a minute (quick)",
     )
+    parser.add_argument(
+        "--second-opinion",
+        type=int,
+        metavar="PASSES",
+        help="forward passes on text that nothing was chosen on, 3 or more, which say what the profile gives against the best "
+        "uniform pair in the budget; 0: none (4; efforts that measure have more)",
+    )
     parser.add_argument("--name", help="of the profile (tuned-BPV)")
     parser.add_argument(
         "--out", default=".", metavar="DIR", help="where NAME.profile.json, .evidence.json and .html go (.)"
@@ -106,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         runs=Path(args.runs) if args.runs else out / "stratakv-runs",
         spans=NONE.having(sizes_from_args(args)),
+        second_opinion=args.second_opinion,
     )
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
     loaded = load_model(args.model, dtype=dtypes[args.dtype])
@@ -156,16 +164,18 @@ def tune_and_write(
 def _with_evidence(tuned: Tuned, data: dict[str, Any], file: str) -> Any:
     from dataclasses import replace
 
-    row = data["rows"][0]
-    evidence = {
-        "text": data["text"]["sha256"],
-        "context": data["text"]["context"],
-        "chunk": data["text"]["chunk"],
-        "against": data["reference"],
-        "kld": {"mean": row["kld_mean"], "ci95": row["kld_mean_ci95"]},
-        "kld_diff": {"mean": row["kld_diff"], "ci95": row["kld_diff_ci95"]},
-        "file": file,
-    }
+    from stratakv.profile.rules import rule_line
+
+    evidence = {"text": data["text"]["sha256"], "context": data["text"]["context"], "chunk": data["text"]["chunk"]}
+    if data["rows"]:
+        row = data["rows"][0]
+        evidence |= {
+            "against": data["reference"],
+            "best_uniform": rule_line(tuned.reference.pairs, tuned.reference.spans, tuned.reference.geometry),
+            "kld": {"mean": row["kld_mean"], "ci95": row["kld_mean_ci95"]},
+            "kld_diff": {"mean": row["kld_diff"], "ci95": row["kld_diff_ci95"]},
+        }
+    evidence["file"] = file
     return replace(tuned.profile, evidence=evidence)
 
 

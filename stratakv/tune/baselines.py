@@ -30,10 +30,10 @@ _RULES = ("first and last", "first", "last")
 def baselines(tuned: Profile, reference: Profile, permutations: int, seed: int = 0) -> list[tuple[Family, Profile]]:
     """Every baseline once, the tuned profile and the reference first.
 
-    Uniform pairs near the same bytes and a few around; the fork's modes and our presets at their own bytes; first-N, last-N
-    and both rules adjusted to the tuned profile's bytes; permutations among layers of equal geometry. A profile with spans is
-    compared with others that have the same (in every layer those of the layer that has most), and with itself ("bare") and the
-    reference without.
+    Uniform pairs near the same bytes, the one that the tuning predicted to be best, and a few around; the fork's modes and our
+    presets at their own bytes; first-N, last-N and both rules adjusted to the tuned profile's bytes; permutations among layers of
+    equal geometry. A profile with spans is compared with others that have the same (in every layer those of the layer that has
+    most), and with itself ("bare") and the reference without.
     """
     geometry = tuned.geometry
     wish = wish_of(tuned)
@@ -41,6 +41,7 @@ def baselines(tuned: Profile, reference: Profile, permutations: int, seed: int =
     candidates: Iterator[tuple[Family, Profile]] = iter(
         [
             ("uniform", reference),
+            *(("uniform", each) for each in _predicted(tuned)),
             *(("uniform", each) for each in _uniform(geometry, tuned.bytes_per_token)),
             *(("mode", each) for each in _modes(geometry)),
             *(("rule", each) for each in _presets(geometry)),
@@ -127,6 +128,13 @@ def permuted(tuned: Profile, count: int, seed: int) -> list[Profile]:
             seen.add(profile.storages)
             found.append(profile)
     return found
+
+
+def _predicted(tuned: Profile) -> list[Profile]:
+    """The best uniform pair by the tuning's predictions, with its own spans."""
+    text = (tuned.evidence or {}).get("best_uniform")
+    profile = _resolved(text, tuned.geometry) if isinstance(text, str) else None
+    return [] if profile is None else [replace(profile, name=pair_text(profile.pairs[0]))]
 
 
 def _uniform(geometry: ModelGeometry, size: int) -> list[Profile]:

@@ -45,7 +45,7 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
         command=command,
         stages={name: (cost.seconds, cost.passes) for name, cost in tuned.measurer.costs.items()},
         sensitivity={
-            "operating_point": tuned.reference.name,
+            "operating_point": pair_text(tuned.operating),
             "cells": cells_json(tuned.sensitivity),
             "gradient_chunks": len(tuned.sensitivity.damage),
             "ablation_chunks": 0 if tuned.sensitivity.added is None else len(tuned.sensitivity.added),
@@ -87,17 +87,12 @@ def _with_spans(
 
 def format_evidence(data: Mapping[str, Any]) -> str:
     """What a terminal shows: the choice, what it is worth where it wasn't chosen, what it cost to find."""
-    row = data["rows"][0]
     lines = [f"{data['name']} for {data['model']['name']}: {data['chosen']['bytes_per_token']:,} bytes a token, "
              f"{data['chosen']['bpv']:.3f} bpv (budget {data['budget']['text']})"]  # fmt: skip
     lines += [f"  KV layer {ordinal:>3}  {pair_text((k, v))}" for ordinal, (k, v) in enumerate(data["chosen"]["pairs"])]
     if data.get("spans"):
         lines.append(f"spans: {Spans(**data['spans']).text()}; bytes a token and bpv are those outside of them")
-    lines += [f"{name}: {words}" for name, words in said(data)]
-    lines.append(
-        f"on the part of {data['text']['name']} that nothing was chosen on ({data['text']['validate_chunks']} contexts of "
-        f"{data['text']['context']} tokens), against uniform {data['reference']}: {row['verdict']}"
-    )
+    lines += [f"{name.replace('_', ' ')}: {words}" for name, words in said(data)]
     agreed, fit = data["sensitivity"]["agreement"], data["fidelity"]
     if agreed["by_type"]:
         ranks = ", ".join(f"{name} {value:.2f}" for name, value in agreed["by_type"].items())

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stratakv.profile.profile import Pair, pair_text
+from stratakv.profile.profile import pair_text
 from stratakv.tune.options import Damages
 from stratakv.tune.problem import Problem
 
@@ -30,16 +30,12 @@ def headroom(problem: Problem, damages: Damages) -> dict[str, Any]:
         )
         return {"gain": 0.0, "uniform": only, "spread": None, "words": words}
     best = problem.solve(damages)
-    common = set.intersection(*(set(known) for known in damages))
-    fits = [
-        pair for pair in common if problem.size([pair] * len(damages)) <= problem.budget and _allowed(problem, pair)
-    ]
-    if not fits:
+    uniform = problem.uniform(damages)
+    if uniform is None:
         words = "no uniform pair of the allowed types fits this budget, so there is nothing to compare with"
         return {"gain": 0.0, "uniform": None, "spread": None, "words": words}
-    cost = {pair: sum(known[pair] for known in damages) for pair in fits}
-    uniform = min(fits, key=lambda pair: (cost[pair], pair))
-    gain = 1 - best.cost / cost[uniform] if cost[uniform] > 0 else 0.0
+    cost = sum(known[uniform] for known in damages)
+    gain = 1 - best.cost / cost if cost > 0 else 0.0
     levels = np.maximum([known[uniform] for known in damages], 1e-12)
     spread = 1 - float(np.exp(np.log(levels).mean()) / levels.mean())
     return {
@@ -48,12 +44,6 @@ def headroom(problem: Problem, damages: Damages) -> dict[str, Any]:
         "spread": spread,
         "words": _words(gain, pair_text(uniform), spread),
     }
-
-
-def _allowed(problem: Problem, pair: Pair) -> bool:
-    return (problem.types is None or set(pair) <= set(problem.types)) and (
-        problem.pairs is None or pair in problem.pairs
-    )
 
 
 def _words(gain: float, uniform: str, spread: float) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 from stratakv.errors import UserError
 from stratakv.pages.footprint import allocated_in
@@ -62,6 +64,12 @@ def size_of(layer: LayerGeometry, pair: Pair, context: int | None = None, spans:
 
     spans: as far as the layer can have them.
     """
+    return _size(replace(layer, layer=0, ordinal=0), pair, context, spans)
+
+
+@lru_cache(maxsize=1 << 16)
+def _size(layer: LayerGeometry, pair: Pair, context: int | None, spans: Spans) -> int:
+    """Of layers that differ only in their numbers once: a model has few shapes, an allocator asks for all pairs of types."""
     storage = LayerStorage.of(pair, fit(spans, layer, pair)[0])
     return sum(storage.token_bytes(layer)) if context is None else allocated_in(layer, storage, context)
 

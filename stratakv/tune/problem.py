@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stratakv.profile import ModelGeometry
+from stratakv.errors import UserError
+from stratakv.pages.footprint import longest_context
+from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import Pair
 from stratakv.profile.spans import NONE, Spans
+from stratakv.profile.spread import fitted
+from stratakv.sizes import size_text
 from stratakv.tune.allocate import Allocation, Table
 from stratakv.tune.options import Damages, options_for, size_of
 
@@ -55,6 +59,50 @@ class Problem:
         layers = self.geometry.kv_layers
         return sum(size_of(layer, pair, self.context, self.spans) for layer, pair in zip(layers, pairs, strict=True))
 
+    def check(self) -> None:
+        """UserError, with what to do, where not even the smallest of `types`, which have to be given, fit the budget."""
+        smallest = self.smallest()
+        size = self.size(smallest)
+        if size <= self.budget:
+            return
+        if self.context is None:
+            raise UserError(
+                f"a budget of {self.budget:,} bytes a token is below the {size:,} that the smallest allowed types take: "
+                "give more bytes, or allow smaller types"
+            )
+        bare = replace(self, spans=NONE)
+        budget = f"{size_text(self.budget)} at {self.context:,} tokens"
+        if self.spans and (without := bare.size(bare.smallest())) <= self.budget:
+            raise UserError(
+                f"the spans '{self.spans.text()}' eat the budget of {budget}: the smallest allowed types take {size_text(size)} "
+                f"with them, {size_text(without)} without: give fewer pages (--recent, --first), or {size_text(size)} or more"
+            )
+        profile = Profile("", self.geometry, smallest, spans=fitted(self.spans, self.geometry, smallest))
+        longest = longest_context(profile, self.budget)
+        shorter = f", or at most {longest:,} tokens" if longest else ""
+        raise UserError(
+            f"nothing fits {budget}: the smallest allowed types take {size_text(size)}: give that or more{shorter}, or allow "
+            "smaller types"
+        )
+
+    def smallest(self) -> Pairs:
+        """The fewest bytes of `types`, which have to be given, in every layer. UserError where a layer is left without any."""
+        assert self.types is not None
+        known = [{(k, v): 0.0 for k in self.types for v in self.types}] * len(self.geometry.kv_layers)
+        return tuple(layer.pairs[layer.sizes.index(min(layer.sizes))] for layer in self.table(known).layers)
+
+    def uniform(self, damages: Damages) -> Pair | None:
+        """The pair of types that does the least damage of those that fit in every layer alike; None where none fits.
+
+        Floors don't count: it is what to compare with.
+        """
+        common = set.intersection(*(set(known) for known in damages))
+        fits = [pair for pair in common if self._allows(pair) and self.size([pair] * len(damages)) <= self.budget]
+        return min(fits, key=lambda pair: (sum(known[pair] for known in damages), pair), default=None)
+
+    def _allows(self, pair: Pair) -> bool:
+        return (self.types is None or set(pair) <= set(self.types)) and (self.pairs is None or pair in self.pairs)
+
     def price(self, damages: Damages) -> float:
         """What a byte is worth near the budget, in nats: the slope of the Pareto front there."""
         front = self.table(damages).front()
@@ -64,6 +112,10 @@ class Problem:
         if high <= low:
             return 0.0
         return (front[low].cost - front[high].cost) / float(sizes[high] - sizes[low])
+
+    def next_size(self, damages: Damages) -> int | None:
+        """Bytes of the smallest assignment beyond the budget that does less damage than the best within it; None: none does."""
+        return next((each.size for each in self.table(damages).front() if each.size > self.budget), None)
 
     def allowed(self, damages: Damages) -> list[dict[Pair, int]]:
         """Sizes of the pairs that each layer may have."""

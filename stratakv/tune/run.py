@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,8 @@ import numpy as np
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.evidence.tuning import point_json
-from stratakv.measure.corpus import Contexts, Text, cut
-from stratakv.measure.divergence import Floats
-from stratakv.measure.rows import quality_rows
-from stratakv.profile import Profile, resolve
+from stratakv.measure.corpus import Text, cut
+from stratakv.profile import Profile
 from stratakv.profile.profile import Pair, pair_text
 from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
 from stratakv.profile.spread import fitted
@@ -26,21 +24,21 @@ from stratakv.tune.damage import Measured, Terms
 from stratakv.tune.effort import EFFORTS, Effort
 from stratakv.tune.headroom import headroom
 from stratakv.tune.measurer import Measurer, Pairs, Report
+from stratakv.tune.opinion import Opinion
 from stratakv.tune.problem import Problem
-from stratakv.tune.scores import kept_scores
 from stratakv.tune.sensitivity import Sensitivity, by_ablation, by_gradient
 from stratakv.tune.split import Split, open_store, split_contexts
 from stratakv.tune.types import allowed_types, types_to_ablate, useful_types
 from stratakv.tune.verify import Found, designed, fidelity, measured_rows, search
 
-COMPARED = ("turbo2", "turbo3", "turbo4", "turbo5", "tcq3", "tcq4", "q4_0_rot", "q8_0", "edges3", "mode7")
+_NOT_BETTER = {"worse": "worse than", "not shown": "not shown to be better than"}
 
 
 @dataclass(frozen=True)
 class Request:
     """What to tune for. types: allowed ones, None for all that the model can store. floors: by KV ordinal. name: of the
     profile, made from its bits when None. runs: the directory where measurements are kept. spans: fixed, the tuning finds the
-    types of the rest under them."""
+    types of the rest under them. second_opinion: forward passes for it, 0 for none, None for what goes with the effort."""
 
     budget: Budget
     effort: str = "normal"
@@ -50,14 +48,16 @@ class Request:
     name: str | None = None
     runs: Path = Path("stratakv-runs")
     spans: Spans = NONE
+    second_opinion: int | None = None
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """All results of the stages. rows: on the validation part. told: what stages found out beside the choice, by field of the
-    evidence."""
+    """All results of the stages. operating: what sensitivities are around. reference: the best uniform pair. rows: on the
+    validation part, none without a second opinion. told: what stages found out beside the choice, by field of the evidence."""
 
     profile: Profile
+    operating: Pair
     reference: Profile
     problem: Problem
     types: tuple[str, ...]
@@ -83,16 +83,19 @@ def tune(
 ) -> Tuned:
     """Find a profile within the budget. Everything measured is kept in request.runs as it comes.
 
-    text: of which the first two thirds choose and the last third reports. context: tokens. say: told a line a stage.
+    text: of which the first two thirds choose and the last third gives the second opinion. context: tokens. say: told a line a
+    stage.
     Raises UserError for a budget or types that allow nothing, for a text that is too short, and for contexts that lie wholly in
     the spans.
     """
     effort, geometry = EFFORTS[request.effort], loaded.geometry
+    opinion = Opinion.of(request.second_opinion, effort)
+    effort = replace(effort, validate_contexts=opinion.contexts)
     types = allowed_types(geometry, request.types)
     problem = Problem(
         geometry, request.budget.size, request.budget.context, types, request.pairs, request.floors, request.spans
     )
-    problem.table([{(k, v): 0.0 for k in types for v in types}] * len(geometry.kv_layers)).solve(problem.budget)
+    problem.check()
     contexts = cut(text, loaded.tokenizer, context, None, geometry.context)
     _check_spans(problem, types, context)
     split = split_contexts(contexts, effort)
@@ -103,7 +106,7 @@ def tune(
     start = _uniform(problem, types)
     found = by_gradient(measurer, types, start, effort.gradient_contexts, effort.draws)
     mean = found.damage.mean(axis=0)
-    start = _best_uniform(problem, types, mean)
+    start = _best_uniform(problem, found)
     kept = useful_types(geometry, types, mean, start)
     problem = replace(problem, types=kept)
     found = _with_types(Sensitivity(types, start, found.damage), kept)
@@ -117,39 +120,40 @@ def tune(
         ablated = types_to_ablate(problem, found, predicted, effort.ablated_types)
         found = by_ablation(measurer, found, ablated, range(effort.ablation_batches))
     terms = Terms(found.types, start, found.damage.mean(axis=0))
-    rows, level = list[Measured](), terms.level
+    seen, level = list[Measured](), terms.level
     if effort.search_batches:
         with measurer.stage("design"):
-            rows = measured_rows(measurer, terms, designed(problem, terms, effort.designed))
+            seen = measured_rows(measurer, terms, designed(problem, terms, effort.designed))
             level = float(measurer.klds([start], range(len(split.select) // measurer.batch)).mean())
-    of = range(len(rows))
-    rows += _ablated_rows(found)
-    best = search(measurer, problem, terms, level, rows, effort)
+    of = range(len(seen))
+    seen += _ablated_rows(found)
+    best = search(measurer, problem, terms, level, seen, effort)
     say(f"chosen: {_described(best, problem)}")
-    checked = fidelity(problem, terms, level, rows, of)
+    checked = fidelity(problem, terms, level, seen, of)
 
     bpv = Profile("", geometry, best.pairs).bpv
     spans = fitted(request.spans, geometry, best.pairs)
     name = request.name or f"tuned-{bpv:.3f}"
     profile = Profile(name, geometry, best.pairs, fingerprint=loaded.fingerprint, spans=spans)
-    reference = spanned(Profile(_name_of(start), geometry, start), request.spans)
-    validated = _validated(loaded, split.validate, request, profile, reference, measurer)
-    front = _front(problem, best, validated[0])
-    warnings = tuple(_warnings(validated, profile.name, request.budget, problem, best))
+    reference = spanned(Profile(pair_text(start[0]), geometry, start), request.spans)
+    rows, second = opinion.measured(loaded, split.validate, request.runs, (profile, reference), problem, measurer)
+    front = _front(problem, best, rows[0] if rows else {})
+    warnings = (*opinion.warnings(len(split.validate.ids)), *_warnings(profile, second, request.budget, problem, best))
     return Tuned(
         profile,
+        start[0],
         reference,
         problem,
         kept,
         found,
         best,
         front,
-        validated,
+        rows,
         split,
         measurer,
         effort,
         warnings,
-        {"headroom": told, "fidelity": checked},
+        {"headroom": told, "fidelity": checked, "second_opinion": second},
     )
 
 
@@ -180,12 +184,12 @@ def _uniform(problem: Problem, types: Sequence[str]) -> Pairs:
     return ((types[0], types[0]),) * len(problem.geometry.kv_layers)
 
 
-def _best_uniform(problem: Problem, types: Sequence[str], damage: Floats) -> Pairs:
-    """The type that, used everywhere within the budget, does the least damage; the smallest where none fits."""
+def _best_uniform(problem: Problem, found: Sensitivity) -> Pairs:
+    """The pair that, used everywhere within the budget, does the least damage; the smallest type where none fits."""
     layers = len(problem.geometry.kv_layers)
-    every = [(((name, name),) * layers, float(damage[..., i].sum())) for i, name in enumerate(types)]
-    fits = [each for each in every if problem.size(each[0]) <= problem.budget]
-    return min(fits, key=lambda each: each[1])[0] if fits else min(every, key=lambda each: problem.size(each[0]))[0]
+    if (pair := problem.uniform(_absolute(found))) is not None:
+        return (pair,) * layers
+    return min((((name, name),) * layers for name in found.types), key=problem.size)
 
 
 def _with_types(found: Sensitivity, kept: Sequence[str]) -> Sensitivity:
@@ -217,10 +221,6 @@ def _ablated_rows(found: Sensitivity) -> list[Measured]:
     return rows
 
 
-def _name_of(pairs: Pairs) -> str:
-    return pair_text(pairs[0]) if len(set(pairs)) == 1 else "uniform"
-
-
 def _described(best: Found, problem: Problem) -> str:
     counts: dict[Pair, int] = {}
     for pair in best.pairs:
@@ -231,68 +231,32 @@ def _described(best: Found, problem: Problem) -> str:
     return f"{parts}; {problem.size(best.pairs):,} of {problem.budget:,} bytes, KLD {max(0.0, best.kld):.3g} where it was chosen"
 
 
-def _validated(
-    loaded: LoadedModel,
-    contexts: Contexts,
-    request: Request,
-    profile: Profile,
-    reference: Profile,
-    measurer: Measurer,
-) -> list[dict[str, Any]]:
-    """compare/1 rows on the part of the text that no choice has seen; beside uniform types where those are few of the passes."""
-    profiles = [profile, reference]
-    if any(reference.spans):
-        profiles.append(replace(reference, name=_name_of(reference.pairs), spans=()))
-    for text in COMPARED if EFFORTS[request.effort].search_batches else ():
-        try:
-            each = spanned(resolve(text, loaded.geometry), request.spans)
-        except UserError:
-            continue  # a type that this model can't store
-        if all(each.storages != other.storages for other in profiles):
-            profiles.append(each)
-    store = open_store(loaded, contexts, request.runs, f"validate {len(contexts.ids)}")
-    with measurer.stage("validation"):
-        baseline, scores = kept_scores(
-            loaded,
-            contexts,
-            profiles,
-            store,
-            batch=contexts.context,
-            progress=lambda done, total: measurer.report("validation", done, total),
-        )
-    store.close()
-    seconds = baseline.seconds + sum(each.seconds for each in scores)
-    measurer.add_cost("validation", seconds, len(contexts.ids) * (1 + len(profiles)))
-    return quality_rows(profiles, scores, baseline, 1, contexts.context)
-
-
-def _front(problem: Problem, best: Found, row: dict[str, Any], most: int = 100) -> list[dict[str, Any]]:
-    """The predicted Pareto front, thinned to `most` points, and the chosen assignment, the one with a measured KLD (row's)."""
+def _front(problem: Problem, best: Found, row: Mapping[str, Any], most: int = 100) -> list[dict[str, Any]]:
+    """The predicted Pareto front, thinned to `most` points, and the chosen assignment, with its measured KLD where there is a
+    row."""
     everything: list[Allocation] = problem.table(best.model.damages()).front()
     steps = np.unique(np.linspace(0, len(everything) - 1, most).round().astype(int))
     chosen = Allocation(best.pairs, problem.size(best.pairs), best.model.predict(best.pairs))
     points = []
     for each in sorted([*(everything[i] for i in steps), chosen], key=lambda each: each.size):
-        measured = {"kld": row["kld_mean"], "interval": row["kld_mean_ci95"]} if each is chosen else {}
+        measured = {"kld": row["kld_mean"], "interval": row["kld_mean_ci95"]} if row and each is chosen else {}
         points.append(point_json(Profile("", problem.geometry, each.pairs), max(0.0, each.cost), **measured))
     return points
 
 
 def _warnings(
-    rows: Sequence[dict[str, Any]], name: str, budget: Budget, problem: Problem, best: Found
+    profile: Profile, opinion: Mapping[str, Any], budget: Budget, problem: Problem, best: Found
 ) -> Sequence[str]:
     told = []
-    row = next(row for row in rows if row["name"] == name)
-    reference_pairs = next(each["profile"] for each in rows if each["verdict_kind"] == "reference")
-    if row["profile"] == reference_pairs:
-        told.append(f"{name} is uniform: no mix of types is expected to be better at {budget.text}")
-    elif row["verdict_kind"] != "better":
-        reference = next(each["name"] for each in rows if each["verdict_kind"] == "reference")
+    if len(set(profile.pairs)) == 1:
+        told.append(f"{profile.name} is uniform: no mix of types is expected to be better at {budget.text}")
+    elif opinion["against"] and (against := opinion["against"][0])["kind"] != "better":
         told.append(
-            f"on text that the choice didn't see, {name} is not shown to be better than uniform {reference} "
-            f"({row['verdict']}): this model may not reward mixed types at {budget.text}"
+            f"on text that the choice didn't see, {profile.name} is {_NOT_BETTER[against['kind']]} {against['name']}, "
+            f"{against['what']}: take that, or measure more (--second-opinion 24, a higher --effort)"
         )
-    used = problem.size(best.pairs) / problem.budget
-    if used < 0.995:
-        told.append(f"the best assignment found uses {used:.1%} of the budget: more bytes would not have helped here")
+    used, larger = problem.size(best.pairs), problem.next_size(best.model.damages())
+    if used < 0.995 * problem.budget:
+        more = "more bytes would not help" if larger is None else f"the next better assignment takes {larger:,}"
+        told.append(f"the best assignment takes {used:,} of the {problem.budget:,} bytes: {more}")
     return told

@@ -51,11 +51,12 @@ def useful_types(geometry: ModelGeometry, types: Sequence[str], damage: Floats, 
 def types_to_ablate(
     problem: Problem, found: Sensitivity, predicted: Sequence[dict[Pair, float]], count: int
 ) -> list[str]:
-    """The types that the predicted solution uses most, the operating one apart."""
+    """The types that the predicted solution uses most, without one that K and V already have at the operating point."""
     solved = problem.solve(predicted).pairs
     uses = {name: sum(pair.count(name) for pair in solved) for name in found.types}
-    for name in {each for pair in found.operating for each in pair}:
-        uses.pop(name, None)
+    for k, v in set(found.operating):
+        if k == v:
+            uses.pop(k, None)
     return sorted(uses, key=lambda name: -uses[name])[:count]
 
 

@@ -85,17 +85,40 @@ def test_a_profile_within_the_budget_and_its_evidence(tuned: tuple[Path, list[st
     assert len(options) == 12
 
 
-def test_a_first_profile_takes_gradients_alone(tmp_path: Path) -> None:
+def test_a_first_profile_takes_gradients_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["tune", "-m", "embedded", "-c", "64", "--effort", "first", "--types", "turbo3,turbo4,turbo5"]
     assert main([*words, "--out", str(tmp_path), "--name", "mine"]) == 0
     data = json.loads((tmp_path / "mine.evidence.json").read_text())
     stages = {stage["name"]: stage["forward_passes"] for stage in data["cost"]["stages"]}
-    assert stages == {"gradient": 24, "validation": 12}
+    assert stages["second opinion"] == 3, "turbo4 is the best uniform pair, so no third profile is beside it"
+    assert data["second_opinion"]["passes"] == 3 and data["second_opinion"]["contexts"] == 1
+    assert [each["name"] for each in data["second_opinion"]["against"]] == ["turbo4"]
+    assert data["second_opinion"]["kld"] == data["rows"][0]["kld_mean"]
+    assert f"second opinion: {data['second_opinion']['words']}" in capsys.readouterr().out
     assert not data["fidelity"]["points"] and not any(cell["kld"] for cell in data["sensitivity"]["cells"])
     assert data["chosen"]["bytes_per_token"] <= 3168
     assert len({tuple(pair) for pair in data["chosen"]["pairs"]}) > 1
     assert [row["verdict_kind"] for row in data["rows"]][1] == "reference"
     assert "mine" in (tmp_path / "mine.html").read_text()
+
+
+def test_without_a_second_opinion_nothing_is_measured_and_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["tune", "-m", "embedded", "-c", "64", "--effort", "first", "--types", "turbo3,turbo4,turbo5"]
+    assert main([*words, "--second-opinion", "0", "--out", str(tmp_path), "--name", "mine"]) == 0
+    data = json.loads((tmp_path / "mine.evidence.json").read_text())
+    assert [stage["name"] for stage in data["cost"]["stages"]] == ["gradient"]
+    assert data["rows"] == [] and all(point["kld"] is None for point in data["front"])
+    assert "second opinion: none (--second-opinion 0)" in capsys.readouterr().out
+    loaded = load_once("embedded")
+    profile = load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint)
+    assert profile.evidence is not None and "kld" not in profile.evidence
+    assert "this profile was not measured" in (tmp_path / "mine.html").read_text()
+    assert main(["export", str(tmp_path / "mine.profile.json"), "-m", "embedded", "--to", "fork"]) == 2, (
+        "no turbo5 there"
+    )
+    assert "predicted KLD" in capsys.readouterr().err, "the offer rests on the gradients"
 
 
 def test_the_report_is_beside_it(tuned: tuple[Path, list[str]]) -> None:
@@ -252,7 +275,12 @@ def test_the_claim_holds_on_text_that_the_tuning_never_saw(tmp_path: Path, monke
     ("words", "message"),
     [
         (["--budget", "turbo9"], "turbo9"),
-        (["--bytes-per-token", "100"], "budget of 100 bytes is below the"),
+        (["--bytes-per-token", "100"], "budget of 100 bytes a token is below the"),
+        (["--memory", "1MiB", "--context", "4k"], "nothing fits 1.00 MiB at 4,096 tokens"),
+        (
+            ["--memory", "8MiB", "--context", "4k", "--recent", "4", "-c", "2048"],
+            "the spans 'recent: 4 pages turbo8' eat the budget of 8.00 MiB at 4,096 tokens",
+        ),
         (["--bpv", "4", "--budget", "turbo4"], "one budget"),
         (["--text", "/nonexistent.txt"], "/nonexistent.txt"),
         (["--out", "/nonexistent"], "--out /nonexistent"),
@@ -264,6 +292,7 @@ def test_the_claim_holds_on_text_that_the_tuning_never_saw(tmp_path: Path, monke
         (["--types", "turbo4,q9"], "q9"),
         (["--types", ","], "names no type"),
         (["--name", "a/b"], "without directories"),
+        (["--second-opinion", "2"], "--second-opinion 2: at least 3 forward passes"),
         (
             ["-c", "512", "--recent", "2", "--first", "1"],
             "cover contexts of 512 tokens: nothing is left to choose types for",

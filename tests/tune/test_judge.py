@@ -34,6 +34,18 @@ def test_rules_take_the_same_bytes_and_can_be_written_as_rule_lines() -> None:
     assert "0,11: q8_0; 1: turbo4; rest: turbo3" in [profile.name for profile in found]
 
 
+def test_the_pair_that_the_tuning_predicted_to_be_best_is_among_the_baselines() -> None:
+    told = replace(TUNED, evidence={"best_uniform": "tcq5/turbo3; recent: 1 page turbo8"})
+    found = {
+        profile.name: profile
+        for family, profile in baselines(told, resolve("turbo4", GEOMETRY), 0)
+        if family == "uniform"
+    }
+    assert set(found["tcq5/turbo3"].pairs) == {("tcq5", "turbo3")}
+    assert set(found["tcq5/turbo3"].spans) == {Spans(1)}
+    assert "tcq5/turbo3" not in {profile.name for _, profile in baselines(TUNED, resolve("turbo4", GEOMETRY), 0)}
+
+
 def test_the_reference_is_the_largest_uniform_turbo_type_that_fits() -> None:
     assert reference_for(GEOMETRY, 3168).name == "turbo4"
     assert reference_for(GEOMETRY, 3160).name == "turbo4", "within the tolerance"
