@@ -8,7 +8,7 @@ BIN := .venv/bin
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 TEST_ENV := $(MALLOC) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-all test-vllm wheel gguf clients models lint format-cpp venv clean
+.PHONY: demo test test-all test-vllm wheel gguf lm-eval clients models lint format-cpp venv clean
 
 demo: venv
 	$(MALLOC) $(BIN)/stratakv demo
@@ -16,7 +16,7 @@ demo: venv
 test: venv
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
-test-all: venv gguf clients models
+test-all: venv gguf lm-eval clients models
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not vllm" $(PYTEST_ARGS)
 	$(MAKE) --no-print-directory test-vllm
 
@@ -46,6 +46,10 @@ models: venv
 # llama.cpp as a peer: built from source, some minutes, so `make test` leaves what needs it out
 gguf: venv
 	$(BIN)/python -c "import llama_cpp" 2>/dev/null || $(BIN)/python -m pip install -c constraints.txt llama-cpp-python
+
+# EleutherAI's harness with what it needs, 400 MB: `make test` leaves its tests out without it
+lm-eval: venv
+	$(BIN)/python -c "import lm_eval" 2>/dev/null || $(BIN)/python -m pip install -c constraints.txt -e '.[dev,serve,lm-eval]'
 
 # twelve programs that talk to servers, in an environment of their own: one gigabyte
 clients: .venv-clients/.ready

@@ -16,12 +16,13 @@ from stratakv import __version__
 from stratakv.cli.patience import patience
 from stratakv.errors import UserError
 
-# command -> one line for --help; the module stratakv.cli.COMMAND is imported only when it is needed
+# command -> one line for --help; the module stratakv.cli.COMMAND, '-' as '_', is imported only when it is needed
 COMMANDS = {
     "show": "what every layer gets with a profile: types, bytes a token, warnings",
     "plan": "of memory, context and quality any two give the third: a table and a command",
     "perplexity": "perplexity and KL divergence of one profile on a text",
     "compare": "profiles side by side on a text: bytes, PPL, KL divergence, verdicts",
+    "lm-eval": "the tasks of EleutherAI's lm-evaluation-harness through the packed cache",
     "needles": "keys and values planted in a text and asked for at its end: which profiles still find them",
     "sensitivity": "how much each layer's K and V matter, measured inside llama.cpp for any GGUF that it runs",
     "tune": "find the best profile for a model and a budget of bytes, with its evidence",
@@ -88,7 +89,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     chosen = arguments[0] if arguments else ""
     for name, line in COMMANDS.items():
         if name == chosen:
-            import_module(f"stratakv.cli.{name}").add_parser(commands)
+            import_module(f"stratakv.cli.{name.replace('-', '_')}").add_parser(commands)
             parser.prog = f"stratakv {name}"  # whose --help an unknown option is sent to
         else:
             commands.add_parser(name, help=line)
