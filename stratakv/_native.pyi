@@ -316,9 +316,9 @@ class PackedLayers:
         angle_stride: int,
         angle_step: int,
         threads: int,
-    ) -> tuple[int, int, int, str]:
+    ) -> tuple[int, bool, int, int, str]:
         """
-        Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][18], addresses of cos and sin, of slots and query_start, numbers of sequences and of those that decode; then base, stride, pages, page_start, first and last of pages that are written; then the same of sealed ones, base 0 without. layouts: of the pages that are written; sealed: of the others, any where there are none. Returns (layer, side, what, kernel) as `append` and `attend`, layer -1: good.
+        Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 [layers][20], addresses of cos and sin, of slots and query_start, numbers of sequences and of those that decode; then base, stride, pages, page_start, first and last of pages that are written; then the same of sealed ones, base 0 without; then where numbers of written pages and of the sealed ones that they become in this step lie, in pairs, and how many pairs. layouts: of the pages that are written; sealed: of the others, any where there are none. Returns (layer, whether a page couldn't be sealed, side, what, kernel), side and what as `append`'s, layer -1: good.
         """
 
 def rms_norm(x: int, weight: int, epsilon: float, rows: int, dim: int, out: int, threads: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,11 +15,17 @@ from stratakv.pages.pool import Pool
 
 
 class Sealed(NamedTuple):
-    """What queries see of a layer's sealed pages, and what reads them."""
+    """What queries see of a layer's sealed pages, what reads and writes these, and where it says what it couldn't seal.
+
+    filled: what has to be sealed once the step's tokens are stored, before its queries attend: numbers of written pages and
+    of the sealed ones that they become.
+    """
 
     pool: Pool
     step: Step
     kernel: Kernel
+    status: torch.Tensor
+    filled: Sequence[tuple[int, int]] = ()
 
 
 class Placed(NamedTuple):
@@ -87,8 +94,8 @@ class PlacingLayer(ABC):
 
     @abstractmethod
     def place(self, batch: int, tokens: int) -> Placed | None:
-        """Make room for `tokens` more of each of `batch` sequences; None where only `update` will do."""
+        """Make room for `tokens` more of each of `batch` sequences; None where only `update` will do. Nothing is written."""
 
     @abstractmethod
     def stored(self, tokens: int) -> None:
-        """They are there, or the status says why not."""
+        """They are there, and what they filled is sealed, or the statuses say why not."""

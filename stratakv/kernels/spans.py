@@ -25,7 +25,8 @@ from stratakv.profile.spans import Spans
 Ints = NDArray[np.int64]
 
 
-class Pages(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Pages(Once):
     """Pages of one kind. indices: int64 [pages], ascending, which pages of a sequence they are. numbers: int64 [.., pages],
     the pool's."""
 
@@ -216,7 +217,8 @@ class Mixture(Once):
         """What is there for the queries of a block, fine and sealed: tables, and the positions of the tokens, ascending."""
         found = []
         fine = fines(self.spans, self.fine.indices, block), fines(self.spans, self.sealed.indices, block)
-        for (indices, numbers), chosen in zip((self.fine, self.sealed), (fine[0], ~fine[1]), strict=True):
+        for pages, chosen in zip((self.fine, self.sealed), (fine[0], ~fine[1]), strict=True):
+            indices, numbers = pages.indices, pages.numbers
             columns = np.flatnonzero(chosen & ((indices + 1) * PAGE_TOKENS > self.start))
             positions = (indices[columns, None] * PAGE_TOKENS + np.arange(PAGE_TOKENS)).reshape(-1)
             there = (positions >= self.start) & (positions < self.length)
@@ -228,16 +230,24 @@ class Mixture(Once):
     def _causal(self) -> tuple[Seen, ...]:
         if self.tokens == 1 and self.window is None:  # a decoding step's time is in these microseconds
             block = (self.length - 1) // PAGE_TOKENS
-            indices, numbers = self.fine
-            here = len(indices) * PAGE_TOKENS - (-self.length % PAGE_TOKENS)
-            if indices[-1] == block and bool(fines(self.spans, indices, block).all()):
-                count = int(np.searchsorted(self.sealed.indices, block - self.spans.recent))
-                tables = np.ascontiguousarray(self.sealed.numbers[:, :count])
-                sealed = Step.even(tables, count * PAGE_TOKENS, 1) if count else None
-                return (Seen(None, Step.even(numbers, here, 1), sealed),)
+            if self.fine.once(block, lambda: self._sees_all_fine(block)):
+                numbers = self.fine.numbers
+                fine = Step.even(numbers, numbers.shape[1] * PAGE_TOKENS - (-self.length % PAGE_TOKENS), 1)
+                return (Seen(None, fine, self.sealed.once(block, lambda: self._behind(block))),)
         position = np.arange(self.length - self.tokens, self.length)
         first = np.zeros_like(position) if self.window is None else np.maximum(position - self.window + 1, 0)
         return self._seeing(first[None] - self.start, position[None] + 1 - self.start)
+
+    def _sees_all_fine(self, block: int) -> bool:
+        """Whether the last token of a block sees all fine pages, of which the block is the last one."""
+        indices = self.fine.indices
+        return bool(indices[-1] == block and fines(self.spans, indices, block).all())
+
+    def _behind(self, block: int) -> Step | None:
+        """What one query a sequence in a block sees of sealed pages: the same for all tokens of the block."""
+        count = int(np.searchsorted(self.sealed.indices, block - self.spans.recent))
+        tables = np.ascontiguousarray(self.sealed.numbers[:, :count])
+        return Step.even(tables, count * PAGE_TOKENS, 1) if count else None
 
     def _seeing(self, first: NDArray[Any], last: NDArray[Any]) -> tuple[Seen, ...]:
         """first, last: [sequences or 1, tokens], counted from `start`."""

@@ -130,7 +130,8 @@ class Step(Once):
             slots = (tables[:, own // page_tokens] * page_tokens + own % page_tokens).reshape(-1)
         return Step(
             tables.reshape(-1),
-            *_even_starts(count, pages, tokens),
+            _even_starts(count, pages),
+            _query_starts(count, tokens),
             first,
             last,
             slots,
@@ -177,9 +178,15 @@ def intervals(mask: torch.Tensor) -> tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 @lru_cache(maxsize=64)
-def _even_starts(count: int, pages: int, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """page_start and query_start of equally long sequences."""
-    return np.arange(count + 1, dtype=np.int64) * pages, np.arange(count + 1, dtype=np.int32) * tokens
+def _even_starts(count: int, size: int) -> NDArray[np.int64]:
+    """Where equally large parts of arrays begin, and where they end: page_start."""
+    return np.arange(count + 1, dtype=np.int64) * size
+
+
+@lru_cache(maxsize=64)
+def _query_starts(count: int, tokens: int) -> NDArray[np.int32]:
+    """The same as query_start."""
+    return _even_starts(count, tokens).astype(np.int32)
 
 
 def running(counts: NDArray[np.int64]) -> NDArray[np.int64]:

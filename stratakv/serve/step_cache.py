@@ -47,7 +47,8 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
 
     def place(self, batch: int, tokens: int) -> Placed | None:
         """See PlacingLayer."""
-        return self._placed() if batch == 1 and tokens == len(self.seen.fine.slots) and not self.within else None
+        unseen = self.within and self.seen.sealed is None
+        return self._placed() if batch == 1 and tokens == len(self.seen.fine.slots) and not unseen else None
 
     def stored(self, tokens: int) -> None:
         """Nothing to do: lengths are the sequences' affair."""
@@ -62,7 +63,7 @@ class StepLayer(CacheLayerMixin, PlacingLayer):
         part = None
         if self.seen.sealed is not None:
             assert self.sealed is not None
-            part = Sealed(self.sealed, self.seen.sealed, self.sealed_kernel)
+            part = Sealed(self.sealed, self.seen.sealed, self.sealed_kernel, self.sealed_status, self.within)
         return Placed(self.pool, self.seen.fine, self.kernel, self.status, part)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers.utils import output_capturing
 
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.cpu.layout import compiled
-from stratakv.kernels.cpu.split import Split
+from stratakv.kernels.cpu.split import Split, address
 from stratakv.kernels.native import native
 from stratakv.kernels.placing import Placed, PlacingLayer
 from stratakv.weights.angles import Angles
@@ -18,9 +19,9 @@ from stratakv.weights.fused_layer import FusedLayer
 from stratakv.weights.parts import UnknownPartError, norm
 
 # Of a step's table, a row a layer: addresses of cos and sin, and Split.numbers: those of the step, then base and stride of a pool
-# and what queries see of it; those twice, of pages that are written and of sealed ones
-_NONE = (0,) * 6
-_COLUMNS = 2 + 4 + 2 * len(_NONE)
+# and what queries see of it; those twice, of pages that are written and of sealed ones; then which pages are to be sealed
+_COLUMNS = 2 + 4 + 2 * (2 + 4) + 2
+_OWN = [6, 7, 12, 13, 18, 19]  # a layer's own: both pools, and what is to be sealed; layers share the others
 # What a call may say that changes nothing in a step
 _HARMLESS = {"use_cache", "return_dict", "cache_position", "logits_to_keep"}
 
@@ -133,24 +134,25 @@ class Stack:
         )
         return not asked and all(name in _HARMLESS or not value for name, value in kwargs.items())
 
-    def _run(self, x: torch.Tensor, parts: list[_Part], position_ids: torch.Tensor) -> None:
+    def _run(self, x: torch.Tensor, parts: _Parts, position_ids: torch.Tensor) -> None:
         """The layers in place on x, up to one whose states can't be stored: its status says so."""
-        count, placed = len(parts), [part.placed for part in parts]
-        table = np.empty((len(self.fused), _COLUMNS), dtype=np.uint64)
+        placed, table = parts.placed, parts.table
         layouts = [compiled(place.pool) for place in placed]
         sealed = [layouts[0] if place.sealed is None else compiled(place.sealed.pool) for place in placed]
         for each in (layouts, sealed):
-            each += layouts[:1] * (len(self.fused) - count)
-        angles = {kind: self._angles(x, position_ids, kind) for kind in dict.fromkeys(self.types[:count])}
+            each += layouts[:1] * (len(self.fused) - len(placed))
+        angles = {kind: self._angles(x, position_ids, kind) for kind in dict.fromkeys(self.types[: len(placed)])}
         starts = {kind: (cos.data_ptr(), sin.data_ptr()) for kind, (cos, sin) in angles.items()}
-        table[:count] = [(*starts[kind], *part.numbers) for part, kind in zip(parts, self.types, strict=False)]
+        table[:, :2] = (
+            starts[self.types[0]] if len(starts) == 1 else [starts[kind] for kind in self.types[: len(placed)]]
+        )
         kernel = placed[0].kernel
         assert isinstance(kernel, CpuKernel)
         cos = angles[self.types[0]][0]
         rows = x.shape[0] * x.shape[1]
         begin = 0
         for end in [*(stop for stop in self.stops if stop < len(placed)), len(placed)]:
-            layer, side, code, _ = self.layers.run(
+            layer, sealing, side, code, _ = self.layers.run(
                 begin,
                 end,
                 table.ctypes.data,
@@ -166,7 +168,7 @@ class Stack:
                 torch.get_num_threads(),
             )
             if layer >= 0:
-                placed[layer].status[side] = code
+                _status(placed[layer], sealing)[side] = code
                 return
             if (mlp := self.fused[end - 1].parts.mlp) is not None:
                 x.copy_(mlp(x))
@@ -183,35 +185,67 @@ def _watched(layer: Any) -> bool:
     return not (asleep and all(getattr(hook, "__module__", None) == output_capturing.__name__ for hook in hooks))
 
 
-class _Part(NamedTuple):
-    """A layer's part of a step. numbers: its row of the table, behind the angles."""
+def _status(placed: Placed, sealing: bool) -> torch.Tensor:
+    """Where a layer says what it couldn't store, or couldn't seal."""
+    if not sealing:
+        return placed.status
+    assert placed.sealed is not None
+    return placed.sealed.status
 
-    placed: Placed
-    numbers: tuple[int, ...]
+
+class _Parts(NamedTuple):
+    """The layers' parts of a step. table: uint64 [layers, _COLUMNS], all but the angles. filled: int64 [pages, 2], what layers
+    seal; the table has their addresses."""
+
+    placed: list[Placed]
+    table: NDArray[np.uint64]
+    filled: list[NDArray[np.int64]]
 
 
-def _parts(placing: list[Any], batch: int, tokens: int) -> list[_Part] | None:
+def _parts(placing: list[Any], batch: int, tokens: int) -> _Parts | None:
     """Every layer's part of the step; None where a layer has none, or one that the compiled call doesn't take."""
-    parts: list[_Part] = []
-    known: dict[int, tuple[tuple[int, ...], ...]] = {}  # layers share steps, and asking each costs a microsecond
-    for layer in placing:
+    placed: list[Placed] = []
+    own: list[tuple[int, ...]] = []
+    filled: list[NDArray[np.int64]] = []
+    alike: dict[int, tuple[list[int], tuple[int, ...]]] = {}  # of each step: its layers, and what they have in common
+    for number, layer in enumerate(placing):
         place: Placed | None = layer.place(batch, tokens)
         if place is None:
             return None
         pool, step, kernel, _, sealed, _ = place
         if not isinstance(kernel, CpuKernel) or not kernel.encodes(pool):
             return None
-        if sealed is not None and sealed.kernel is not kernel and sealed.kernel != kernel:
-            return None
-        if id(step) not in known:
+        if id(step) in alike:
+            alike[id(step)][0].append(number)
+        else:
             split = Split.of(step) if sealed is None else Split.of(step, sealed.step)
             if split.decoding is None:
                 return None
-            known[id(step)] = split.numbers
-        shared, written, *others = known[id(step)]
-        other = _NONE if sealed is None else (sealed.pool.base, sealed.pool.stride, *others[0])
-        parts.append(_Part(place, (*shared, pool.base, pool.stride, *written, *other)))
-    return parts
+            alike[id(step)] = [number], _common(split.numbers)
+        placed.append(place)
+        if sealed is None:
+            own.append((pool.base, pool.stride, 0, 0, 0, 0))
+            continue
+        if sealed.kernel is not kernel and sealed.kernel != kernel:
+            return None
+        at, count = 0, len(sealed.filled)
+        if count:
+            if not kernel.encodes(sealed.pool):
+                return None
+            filled.append(np.array(sealed.filled, dtype=np.int64))
+            at = address(filled[-1])
+        own.append((pool.base, pool.stride, sealed.pool.base, sealed.pool.stride, at, count))
+    table = np.empty((len(placed), _COLUMNS), dtype=np.uint64)
+    for numbers, common in alike.values():
+        table[slice(None) if len(alike) == 1 else numbers, 2:] = common
+    table[:, _OWN] = own
+    return _Parts(placed, table, filled)
+
+
+def _common(numbers: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """`Split.numbers` as a row of the table behind the angles, a layer's own columns left out."""
+    step, written, *others = numbers
+    return *step, 0, 0, *written, 0, 0, *(others[0] if others else (0,) * 4), 0, 0
 
 
 def _sees_all(mask: Any) -> bool:

@@ -188,6 +188,18 @@ def test_pieces_of_one_step_see_what_the_step_seals(engines: Any, loaded: Loaded
         assert abs(float(logits[token.id]) - token.logprob) < 0.1
 
 
+def test_pieces_that_seal_their_own_pages_run_in_the_compiled_call(
+    engines: Any, loaded: LoadedModel, text_ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack: Any = loaded.model.model.forward.__self__
+    compiled: list[int] = []
+    run = stack._run
+    monkeypatch.setattr(stack, "_run", lambda x, *rest: (compiled.append(x.shape[1]), run(x, *rest)))
+    engine = engines(RULE, slots=2, prefill_chunk=512, own=True)
+    answers(engine, [GenerationRequest(tuple(text_ids[:900]), 3, GREEDY)])
+    assert compiled == [512, 900 - 512, 1, 1]
+
+
 def test_hits_change_no_answer(engines: Any, text_ids: list[int]) -> None:
     engine = engines(RULE, slots=2)
     prompt = tuple(text_ids[: 5 * PAGE - 40])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -128,18 +129,17 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         return handles(placed, self.dtype)
 
     def place(self, batch: int, tokens: int) -> Placed | None:
-        """See PlacingLayer. None too where queries see pages sealed that the step itself fills."""
+        """See PlacingLayer."""
         if not self.is_initialized or batch != len(self.written):
             return None
         placed = self._place(tokens)
-        if self.sealed is not None:
-            if self.sealed.end > self.length // PAGE_TOKENS:
-                return None
-            self.sealed.seal()
-        return placed
+        unseen = placed.sealed is None and self.sealed is not None and self.sealed.waiting
+        return None if unseen else placed
 
     def stored(self, tokens: int) -> None:
         """See PlacingLayer."""
+        if self.sealed is not None:
+            self.sealed.written()
         self.length += tokens
         self._steps.stored(self, tokens)
 
@@ -212,31 +212,28 @@ class PackedLayer(DynamicLayer, PlacingLayer):
         """Room for so many tokens more of each sequence, in pages of its own."""
         self._steps.begin(self)
         tables, length = self.written, self.length + tokens
-        first, end = self.length // PAGE_TOKENS, -(-length // PAGE_TOKENS)
-        held = tables.indices[-1] + 1 if tables.indices else 0
-        for index in range(max(first, held), end):  # pages between the first ones and the step's may be sealed
-            tables.add(index)
-        tables.own(first)
+        tables.extend(self.length // PAGE_TOKENS, -(-length // PAGE_TOKENS))
         if self.sealed is not None:
             return self._place_mixed(self.sealed, length, tokens)
         dropped = tables.indices[0] * PAGE_TOKENS
         arrays = tables.arrays
         step, numbers = self._steps.even(arrays.numbers, length, tokens, window=self._window, dropped=dropped)
         if numbers is not arrays.numbers:
-            tables.arrays = arrays._replace(numbers=numbers)
+            tables.arrays = replace(arrays, numbers=numbers)
         return Placed(tables.pool, step, self.kernel, self.status)
 
     def _place_mixed(self, sealed: SealedPages, length: int, tokens: int) -> Placed:
         end = (length - 1) // PAGE_TOKENS - sealed.spans.recent  # no query sees this page sealed, or a later one
-        sealed.forget_room()  # of a step that was placed and never stored
         sealed.make_room(end)
-        both = self.written.arrays, sealed.tables.before(end)
-        mixture = self._steps.mixture(sealed.spans, *both, length, tokens, window=self._window)
-        if mixture.fine is not both[0] or mixture.sealed is not both[1]:
+        here, old = self.written.arrays, sealed.tables.before(end)
+        mixture = self._steps.mixture(sealed.spans, here, old, length, tokens, window=self._window)
+        if mixture.fine is not here or mixture.sealed is not old:
             self.written.arrays = mixture.fine
             sealed.tables.alike(end, mixture.sealed)
-        _, fine, old = mixture.causal()[0]
-        part = None if old is None else Sealed(sealed.tables.pool, old, sealed.kernel)
+        (_, fine, seen), *_ = mixture.causal()
+        part = None
+        if seen is not None:
+            part = Sealed(sealed.tables.pool, seen, sealed.kernel, sealed.status, sealed.waiting)
         return Placed(self.written.pool, fine, self.kernel, self.status, part, mixture)
 
     def _crop(self, length: int) -> bool:

@@ -26,8 +26,9 @@ class Seals:
 
 
 class SealedPages:
-    """fine: the layer's pages that are written. end: the first page that isn't sealed. status: where it is said that the types
-    can't store a page; the step's end reads it, and `undo` forgets what the step sealed.
+    """fine: the layer's pages that are written. end: the first page that isn't sealed. waiting: what there is room for and isn't
+    written yet, numbers of fine pages and of the sealed ones that they become. status: where it is said that the types can't
+    store a page; the step's end reads it, and `undo` forgets what the step sealed.
 
     A page that is about to leave the span is in both; its bytes are made once, from the fine ones, and kept as long as the page
     is full.
@@ -39,23 +40,31 @@ class SealedPages:
         sealed = replace(layout, k=seals.k, v=seals.v)
         self.tables = Tables(GrowingPool(sealed, fine.pool.device), len(fine))
         self.kernel, self.fine_kernel = (kernel_for(each, fine.pool.device) for each in (sealed, layout))
-        self._waiting: list[tuple[int, int]] = []
+        self.waiting: list[tuple[int, int]] = []
         self._end_at(self.spans.first)
         self._written = self._kept = self.end  # pages whose bytes are there; those that a step before this one sealed
 
     def make_room(self, end: int) -> None:
-        """Pages up to this one have numbers; what they hold is written by `seal`."""
-        for index in range(self.end, end):
-            if index in self.fine.indices:  # others are gone, out of a window
-                self._waiting += self.tables.add_like(index, self.fine.column(index))
+        """Pages up to this one have numbers; what they hold is written by `seal`. What a step had that was placed and never
+        stored is gone."""
+        if self.end > self._written:
+            self.forget_room()
         if end > self.end:
+            for index in range(self.end, end):
+                if index in self.fine.indices:  # others are gone, out of a window
+                    self.waiting += self.tables.add_like(index, self.fine.column(index))
             self._end_at(end)
 
     def seal(self) -> None:
         """Write what there is room for."""
-        if self._waiting:
-            self.kernel.convert(self.fine.pool, self.tables.pool, self._waiting, self.status)
-            self._waiting = []
+        if self.waiting:
+            self.kernel.convert(self.fine.pool, self.tables.pool, self.waiting, self.status)
+        self.written()
+
+    def written(self) -> None:
+        """What there was room for is written, or the status says why not."""
+        if self.waiting:
+            self.waiting = []
         self._written = self.end
 
     def forget_room(self) -> None:
@@ -65,7 +74,6 @@ class SealedPages:
 
     def seal_due(self, length: int) -> None:
         """A step is over, after which there are so many tokens: seal what is due."""
-        self.forget_room()
         if length >= self._next:
             self.make_room(due(self.spans, length, self.seals.turn))
             self.seal()
@@ -99,7 +107,7 @@ class SealedPages:
 
     def _forget(self, end: int) -> None:
         """Pages from this one on aren't sealed."""
-        self._waiting = []
+        self.waiting = []
         if self.end > end:
             self.tables.drop(lambda index: index >= end)
         self._end_at(end)

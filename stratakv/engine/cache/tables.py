@@ -15,7 +15,7 @@ from stratakv.pages.pool import Pool
 class Tables:
     """Page numbers by sequence. indices: which pages of a sequence these are, ascending, alike for all sequences.
 
-    Sequences may share pages: whoever writes to one calls `own` before.
+    Sequences may share pages: whoever writes to some calls `extend` before.
     """
 
     def __init__(self, pool: Pool, sequences: int) -> None:
@@ -24,6 +24,7 @@ class Tables:
         self.indices: list[int] = []
         self._arrays: Pages | None = None  # None when they have changed
         self._before: tuple[int, Pages] | None = None
+        self._room: tuple[int, int] | None = None  # pages that are there, and shared by nobody
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -50,8 +51,8 @@ class Tables:
         """The same of the pages before this one: always the same arrays while only later ones change."""
         if self._before is None or self._before[0] != end:
             count = bisect_left(self.indices, end)
-            indices, numbers = self.arrays
-            self._before = end, Pages(indices[:count], np.ascontiguousarray(numbers[:, :count]))
+            here = self.arrays
+            self._before = end, Pages(here.indices[:count], np.ascontiguousarray(here.numbers[:, :count]))
         return self._before[1]
 
     def alike(self, end: int, equal: Pages) -> None:
@@ -72,6 +73,7 @@ class Tables:
             else:
                 new[other] = self._fresh()
         self._insert(index, [new[other] for other in others])
+        self._room = None
         return iter(new.items())
 
     def column(self, index: int) -> list[int]:
@@ -79,8 +81,19 @@ class Tables:
         at = self.indices.index(index)
         return [table[at] for table in self.numbers]
 
-    def own(self, first: int) -> None:
-        """Pages from this one on are about to be written: those that sequences share are copied."""
+    def extend(self, first: int, end: int) -> None:
+        """Pages from `first` to the one before `end` are about to be written: those that lack are added, and those that
+        sequences share are copied."""
+        room = self._room  # a decoding step's time is in these microseconds
+        if room is not None and room[0] <= first and end <= room[1]:
+            return
+        held = self.indices[-1] + 1 if self.indices else 0
+        for index in range(max(first, held), end):  # pages between the first ones and these may be sealed
+            self.add(index)
+        self._own(first)
+        self._room = first, end
+
+    def _own(self, first: int) -> None:
         begin = bisect_left(self.indices, first)
         for table in self.numbers:
             for at in range(begin, len(table)):
@@ -101,12 +114,12 @@ class Tables:
                 if at not in kept:
                     self.pages.release(page)
             table[:] = [table[at] for at in left]
-        self.indices, self._arrays, self._before = [self.indices[at] for at in left], None, None
+        self.indices, self._arrays, self._before, self._room = [self.indices[at] for at in left], None, None, None
 
     def take(self, sequences: list[int]) -> None:
         """Sequence i becomes what sequence sequences[i] was; pages are shared, not copied."""
         before, self.numbers = self.numbers, [list(self.numbers[s]) for s in sequences]
-        self._arrays = self._before = None
+        self._arrays = self._before = self._room = None
         for page in (page for table in self.numbers for page in table):
             self.pages.share(page)
         for page in (page for table in before for page in table):

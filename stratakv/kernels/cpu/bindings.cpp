@@ -173,17 +173,10 @@ std::pair<int, int> convert_pages(const std::string &kernel, const Layout &from,
           "pages become pages of the same heads");
     wants(to.encodes(), "a type of this layout is encoded by its own code");
     wants(numbers.shape(1) == 2, "numbers: of a page here and there");
-    ConvertTask tasks[2] = {};
-    tasks[0].source = &from.k, tasks[0].back = &from.from_k, tasks[0].encoder = &to.k_encoder;
-    tasks[1].source = &from.v, tasks[1].back = &from.from_v, tasks[1].encoder = &to.v_encoder;
-    for (ConvertTask &task : tasks) {
-        task.from = {base, stride}, task.to = {to_base, to_stride};
-        task.from_tile_bytes = from.tile_bytes, task.to_tile_bytes = to.tile_bytes;
-        task.numbers = numbers.data(), task.pages = static_cast<int>(numbers.shape(0)), task.heads = to.kv_heads;
-    }
     const Kernel &chosen = find_kernel(kernel);
     nb::gil_scoped_release release;
-    const Failure failure = convert(chosen, tasks, 2, threads);
+    const Failure failure = convert(chosen, from, {base, stride}, to, {to_base, to_stride}, numbers.data(),
+                                    static_cast<int>(numbers.shape(0)), threads);
     return {failure.task, static_cast<int>(failure.what)};
 }
 

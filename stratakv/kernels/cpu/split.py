@@ -80,8 +80,7 @@ class Split:
         sequences, and `decoding`; then for each kind of pages those of pages, page_start, first and last."""
         one = self.steps[0]
         shared = address(one.slots), address(one.query_start), len(one), self.decoding or 0
-        kinds = [(address(s.pages), address(s.page_start), address(s.first), address(s.last)) for s in self.steps]
-        return shared, *kinds
+        return shared, *(step.once(_seen_at, lambda step=step: _seen_at(step)) for step in self.steps)
 
     @cached_property
     def decoding(self) -> int | None:
@@ -139,6 +138,11 @@ class Split:
         return Chunk(pages, queries, int(last.max()), causal, window, first, last)
 
 
+def _seen_at(step: Step) -> tuple[int, ...]:
+    """Addresses of what a step's queries see. Steps of sealed pages serve many tokens."""
+    return address(step.pages), address(step.page_start), address(step.first), address(step.last)
+
+
 def _decodes(step: Step) -> bool:
     """Whether a rectangle has few query tokens a sequence: told at once, a decoding step's time is in microseconds."""
     return step.rectangle is not None and step.prefill is None and len(step.slots) <= FEW_QUERY_TOKENS * len(step)
@@ -155,11 +159,13 @@ def _cut(steps: tuple[Step, ...]) -> tuple[tuple[Step, ...], NDArray[np.bool_]]:
     """The steps with their chunks in pieces, and which pieces are far: the tokens of a chunk from the first on that sees too
     many, unless they are few."""
     one, runs = steps[0], steps[-1]
-    alike = one is runs or np.array_equal(one.query_start, runs.query_start)
-    counts = np.diff(one.query_start)
     whole = steps, np.zeros(len(one), dtype=np.bool_)
-    if any(step.mask is not None for step in steps) or (alike and all(map(_decodes, steps))):
+    if any(step.mask is not None for step in steps):
         return whole
+    alike = one is runs or one.query_start is runs.query_start or np.array_equal(one.query_start, runs.query_start)
+    if alike and all(map(_decodes, steps)):
+        return whole
+    counts = np.diff(one.query_start)
     prompts = _prompts(one, counts)
     if alike and not (prompts & (counts > PIECE)).any():
         return whole

@@ -144,6 +144,12 @@ Failure store(const AttentionPart &part, const StepPages &step, const float *pro
     return encode(kernel, tasks, 2, threads);
 }
 
+Failure seal(const StepPages &step, const Kernel &kernel, int threads) {
+    if (!step.filled_pages) return {-1, Encoded::good};
+    return convert(kernel, *step.written.layout, step.written.where, *step.sealed.layout, step.sealed.where,
+                   step.filled, step.filled_pages, threads);
+}
+
 // Sequences [begin, end).
 const char *see(const AttentionPart &part, const StepPages &step, const float *projected, int begin, int end,
                 float *attended, const Kernel &kernel, bool precise, int threads) {
@@ -181,13 +187,18 @@ StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vect
         const AttentionPart &part = layers[i]->attention;
         float *projected = scratch(1, rows * part.width()), *attended = scratch(2, rows * part.q_heads * part.dim);
         project(part, x, rows, angles[i], projected, threads);
-        const Failure failure = store(part, pages[i], projected, rows, kernel, threads);
-        if (failure.task >= 0) return {static_cast<int>(i), failure.task, static_cast<int>(failure.what), ran};
+        const auto failed = [&](bool sealing, const Failure &failure) {
+            return StepOutcome{static_cast<int>(i), sealing, failure.task, static_cast<int>(failure.what), ran};
+        };
+        const Failure stored = store(part, pages[i], projected, rows, kernel, threads);
+        if (stored.task >= 0) return failed(false, stored);
+        const Failure sealed = seal(pages[i], kernel, threads);
+        if (sealed.task >= 0) return failed(true, sealed);
         ran = see_all(part, pages[i], projected, attended, kernel, precise, threads);
         leave(part, attended, rows, x, threads);
         if (layers[i]->mlp) feed(*layers[i]->mlp, x, rows, threads);
     }
-    return {-1, -1, 0, ran};
+    return {-1, false, -1, 0, ran};
 }
 
 }  // namespace stratakv

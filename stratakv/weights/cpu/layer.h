@@ -77,21 +77,28 @@ struct SeenPages {
 };
 
 // A layer's part of a step: pages that its new tokens are written to, as in EncodeTask, and sealed ones that queries
-// see beside them. The sequences from `decoding` on are attended in float32 in any case.
+// see beside them. filled [filled_pages, 2]: numbers of written pages, and of the sealed ones that they become once the
+// tokens are stored. The sequences from `decoding` on are attended in float32 in any case.
 struct StepPages {
     SeenPages written, sealed;
     const std::int64_t *slots;
     const std::int32_t *query_start;
     int sequences, decoding;
+    const std::int64_t *filled;
+    int filled_pages;
 };
 
-// What went wrong: layer -1: nothing; side 0 K, 1 V; what as Encoded. ran: the attention kernel that ran last.
+// What went wrong: layer -1: nothing; whether a page could not be sealed; side 0 K, 1 V; what as Encoded. ran: the
+// attention kernel that ran last.
 struct StepOutcome {
-    int layer = -1, side = -1, what = 0;
+    int layer = -1;
+    bool sealing = false;
+    int side = -1, what = 0;
     const char *ran = "";
 };
 
-// Layers in order, each storing its K and V and attending: x [rows][width] becomes their result.
+// Layers in order, each storing its K and V, sealing what that fills, and attending: x [rows][width] becomes their
+// result.
 StepOutcome run_layers(const std::vector<const Layer *> &layers, const std::vector<StepPages> &pages,
                        const std::vector<Angles> &angles, const Kernel &kernel, bool precise, float *x,
                        std::int64_t rows, int threads);

@@ -29,10 +29,11 @@ void wants(bool good, const char *what) {
 }
 
 // Columns of the table that a step is given, a row of addresses and numbers a layer: the angles', the step's, then
-// those of pages that are written and the same of sealed ones (base 0: there are none).
+// those of pages that are written, the same of sealed ones (base 0: there are none), and which pages become such.
 enum Column { kCos, kSin, kSlots, kQueryStart, kSequences, kDecoding, kWritten };
 enum PagesColumn { kBase, kStride, kPages, kPageStart, kFirst, kLast, kPagesColumns };
-constexpr int kSealed = kWritten + kPagesColumns, kColumns = kSealed + kPagesColumns;
+constexpr int kSealed = kWritten + kPagesColumns, kFilled = kSealed + kPagesColumns, kFilledPages = kFilled + 1,
+              kColumns = kFilledPages + 1;
 
 SeenPages seen_pages(const Layout &layout, const AttentionPart &part, const std::uint64_t *row) {
     if (!row[kBase]) return {};
@@ -54,8 +55,11 @@ StepPages step_pages(const Layout &layout, const Layout &sealed, const Attention
                          at<const std::int64_t>(row[kSlots]),
                          at<const std::int32_t>(row[kQueryStart]),
                          sequences,
-                         decoding};
+                         decoding,
+                         at<const std::int64_t>(row[kFilled]),
+                         static_cast<int>(row[kFilledPages])};
     wants(step.written.layout, "a layer's pages lie nowhere");
+    wants(!step.filled_pages || (step.sealed.layout && sealed.encodes()), "pages can't become sealed ones");
     return step;
 }
 
@@ -63,11 +67,13 @@ StepPages step_pages(const Layout &layout, const Layout &sealed, const Attention
 struct Layers {
     std::vector<const Layer *> layers;
 
-    std::tuple<int, int, int, std::string> run(int begin, int end, Address table,
-                                               const std::vector<const Layout *> &layouts,
-                                               const std::vector<const Layout *> &sealed, const std::string &kernel,
-                                               bool precise, Address x, std::int64_t rows, std::int64_t angle_rows,
-                                               std::int64_t angle_stride, std::int64_t angle_step, int threads) const {
+    std::tuple<int, bool, int, int, std::string> run(int begin, int end, Address table,
+                                                     const std::vector<const Layout *> &layouts,
+                                                     const std::vector<const Layout *> &sealed,
+                                                     const std::string &kernel, bool precise, Address x,
+                                                     std::int64_t rows, std::int64_t angle_rows,
+                                                     std::int64_t angle_stride, std::int64_t angle_step,
+                                                     int threads) const {
         wants(0 <= begin && begin <= end && end <= static_cast<int>(layers.size()) && layouts.size() == layers.size() &&
                   sealed.size() == layers.size(),
               "no such layers");
@@ -84,7 +90,8 @@ struct Layers {
         const Kernel &found = find_kernel(kernel);
         nb::gil_scoped_release release;
         const StepOutcome outcome = run_layers(chosen, pages, angles, found, precise, at<float>(x), rows, threads);
-        return {outcome.layer < 0 ? -1 : outcome.layer + begin, outcome.side, outcome.what, outcome.ran};
+        return {outcome.layer < 0 ? -1 : outcome.layer + begin, outcome.sealing, outcome.side, outcome.what,
+                outcome.ran};
     }
 };
 
@@ -174,14 +181,16 @@ void bind_layers(nb::module_ &m) {
         .def(
             "__init__", [](Layers *self, const std::vector<const Layer *> &layers) { new (self) Layers{layers}; },
             "layers"_a, nb::keep_alive<1, 2>())
-        .def("run", &Layers::run, "begin"_a, "end"_a, "table"_a, "layouts"_a, "sealed"_a, "kernel"_a, "precise"_a,
-             "x"_a, "rows"_a, "angle_rows"_a, "angle_stride"_a, "angle_step"_a, "threads"_a,
-             "Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 "
-             "[layers][18], addresses of cos and sin, of slots and query_start, numbers of sequences and of those that "
-             "decode; then base, stride, pages, page_start, first and last of pages that are written; then the same of "
-             "sealed ones, base 0 without. "
-             "layouts: of the pages that are written; sealed: of the others, any where there are none. Returns "
-             "(layer, side, what, kernel) as `append` and `attend`, layer -1: good.");
+        .def(
+            "run", &Layers::run, "begin"_a, "end"_a, "table"_a, "layouts"_a, "sealed"_a, "kernel"_a, "precise"_a, "x"_a,
+            "rows"_a, "angle_rows"_a, "angle_stride"_a, "angle_step"_a, "threads"_a,
+            "Layers [begin, end) of a step over packed pages, in place on x [rows][width]. table: uint64 "
+            "[layers][20], addresses of cos and sin, of slots and query_start, numbers of sequences and of those that "
+            "decode; then base, stride, pages, page_start, first and last of pages that are written; then the same of "
+            "sealed ones, base 0 without; then where numbers of written pages and of the sealed ones that they become "
+            "in this step lie, in pairs, and how many pairs. layouts: of the pages that are written; sealed: of the "
+            "others, any where there are none. Returns (layer, whether a page couldn't be sealed, side, what, kernel), "
+            "side and what as `append`'s, layer -1: good.");
     m.def(
         "rms_norm",
         [](Address x, Address weight, float epsilon, std::int64_t rows, std::int64_t dim, Address out, int threads) {
