@@ -14,6 +14,11 @@ def cpu_features() -> list[str]:
 def compiler() -> str:
     """Name and version of the compiler that built this module."""
 
+def borrow_openmp() -> bool:
+    """
+    Have the kernels run on OpenMP's threads, which torch's loops have; False where there are none.
+    """
+
 class Side:
     """How one side's vectors lie in a head's tile."""
 

@@ -1,6 +1,6 @@
 """vLLM as it ships: one of its TurboQuant presets in all layers but those that are skipped, which stay 16 bit.
 
-Beside each answer stands the command for vLLM with this project's plugin, which says every profile and runs elsewhere: on a CPU.
+Beside each answer stands the command for vLLM with this project's plugin, which says every profile; it was tested on a CPU.
 """
 
 from __future__ import annotations
@@ -111,14 +111,14 @@ TARGET = Vllm()
 
 
 def _by_plugin(profile: Profile, model: str) -> str:
-    """How the plugin is told the profile, and what it loses: nothing of the types, but it isn't for GPUs or all models."""
+    """How the plugin is told the profile, and what it loses: nothing of the types, but it isn't for all models."""
     if any(layer.role in ("linear", "chunked") for layer in profile.geometry.layers):
         return "stratakv's plugin for vLLM refuses models whose layers keep a state or attend in chunks"
     option = json.dumps({PROFILE: rule_line(profile.pairs)})
     command = shlex.join(["vllm", "serve", model, "--additional-config", option])
     return (
-        f"with stratakv's plugin vLLM 0.32 gives every layer its own types, {profile.bytes_per_token:,} bytes a token, on a CPU "
-        f"alone: {command}"
+        f"with stratakv's plugin vLLM 0.32 gives every layer its own types, {profile.bytes_per_token:,} bytes a token, tested on "
+        f"a CPU and never run on a GPU: {command}"
     )
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.logger import init_logger
+from vllm.model_executor.layers.attention.attention import get_attention_context
 from vllm.model_executor.models.utils import extract_layer_index
+from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionMetadataBuilder, AttentionType
 from vllm.v1.kv_cache_interface import KVCacheLayout
 
@@ -36,8 +40,8 @@ class PackedBackend(AttentionBackend):
 
     @staticmethod
     def get_name() -> str:
-        """What vLLM looks up among its own names: on a CPU there is one."""
-        return "CPU_ATTN"
+        """What vLLM looks up among its own names: on a CPU there is one, elsewhere one is kept for others' backends."""
+        return "CPU_ATTN" if current_platform.is_cpu() else "CUSTOM"
 
     @staticmethod
     def get_impl_cls() -> type[PackedImpl]:
@@ -71,29 +75,31 @@ class PackedBackend(AttentionBackend):
 
 
 class Batch:
-    """One batch of a group of layers: its steps, one a window, made when a layer first asks."""
+    """One batch of a group of layers: its steps, one a window, made when a layer first asks. A device is waited for here,
+    once a batch, since kernels take numbers of pages from the host."""
 
     def __init__(self, common: Any) -> None:
         if common.causal is not True:
             raise UserError("stratakv: tokens that see later ones (prefix-LM, images) are not stored in packed pages")
-        self.common = common
         self.num_actual_tokens = int(common.query_start_loc_cpu[-1])  # without padding
+        self.slots = np.ascontiguousarray(_numbers(common.slot_mapping)[: self.num_actual_tokens], dtype=np.int64)
+        self._tables, self._lengths = _numbers(common.block_table_tensor), _numbers(common.seq_lens)
+        self._query_start = _numbers(common.query_start_loc_cpu)
+        prefill = common.is_prefilling
+        self._prefill = None if prefill is None else np.ascontiguousarray(_numbers(prefill), dtype=np.bool_)
         self._steps: dict[int | None, Step] = {}
 
     def step(self, window: int | None) -> Step:
         """The step where each query token sees all tokens, or itself and window - 1 before it."""
         if window not in self._steps:
-            common = self.common
-            prefill = common.is_prefilling
             self._steps[window] = step_of(
-                common.block_table_tensor.numpy(),
-                common.query_start_loc_cpu.numpy(),
-                common.seq_lens.numpy(),
-                common.slot_mapping.numpy(),
-                window,
-                None if prefill is None else np.ascontiguousarray(prefill.numpy(), dtype=np.bool_),
+                self._tables, self._query_start, self._lengths, self.slots, window, self._prefill
             )
         return self._steps[window]
+
+
+def _numbers(values: torch.Tensor) -> NDArray[Any]:
+    return values.cpu().numpy()
 
 
 class StepBuilder(AttentionMetadataBuilder[Batch]):
@@ -110,6 +116,7 @@ class StepBuilder(AttentionMetadataBuilder[Batch]):
         """See AttentionMetadataBuilder."""
         last = StepBuilder._last
         if last is None or last[0] is not common_attn_metadata:
+            Bound.report()
             last = StepBuilder._last = common_attn_metadata, Batch(common_attn_metadata)
         return last[1]
 
@@ -171,14 +178,12 @@ class PackedImpl(AttentionImpl[Batch]):
     def do_kv_cache_update(
         self, layer: Any, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, slot_mapping: torch.Tensor
     ) -> None:
-        """Encode key and value [tokens, kv_heads, head_dim] into their slots; -1: padding."""
-        bound, slots = self._on(layer, kv_cache), slot_mapping.numpy()[: len(key)]
-        count = len(slots)
-        bound.kernel.append(bound.pool, key[:count], value[:count], np.ascontiguousarray(slots), bound.codes)
-        try:
-            bound.status.check()
-        except UserError as error:  # vLLM can't end one request from here, and the others are good
-            logger.error("%s; the answers of this batch that are computed from it are worth nothing", error)
+        """Encode key and value [tokens, kv_heads, head_dim] into their slots."""
+        batch = get_attention_context(layer.layer_name)[0]
+        if batch is None:  # vLLM tries the model out
+            return
+        bound, count = self._on(layer, kv_cache), len(batch.slots)
+        bound.kernel.append(bound.pool, key[:count], value[:count], batch.slots, bound.codes)
 
     def _on(self, layer: Any, kv_cache: torch.Tensor) -> Bound:
         if self._bound is None or self._bound.memory is not kv_cache:
@@ -192,13 +197,28 @@ class PackedImpl(AttentionImpl[Batch]):
 class Bound:
     """A layer's pages in vLLM's memory, uint8 [blocks, kv_heads, 128, bytes of a token's K and V]."""
 
+    _all: ClassVar[WeakSet[Bound]] = WeakSet()
+
     def __init__(
         self, layer: int, storage: LayerStorage, head_dim: tuple[int, int], kv_heads: int, memory: torch.Tensor
     ) -> None:
         layout = PageLayout(storage.k, storage.v, *head_dim, kv_heads, order=order_of(memory.device))
-        self.memory = memory
+        self.layer, self.memory = layer, memory
         self.pool = Pool(layout, memory.as_strided((len(memory), layout.page_bytes), (memory.stride(0), 1)))
         self.kernel: Kernel = kernel_for(layout, memory.device)
         self.status = Status()
         self.status.add(f"layer {layer}", (storage.k, storage.v))
         self.codes = self.status.of(0, memory.device)
+        Bound._all.add(self)
+
+    @staticmethod
+    def report() -> None:
+        """Log what the batch before couldn't store: vLLM can't end one request from here, and the others are good."""
+        bounds = list(Bound._all)
+        if not bounds or not bool(torch.stack([bound.codes for bound in bounds]).any()):
+            return
+        for bound in bounds:
+            try:
+                bound.status.check()
+            except UserError as error:
+                logger.error("%s; the answers that are computed from it are worth nothing", error)

@@ -15,6 +15,7 @@ from stratakv.vllm_plugin.geometry import Heads, geometry_of
 PROFILE = "stratakv_profile"  # the key of --additional-config that a user gives
 ASSIGNMENT = "stratakv_assignment"  # the one that the ranks read
 VARIABLE = "STRATAKV_PROFILE"
+DEVICES = "cpu", "cuda"
 
 
 def named_profile(additional: Any) -> str | None:
@@ -36,10 +37,9 @@ def assigned(text: str, config: Any) -> Assignment:
     """The assignment of a profile's text for vLLM's whole configuration. UserError for what can't be, in one line."""
     model, parallel, cache = config.model_config, config.parallel_config, config.cache_config
     name = model.served_model_name if isinstance(model.served_model_name, str) else model.model
-    if (device := config.device_config.device_type) != "cpu":
+    if (device := config.device_config.device_type) not in DEVICES:
         raise UserError(
-            f"a stratakv profile runs inside vLLM on a CPU in this version, not on {device}: leave the profile out, or serve the "
-            "model with `stratakv serve`, which has kernels for NVIDIA GPUs"
+            f"a stratakv profile runs inside vLLM on {' and '.join(DEVICES)}, not on {device}: leave it out"
         )
     if model.use_mla:
         raise UserError(

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from stratakv.errors import UserError
+from stratakv.pages.layout import PAGE_TOKENS
 
-TESTED = (0, 32), (0, 33)  # from, and before
+TESTED = (0, 32), (0, 33)  # from, and before: on a CPU
 _MARK = "stratakv"
 
 
@@ -81,6 +82,7 @@ def _create_engine_config(original: Callable[..., Any], self: Any, *args: Any, *
             return original(self, *args, **kwargs)
         if why := version_refused():
             raise UserError(why)
+        self.block_size = PAGE_TOKENS if self.block_size is None else self.block_size
         config = original(self, *args, **kwargs)
         assignment = assigned(text, config)
         config.additional_config = {**config.additional_config, PROFILE: text, ASSIGNMENT: assignment.to_json()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,8 @@ from vllm.v1.core.kv_cache_utils import get_kv_cache_capacity
 from vllm.v1.kv_cache_interface import AttentionSpec, iter_layer_specs
 
 from stratakv.errors import UserError
-from stratakv.kernels.choice import kernel_for, order_of
+from stratakv.kernels.choice import TORCH, kernel_for, order_of, preferred
+from stratakv.kernels.native import native
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 from stratakv.profile import Profile
 from stratakv.profile.table import format_table, show_table
@@ -48,26 +48,36 @@ def log_rank(worker: Any, kv_cache_config: Any, assignment: Assignment) -> None:
     name = f"rank {worker.rank} (tensor parallel {tensor}, pipeline parallel {pipeline}, layers {first}-{end - 1})"
     profile = assignment.on_rank(name, range(first, end), tensor, found, config.model_config.max_model_len)
     lines = [format_table(show_table(profile)), _kernels(profile, worker.device)]
-    logger.info("stratakv: %s", "\n".join([*lines, *_fits(config, kv_cache_config), *_pinned()]))
+    logger.info("stratakv: %s", "\n".join([*lines, *_fits(config, kv_cache_config), *_threads(worker.device)]))
 
 
 def _kernels(profile: Profile, device: torch.device) -> str:
+    """Which kernels read and write the pages, and where torch does it, why."""
     kernels: dict[str, int] = {}
     for storage, layer in zip(profile.storages, profile.geometry.kv_layers, strict=True):
         layout = PageLayout(storage.k, storage.v, *layer.head_dim, layer.kv_heads, order=order_of(device))
-        name = kernel_for(layout, device).name
+        found = kernel_for(layout, device)
+        name = found.name
+        if found is TORCH:
+            name += f", which decodes pages and is slow ({preferred(device).refuses(layout, device) or _no_other()})"
+        elif remark := getattr(found, "remark", None):
+            name += f", {remark}"
         kernels[name] = kernels.get(name, 0) + 1
-    return "kernel: " + ", ".join(f"{name} ({count} layers)" for name, count in kernels.items())
+    return "kernel: " + "; ".join(f"{count} layers {name}" for name, count in kernels.items())
 
 
-def _pinned() -> list[str]:
-    """vLLM pins its OpenMP threads, and with them the one that calls our kernels: their helpers then begin on its core."""
-    cores = os.environ.get("GOMP_CPU_AFFINITY", "").split()
-    if len(cores) < 2:
+def _no_other() -> str:
+    return "STRATAKV_KERNEL=torch" if native() else "no compiled module"
+
+
+def _threads(device: torch.device) -> list[str]:
+    """On a CPU kernels share the threads of torch's loops: vLLM gives these cores of their own."""
+    module = native()
+    if device.type != "cpu" or module is None or module.borrow_openmp():
         return []
     return [
-        f"warning: vLLM pins its threads to {len(cores)} cores, and the threads of stratakv's kernels share one of them: set "
-        "VLLM_CPU_OMP_THREADS_BIND=nobind, or give each rank one core"
+        "warning: OpenMP was not found, so that the kernels have threads of their own beside torch's, on the cores of the one "
+        "that calls them"
     ]
 
 

@@ -42,6 +42,45 @@ def test_no_data_race(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_the_same_on_the_threads_of_openmp(tmp_path: Path) -> None:
+    built = build(tmp_path / "check", "-O2", "-Wl,--no-as-needed", "-fopenmp")
+    if built.returncode and "fopenmp" in built.stderr:
+        pytest.skip("the compiler has no OpenMP")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([str(tmp_path / "check"), "openmp"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+BORROWED = """
+import os, torch
+from stratakv.kernels.choice import kernel_for
+from stratakv.kernels.native import native
+from stratakv.kvtypes import kv_type
+from stratakv.pages.layout import PageLayout
+from stratakv.pages.pool import Pool
+import numpy as np
+
+torch.set_num_threads(2)
+torch.ones(2**20).sum()  # torch's threads are there now
+before = len(os.listdir("/proc/self/task"))
+assert native().borrow_openmp()
+layout = PageLayout(kv_type("turbo4"), kv_type("turbo4"), 128, 128, 8)
+pool = Pool(layout, torch.zeros(4, layout.page_bytes, dtype=torch.uint8))
+states = torch.randn(512, 8, 128)
+status = torch.zeros(2, dtype=torch.int32)
+kernel_for(layout, pool.device).append(pool, states, states, np.arange(512), status)
+print(len(os.listdir("/proc/self/task")) - before, bool(pool.memory.any()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted on Linux")
+def test_kernels_on_torch_s_threads_start_none_of_their_own() -> None:
+    pytest.importorskip("stratakv._native")
+    done = subprocess.run([sys.executable, "-c", BORROWED], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["0", "True"], done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],

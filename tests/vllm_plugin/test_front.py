@@ -67,7 +67,7 @@ def test_every_layer_gets_its_types(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"device": {"device_type": "cuda"}}, "runs inside vLLM on a CPU in this version, not on cuda"),
+        ({"device": {"device_type": "xpu"}}, "runs inside vLLM on cpu and cuda, not on xpu"),
         ({"model": {"use_mla": True}}, r"small caches latents \(MLA\)"),
         ({"model": {"is_encoder_decoder": True}}, "an encoder with a decoder"),
         ({"model": {"uses_alibi": True}}, "ALiBi"),
@@ -83,6 +83,11 @@ def test_what_can_t_be_is_refused_in_words(changes: dict[str, Any], words: str) 
     with pytest.raises(UserError, match=words) as found:
         assigned("turbo4", config(**changes))
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_devices_that_have_kernels(device: str) -> None:
+    assert assigned("turbo4", config(device={"device_type": device})).name == "turbo4"
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])

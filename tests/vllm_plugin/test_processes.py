@@ -104,8 +104,11 @@ def test_its_command_refuses_in_one_line(strata: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "tables"),
     [
-        ({"tensor_parallel_size": 2, "enforce_eager": True}, ["tensor parallel 2", "1,812 bytes a token"]),
-        (STAGES, ["layers 0-5)", "layers 6-11)"]),
+        (
+            {"tensor_parallel_size": 2, "enforce_eager": True},
+            ["rank 0 (tensor parallel 2", "rank 1 (tensor parallel 2", "1,812 bytes a token"],
+        ),
+        (STAGES, ["rank 0 (", "layers 0-5)", "rank 1 (", "layers 6-11)"]),
     ],
     ids=["tensor", "pipeline"],
 )

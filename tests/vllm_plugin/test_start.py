@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
-from vllm_engines import MIXED, engine
+from safetensors.torch import load_file, save_file
+from vllm_engines import MIXED, engine, moved, prompts
 
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
@@ -15,6 +17,11 @@ from stratakv.profile import resolve, save_profile
 from stratakv.profile.geometry import ModelGeometry
 
 pytestmark = pytest.mark.vllm
+
+
+def words_of(caplog: pytest.LogCaptureFixture, level: int) -> str:
+    name = "vllm.plugins.stratakv"
+    return "\n".join(each.getMessage() for each in caplog.records if each.name == name and each.levelno >= level)
 
 
 @pytest.mark.parametrize("profile", ["f16", "turbo4", MIXED])
@@ -32,12 +39,48 @@ def test_a_rank_logs_what_its_layers_store(strata: Path, caplog: pytest.LogCaptu
             blocks = packed.blocks
     finally:
         logger.removeHandler(caplog.handler)
-    text = "\n".join(record.getMessage() for record in caplog.records if record.name == logger.name)
+    text = words_of(caplog, logging.INFO)
     assert "rank 0 (tensor parallel 1, pipeline parallel 1, layers 0-11)" in text
     assert "3-8    3-8       full  turbo3  turbo3  200 each" in text
     assert "3,624 bytes a token" in text
     assert f"{blocks * 128:,} tokens fit in" in text
     assert "padding" not in text
+
+
+def test_torch_says_that_it_is_slow_and_gives_the_same_tokens(
+    strata: Path, own: LoadedModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a device without kernels of ours."""
+    monkeypatch.setenv("STRATAKV_KERNEL", "torch")
+    logger = logging.getLogger("vllm.plugins.stratakv")
+    logger.addHandler(caplog.handler)
+    try:
+        with engine(strata, MIXED) as packed:
+            found = packed.answers(prompts(2), 8)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "12 layers torch, which decodes pages and is slow (STRATAKV_KERNEL=torch)" in words_of(caplog, logging.INFO)
+    monkeypatch.delenv("STRATAKV_KERNEL")
+    assert moved(own, MIXED, found) == []
+
+
+def test_states_that_can_t_be_stored_are_an_error_in_the_log(
+    strata: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(strata, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.3.self_attn.v_proj.weight"] *= 1e8
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    logger = logging.getLogger("vllm.plugins.stratakv")
+    logger.addHandler(caplog.handler)
+    try:
+        with engine(broken, "turbo4") as packed:
+            packed.answers(prompts(1), 4)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "layer 3, V" in words_of(caplog, logging.ERROR)
+    assert "the answers that are computed from it are worth nothing" in words_of(caplog, logging.ERROR)
 
 
 def test_nothing_happens_without_a_profile(strata: Path) -> None:

@@ -7,6 +7,7 @@
 
 #include "bindings.h"
 #include "cpu_features.h"
+#include "threads.h"
 
 namespace nb = nanobind;
 
@@ -32,6 +33,8 @@ NB_MODULE(_native, m) {
     m.def("cpu_features", &stratakv::cpu_features,
           "Instruction sets that this CPU has and the system allows, found at run time.");
     m.def("compiler", &compiler, "Name and version of the compiler that built this module.");
+    m.def("borrow_openmp", &stratakv::borrow_openmp,
+          "Have the kernels run on OpenMP's threads, which torch's loops have; False where there are none.");
     stratakv::bind_attention(m);
     stratakv::bind_packed_weights(m);
     stratakv::bind_layers(m);

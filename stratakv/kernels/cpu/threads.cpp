@@ -14,6 +14,7 @@
 #include "placement.h"
 
 #if defined(__unix__) || defined(__APPLE__)
+#include <dlfcn.h>
 #include <pthread.h>
 #endif
 
@@ -238,11 +239,48 @@ Pool &pool() {
     return current.compare_exchange_strong(expected, made.get()) ? *made.release() : *expected;
 }
 
+// What gcc's OpenMP starts a parallel region with; clang's and Intel's have it too.
+using Region = void (*)(void (*)(void *), void *, unsigned, unsigned);
+std::atomic<Region> borrowed{nullptr};
+
+struct Shared {
+    const std::function<void(int)> &task;
+    int count;
+    std::atomic<int> next{0};
+    std::atomic<bool> failed{false};
+    std::exception_ptr error{};
+};
+
+void take_shared(void *of) {
+    Shared &shared = *static_cast<Shared *>(of);
+    for (int i; !shared.failed.load(std::memory_order_relaxed) && (i = shared.next.fetch_add(1)) < shared.count;) {
+        try {
+            shared.task(i);
+        } catch (...) {
+            if (!shared.failed.exchange(true)) shared.error = std::current_exception();
+        }
+    }
+}
+
 }  // namespace
+
+bool borrow_openmp() {
+#if defined(__unix__) || defined(__APPLE__)
+    borrowed.store(reinterpret_cast<Region>(dlsym(RTLD_DEFAULT, "GOMP_parallel")));
+#endif
+    return borrowed.load() != nullptr;
+}
 
 void parallel_for(int threads, int count, const std::function<void(int)> &task) {
     if (threads <= 1 || count <= 1) {
         for (int i = 0; i < count; ++i) task(i);
+        return;
+    }
+    if (const Region region = borrowed.load(std::memory_order_relaxed)) {
+        Shared shared{task, count};
+        // as many threads as torch's loops have: gcc's OpenMP ends those that a smaller region leaves over
+        region(take_shared, &shared, static_cast<unsigned>(threads), 0);
+        if (shared.error) std::rethrow_exception(shared.error);
         return;
     }
     pool().run(std::min(threads, count), count, task);

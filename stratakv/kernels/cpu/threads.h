@@ -12,4 +12,9 @@ namespace stratakv {
 // What a task throws is thrown here when all threads have let go; pieces that nobody had begun are left out then.
 void parallel_for(int threads, int count, const std::function<void(int)> &task);
 
+// From now on parallel_for runs on OpenMP's threads, for a program that gives them cores of their own, where they wait
+// awake for the next loop: helpers beside them would stand in a queue. A call then ends when all of them have looked
+// in. False: this process has no OpenMP, and nothing changes.
+bool borrow_openmp();
+
 }  // namespace stratakv

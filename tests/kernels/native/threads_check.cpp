@@ -1,4 +1,5 @@
 // The pool under stress; prints what failed. "nofork": without forked children, which thread sanitizers don't follow.
+// "openmp": the same on OpenMP's threads, whose parallel regions a forked child can't begin.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -108,6 +109,8 @@ static bool forked(bool busy) {
 
 int main(int argc, char **argv) {
     alarm(100);  // a deadlock ends the process
+    const bool openmp = argc > 1 && !std::strcmp(argv[1], "openmp");
+    if (openmp) check(stratakv::borrow_openmp(), "OpenMP is there");
     bool tiny = true;
     for (int call = 0; call < 20000 && tiny; ++call) tiny = complete(2, 2 + call % 3);
     check(tiny, "tiny tasks");
@@ -119,7 +122,7 @@ int main(int argc, char **argv) {
     check(throws_and_goes_on(), "exceptions");
     check(one_late_thread(), "a late thread");
     check(after_sleep(), "after sleep");
-    if (argc < 2 || std::strcmp(argv[1], "nofork")) {
+    if (argc < 2) {
         check(forked(false), "fork");
         check(forked(true), "fork beside other callers");
     }
