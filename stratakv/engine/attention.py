@@ -49,11 +49,11 @@ def use(model: PreTrainedModel) -> PreTrainedModel:
 
 def register() -> None:
     """Make the name known to transformers: the attention function, and the mask function without which models get no mask."""
-    AttentionInterface.register(NAME, _attend)
+    AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def _attend(
+def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -64,8 +64,7 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """transformers' attention call: query [batch, q_heads, q_tokens, head_dim]; returns [batch, q_tokens, q_heads, v_dim]."""
-    given = {name for name, value_ in kwargs.items() if value_ is not None}
-    usual = not dropout and not given - _IN_THE_MASK - _IMPLEMENTED
+    usual = not dropout and not unknown(kwargs)
     placed = key.placed if isinstance(key, PackedStates) else None
     is_causal = kwargs.get("is_causal")
     if placed is not None and placed.shape is None:
@@ -81,9 +80,7 @@ def _attend(
         mixture = placed.mixture if placed is not None and _fits(placed.step, query) else None
         if mixture is None or len(mixture.blocks()) == 1:
             return _own_attention(module, query, key, value, options)
-        if unknown := given - _IN_THE_MASK - _IMPLEMENTED:
-            names = ", ".join(sorted(unknown))
-            raise UserError(f"{type(module).__name__} asks for {names}: that goes with a profile without spans only")
+        check_known(module, kwargs)
         return _own_by_blocks(module, query, key, value, options, mixture)
     seen = placed.causal()
     if attention_mask is not None:
@@ -91,6 +88,17 @@ def _attend(
     elif not causal and query.shape[2] > 1:
         seen = placed.seeing_all()
     return _packed(query, placed, seen, scaling, kwargs), None
+
+
+def unknown(kwargs: dict[str, Any]) -> set[str]:
+    """What a model asks of its attention that no kernel has."""
+    return {name for name, value in kwargs.items() if value is not None} - _IN_THE_MASK - _IMPLEMENTED
+
+
+def check_known(module: torch.nn.Module, kwargs: dict[str, Any]) -> None:
+    """UserError where such a thing is asked for, so that queries can't be attended block by block."""
+    if names := ", ".join(sorted(unknown(kwargs))):
+        raise UserError(f"{type(module).__name__} asks for {names}: that goes with a profile without spans only")
 
 
 def _packed(

@@ -1,95 +1,184 @@
-"""Damage of every layer, side and type at once from gradients: one forward pass, a backward pass a draw of labels.
+"""Damage of every layer, side and type at once from gradients: one forward pass, a backward pass a draw.
 
-To second order the KL divergence that small errors of K and V cause is half their square under the Fisher information
-(Martens 2020, "New insights and perspectives on the natural gradient method"). With labels drawn from the model's own
-predictions, g the gradient of their log-likelihood with respect to a stored vector, and e the vector's actual quantization
-error, E[(g . e)^2] is the share of that vector; errors of different vectors are taken as independent. g and e are of K
-after RoPE, and the product doesn't depend on the basis that the type stores in.
+To second order the KL divergence that small errors of K and V cause is half their square under the Fisher information F of the
+predictions (Martens 2020, "New insights and perspectives on the natural gradient method"). For logits F = diag(p) - p p', which
+is B B' with B = diag(sqrt p) - p sqrt(p)'. So with z of random signs, and g the gradient of (B z) . logits with respect to a
+stored vector whose actual quantization error is e, E[(g . e)^2] is the share of that vector; errors of different vectors are
+taken as independent. g and e are of K after RoPE, and the product doesn't depend on the basis that the type stores in.
+
+Decoder layers are run forward once without gradients. Then each, from the last to the first, runs again with them and is left
+behind, so that memory holds one layer's activations and all layers' inputs. A model whose layers are no plain chain is
+differentiated whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from stratakv.engine.load import LoadedModel
-from stratakv.kernels.encode import encode
-from stratakv.kvtypes import KVType, kv_type
+from stratakv.errors import UserError
+from stratakv.kvtypes import kv_type
 from stratakv.measure.divergence import Floats
+from stratakv.profile import LayerGeometry
+from stratakv.profile.spans import NONE, Spans
+from stratakv.profile.spread import fit
+from stratakv.tune.layers import Chain, chain
+from stratakv.tune.memory import LOGITS_AT_ONCE
+from stratakv.tune.reads import Watched, taken_apart
 
-BACKWARD_PASSES = 2  # a backward pass costs about two forward passes
+# what autograd says of operations without a derivative, and of values cut off from what they came from
+_NOT_DIFFERENTIABLE = ("derivative", "require grad", "in the graph", "must implement", "autograd formula")
+
+
+class NotDifferentiableError(Exception):
+    """No gradient comes back through this model's layers; says why."""
+
+
+def passes_of(draws: int) -> int:
+    """Forward passes that a context takes: a backward pass costs about two."""
+    return 1 + 2 * draws
 
 
 def gradient_damage(loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str], draws: int, seed: int) -> Floats:
     """Predicted KLD in nats a scored prediction when one layer's K or V alone is stored as a type, all else exact.
 
-    ids: int64 [context], of which predictions at context // 2 to context - 2 are scored. draws: of labels, a backward pass
+    ids: int64 [context], of which predictions at context // 2 to context - 2 are scored. draws: of signs, a backward pass
     each. Returns float64 [kv_layers, 2 (K, V), types].
     """
-    model: Any = loaded.model
-    geometry = loaded.geometry.kv_layers
-    states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    cache = DynamicCache(config=model.config)
-    for layer in geometry:
-        _trace(cache.layers[layer.layer], layer.layer, states)
-    first = len(ids) // 2
-    generator = torch.Generator().manual_seed(seed)
-    with _frozen(model), torch.enable_grad():
-        logits = model(input_ids=ids[None].to(model.device), past_key_values=cache, use_cache=True).logits[0, first:-1]
-        log_p = logits.float().log_softmax(-1)
-        leaves = [states[layer.layer][side] for layer in geometry for side in (0, 1)]
-        gradients = []
-        for draw in range(draws):
-            labels = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)
-            total = log_p.gather(-1, labels).sum()
-            gradients.append(torch.autograd.grad(total, leaves, retain_graph=draw + 1 < draws))
-    damage = np.empty((len(geometry), 2, len(types)))
-    with torch.no_grad():
-        for index, layer in enumerate(geometry):
-            for side in (0, 1):
-                x = states[layer.layer][side].detach().float()
-                g = torch.stack([each[2 * index + side].float() for each in gradients])
-                for column, name in enumerate(types):
-                    error = _error(kv_type(name), x)
-                    damage[index, side, column] = float((g * error).sum(-1).double().square().sum())
-    predicted: Floats = damage / (2 * draws * log_p.shape[0])
-    return predicted
+    return span_damage(loaded, ids, types, draws, seed, (NONE,))[0]
 
 
-def _error(type_: KVType, x: torch.Tensor) -> torch.Tensor:
-    return type_.decode(encode(type_, x), x.shape[-1]) - x
+def span_damage(
+    loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str], draws: int, seed: int, spans: Sequence[Spans]
+) -> Floats:
+    """The same under each of `spans`, from the same passes: float64 [spans, kv_layers, 2 (K, V), types].
+
+    What lies in a span costs what the span's own type does to it. A layer has the spans as far as it can, so those that
+    slide have fewer. UserError for a model that reads K and V by itself, and so can't have spans; NotDifferentiableError.
+    """
+    geometry, asked = loaded.geometry.kv_layers, tuple(types)
+    columns = tuple(dict.fromkeys((*asked, *(each.type for each in spans if each))))
+    apart = any(spans)
+    watched = Watched(loaded.model.config, {layer.layer: apart and layer.reads_pages for layer in geometry}, columns)
+    sums = np.zeros((len(spans), len(geometry), 2, len(columns)))
+    ordinals = {layer.layer: ordinal for ordinal, layer in enumerate(geometry)}
+
+    def collect() -> None:
+        """Add what the last backward pass through some layers found."""
+        for index, pair in watched.reads.items():
+            ordinal = ordinals[index]
+            fitted = [_fitted(each, geometry[ordinal], asked) for each in spans]
+            for side, each in enumerate(pair):
+                if each.by_page and not each.read:
+                    raise UserError(f"{loaded.name} reads K and V by itself, so it can't have spans: leave them out")
+                if not each.noted:
+                    raise NotDifferentiableError(f"no gradient comes to {'KV'[side]} of KV layer {ordinal}")
+                sums[:, ordinal, side] += each.damage(fitted).numpy()
+
+    passes = _Passes(loaded, ids, watched, draws, torch.Generator().manual_seed(seed))
+    with _frozen(loaded.model), taken_apart() if apart else nullcontext():
+        links = chain(loaded, passes.ids, watched.cache())
+        try:
+            if links is None:
+                passes.whole(collect)
+            else:
+                passes.by_layer(links, collect)
+        except RuntimeError as error:  # autograd's, of an operation that has no derivative or was cut off
+            if any(word in str(error) for word in _NOT_DIFFERENTIABLE):
+                raise NotDifferentiableError(str(error).splitlines()[0]) from error
+            raise
+    found: Floats = sums[..., : len(asked)] / (2 * draws * passes.scored)
+    return found
 
 
-def _trace(layer: Any, index: int, states: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Let a cache layer keep the states that it is given, as points where gradients can be asked for."""
-    update = layer.update
+def _fitted(spans: Spans, layer: LayerGeometry, types: Sequence[str]) -> Spans:
+    """What the layer can have of the spans where its own types are coarse."""
+    coarsest = min(types, key=lambda name: kv_type(name).bits_per_value(layer.head_dim[0]))
+    return fit(spans, layer, (coarsest, coarsest))[0]
 
-    def traced(key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        kept = []
-        for x in (key_states, value_states):
-            kept.append(x if x.requires_grad else x.detach().requires_grad_())
-        states[index] = kept[0], kept[1]
-        return update(*kept, *args, **kwargs)
 
-    layer.update = traced
+class _Passes:
+    """Forward and backward over one context, ids [context], for so many draws."""
+
+    def __init__(
+        self, loaded: LoadedModel, ids: torch.Tensor, watched: Watched, draws: int, signs: torch.Generator
+    ) -> None:
+        self.model: Any = loaded.model
+        self.ids, self.watched, self.draws, self.signs = ids[None].to(loaded.model.device), watched, draws, signs
+        self.first = len(ids) // 2
+        self.scored = len(ids) - 1 - self.first
+
+    def by_layer(self, links: Chain, collect: Callable[[], None]) -> None:
+        """Layer by layer, recomputing."""
+        gradients = self._at_the_end(links)
+        for call in reversed(links.calls):
+            x = call.x.detach().requires_grad_()
+            with torch.enable_grad():
+                y = call.again(x, self.watched.cache())
+            for draw, gradient in enumerate(gradients):
+                (gradients[draw],) = torch.autograd.grad(y, x, gradient, retain_graph=draw + 1 < self.draws)
+                collect()
+            self.watched.reads.clear()
+
+    def whole(self, collect: Callable[[], None]) -> None:
+        """Through the whole model at once."""
+        leaf: list[torch.Tensor] = []
+
+        def keep(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+            leaf.append(out.detach().requires_grad_())
+            return leaf[0].clone()
+
+        # fused layers give way to the layers that compute gradients where their input wants one: so the first one's does
+        hook = self.model.get_input_embeddings().register_forward_hook(keep)
+        try:
+            with torch.enable_grad():
+                logits = self.model(input_ids=self.ids, past_key_values=self.watched.cache(), use_cache=True).logits
+        finally:
+            hook.remove()
+        logits = logits[0, self.first : -1]
+        for draw in range(self.draws):
+            sketch = self._sketch(logits.detach())
+            torch.autograd.grad(logits, leaf[0], sketch, retain_graph=draw + 1 < self.draws)
+            collect()
+
+    def _at_the_end(self, links: Chain) -> list[torch.Tensor]:
+        """Gradients with respect to the last layer's output, one a draw, some positions at a time: logits are large."""
+        gradients = [torch.zeros_like(links.hidden) for _ in range(self.draws)]
+        vocabulary = int(getattr(self.model.config.get_text_config(decoder=True), "vocab_size", 1) or 1)
+        step = max(1, LOGITS_AT_ONCE // vocabulary)
+        for first in range(self.first, self.ids.shape[1] - 1, step):
+            rows = slice(first, min(first + step, self.ids.shape[1] - 1))
+            part = links.hidden[..., rows, :].detach().requires_grad_()
+            with torch.enable_grad():
+                logits = links.logits(part, self.ids[:, rows])
+            for draw, gradient in enumerate(gradients):
+                sketch = self._sketch(logits.detach()[0])[None]
+                (gradient[..., rows, :],) = torch.autograd.grad(
+                    logits, part, sketch, retain_graph=draw + 1 < self.draws
+                )
+        return gradients
+
+    def _sketch(self, logits: torch.Tensor) -> torch.Tensor:
+        """B z for each row of logits [rows, vocabulary]."""
+        p = logits.float().softmax(-1)
+        root = p.sqrt()
+        z = torch.empty(p.shape).bernoulli_(0.5, generator=self.signs).mul_(2).sub_(1).to(p.device).mul_(root)
+        return z.sub_(p.mul_(z.sum(-1, keepdim=True))).to(logits.dtype)
 
 
 @contextmanager
 def _frozen(model: Any) -> Iterator[None]:
-    """Within, no weight gets a gradient; the states of every layer do, since the embeddings are made leaves."""
+    """Within, no weight gets a gradient."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # fused layers compute no gradients and give way to the layers that do where their input wants one: so the first one's does
-    hook = model.get_input_embeddings().register_forward_hook(lambda _, __, out: out.detach().requires_grad_().clone())
     try:
         for parameter in wanted:
             parameter.requires_grad_(False)
         yield
     finally:
-        hook.remove()
         for parameter in wanted:
             parameter.requires_grad_(True)

@@ -17,13 +17,15 @@ from stratakv.profile import Profile
 from stratakv.profile.profile import Pair, pair_text
 from stratakv.profile.spans import NONE, Spans
 from stratakv.profile.spread import fitted
-from stratakv.tune.gradient import BACKWARD_PASSES, gradient_damage
+from stratakv.tune.forward import FORWARD_PASSES, forward_damage
+from stratakv.tune.gradient import NotDifferentiableError, passes_of, span_damage
 from stratakv.tune.replay import Replay, batch_size
 from stratakv.tune.store import Store
 
 Pairs = tuple[Pair, ...]
 Report = Callable[[str, int, int], None]
 
+_TRIED_TOKENS = 32
 _REPLAYS_KEPT = 1 << 30  # bytes of predictions and layer outputs
 
 
@@ -38,7 +40,7 @@ class Cost:
 @dataclass
 class Measurer:
     """Measures on ids, int64 [contexts, context]. report: called with (stage, done, total). spans: of all profiles, as far as
-    each can have them.
+    each can have them. say: told a line about what falls back.
 
     Contexts are run in batches that share one cache, of as many as the model's vocabulary allows.
     """
@@ -48,19 +50,40 @@ class Measurer:
     store: Store
     report: Report = lambda stage, done, total: None
     spans: Spans = NONE
+    say: Callable[[str], None] = lambda line: None
     costs: dict[str, Cost] = field(default_factory=dict)
     _stage: str = "other"
+    _rough: bool = False
     _used: set[tuple[str, str]] = field(default_factory=set)
     _replays: OrderedDict[int, tuple[Replay, Pairs | None]] = field(default_factory=OrderedDict)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Within, costs are those of this stage."""
+    def stage(self, name: str, passes: float | None = None) -> Iterator[None]:
+        """Within, costs are those of this stage. passes: that it takes where nothing was measured before, said beforehand."""
         before, self._stage = self._stage, name
+        if passes:
+            seconds = passes * self._seconds_a_pass()
+            self.say(
+                f"{name}: {passes:,.0f} forward passes of {self.ids.shape[1]:,} tokens at most, about {_rounded(seconds)}"
+            )
         try:
             yield
         finally:
             self._stage = before
+
+    def _seconds_a_pass(self) -> float:
+        """Of all that was measured, or else of a short pass."""
+        passes = sum(cost.passes for cost in self.costs.values())
+        if passes:
+            return sum(cost.seconds for cost in self.costs.values()) / passes
+        ids = self.ids[:1, :_TRIED_TOKENS].to(self.loaded.model.device)
+        seconds = 0.0
+        for _ in range(2):  # the first one prepares
+            started = time.perf_counter()
+            with torch.no_grad():
+                self.loaded.model(input_ids=ids, use_cache=False)
+            seconds = time.perf_counter() - started
+        return seconds * self.ids.shape[1] / ids.shape[1]
 
     def add_cost(self, stage: str, seconds: float, passes: float) -> None:
         """Count work that was done elsewhere."""
@@ -92,20 +115,38 @@ class Measurer:
         return np.array([np.concatenate(row) for row in rows])
 
     def gradients(self, types: Sequence[str], contexts: Sequence[int], draws: int) -> Floats:
-        """`gradient_damage` of each context: [contexts, kv_layers, 2, types]."""
+        """`span_damage` of each context under the spans of all profiles: [contexts, kv_layers, 2, types]."""
+        return self.span_gradients(types, contexts, draws, (self.spans,))[:, 0]
+
+    def span_gradients(
+        self, types: Sequence[str], contexts: Sequence[int], draws: int, spans: Sequence[Spans]
+    ) -> Floats:
+        """`span_damage` of each context: [contexts, spans, kv_layers, 2, types]. One pass is for all of `spans`."""
         found = []
         for done, index in enumerate(contexts):
-            name = f"{index} {draws} {' '.join(types)}"
+            name = f"{index} {draws} {' '.join(types)} [{'] ['.join(each.text() for each in spans)}]"
             line = self.store.get("gradient", name)
             if line is None:
                 started = time.perf_counter()
-                damage = gradient_damage(self.loaded, self.ids[index], types, draws, seed=index)
-                passes = 1 + BACKWARD_PASSES * draws
+                damage, passes = self._damage(types, index, draws, spans)
                 line = self._keep("gradient", name, {"damage": damage.tolist()}, started, passes)
             self._count("gradient", name, line)
             found.append(np.array(line["damage"]))
             self.report(self._stage, done + 1, len(contexts))
         return np.array(found)
+
+    def _damage(self, types: Sequence[str], index: int, draws: int, spans: Sequence[Spans]) -> tuple[Floats, float]:
+        """[spans, kv_layers, 2, types], and the forward passes that it took."""
+        if not self._rough:
+            try:
+                return span_damage(self.loaded, self.ids[index], types, draws, index, spans), passes_of(draws)
+            except NotDifferentiableError as error:
+                self._rough = True
+                self.say(
+                    f"this model can't be differentiated ({error}): layers are compared by forward passes alone, rougher"
+                )
+        damage = forward_damage(self.loaded, self.ids[index], types)
+        return np.broadcast_to(damage, (len(spans), *damage.shape)), FORWARD_PASSES
 
     def _one(self, pairs: Pairs, batch: int, around: Pairs | None) -> Floats:
         name = " ".join([str(batch), *map(pair_text, pairs), *([self.spans.text()] if self.spans else [])])
@@ -153,3 +194,13 @@ class Measurer:
 
     def _spent(self, seconds: float, passes: float) -> None:
         self.add_cost(self._stage, seconds, passes)
+
+
+def _rounded(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -100,7 +100,7 @@ def tune(
     _check_spans(problem, types, context)
     split = split_contexts(contexts, effort)
     store = open_store(loaded, contexts, request.runs, "select")
-    measurer = Measurer(loaded, split.select, store, report, request.spans)
+    measurer = Measurer(loaded, split.select, store, report, request.spans, say)
     effort = _within(effort, len(split.select), measurer.batch)
 
     start = _uniform(problem, types)

@@ -16,7 +16,9 @@ import numpy as np
 from stratakv.evidence.tuning import cell_json
 from stratakv.measure.divergence import Floats
 from stratakv.measure.intervals import mean_interval
+from stratakv.tune.gradient import passes_of
 from stratakv.tune.measurer import Measurer, Pairs
+from stratakv.tune.memory import check_gradient_memory
 
 SIDES = ("k", "v")
 
@@ -55,8 +57,9 @@ class Sensitivity:
 
 
 def by_gradient(measurer: Measurer, types: Sequence[str], operating: Pairs, contexts: int, draws: int) -> Sensitivity:
-    """All cells from `contexts` forward passes and `draws` backward passes of each."""
-    with measurer.stage("gradient"):
+    """All cells from `contexts` forward passes and `draws` backward passes of each. UserError where memory is short."""
+    check_gradient_memory(measurer.loaded, measurer.ids.shape[1], len(types))
+    with measurer.stage("gradient", contexts * passes_of(draws)):
         damage = measurer.gradients(tuple(types), range(contexts), draws)
     return Sensitivity(tuple(types), operating, damage)
 
@@ -71,7 +74,7 @@ def by_ablation(measurer: Measurer, found: Sensitivity, types: Sequence[str], ba
         for name in types
         if name != found.operating[i][side]
     ]
-    with measurer.stage("ablation"):
+    with measurer.stage("ablation", len(batches) * measurer.batch * (2 + len(cells) / 2)):
         base = measurer.klds([found.operating], batches, found.operating)[0]
         profiles = [found.cell(i, side, found.types[column]) for i, side, column in cells]
         klds = measurer.klds(profiles, batches, found.operating)

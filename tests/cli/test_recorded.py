@@ -24,6 +24,7 @@ LINES = [
     ["bench", "serve", "--rate", "0.25", "--clients", "1,2", "-f", "prompts.txt"],
     ["bench", "start", "-m", "embedded,x.gguf", "--llama-python", "/a/python"],
     ["bench", "busy", "--busy", "2"],
+    ["bench", "tune", "-m", "llama-3.1-8b-shape-q4_k_m", "--layers", "2,6", "--draws", "2"],
 ]
 
 

@@ -1,13 +1,13 @@
-"""`stratakv bench attention`, `generate`, `serve`, `start`, `busy` and `vllm`: speed on this machine, beside others'."""
+"""`stratakv bench attention`, `generate`, `serve`, `start`, `busy`, `tune` and `vllm`: speed on this machine, beside others'."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from stratakv.cli.bench import attention, busy, generate, serve, start, vllm
+from stratakv.cli.bench import attention, busy, generate, serve, start, tune, vllm
 
-BENCHMARKS = attention, generate, serve, start, busy, vllm
+BENCHMARKS = attention, generate, serve, start, busy, tune, vllm
 
 
 def add_parser(commands: Any) -> None:

@@ -1,0 +1,1 @@
+"""What tuning's gradients take: seconds, memory beside the weights, passes."""

@@ -1,0 +1,46 @@
+"""One model whose gradients are taken, behind a pipe, so that its peak memory is its own: JSON lines in, JSON lines out.
+
+Requests: {"do": "load", "model", "threads"}: {"name", "layers", "weight_bytes"}; {"do": "pass", "context", "draws"}: {"seconds",
+"passes", "types"}, of one context of random tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from stratakv.bench.worker import answer_requests
+from stratakv.engine.attention import use
+from stratakv.engine.describe import describe_model
+from stratakv.engine.load import LoadedModel, load_weights
+from stratakv.tune.gradient import gradient_damage, passes_of
+from stratakv.tune.types import allowed_types
+
+
+class _Session:
+    loaded: LoadedModel
+
+    def load(self, model: str, threads: int) -> dict[str, Any]:
+        torch.set_num_threads(threads)
+        description = describe_model(model)
+        weights = load_weights(description)
+        self.loaded = LoadedModel(
+            use(weights.model), None, description.name, description.fingerprint, description.geometry, weights.nbytes
+        )
+        layers = len(description.geometry.layers)
+        return {"name": description.name, "layers": layers, "weight_bytes": weights.nbytes}
+
+    def one(self, context: int, draws: int) -> dict[str, Any]:
+        """The damage of all types that the model can store."""
+        types = allowed_types(self.loaded.geometry, None)
+        words = int(self.loaded.model.get_input_embeddings().num_embeddings)
+        ids = torch.randint(words, (context,), generator=torch.Generator().manual_seed(0))
+        began = time.perf_counter()
+        gradient_damage(self.loaded, ids, types, draws, seed=0)
+        return {"seconds": time.perf_counter() - began, "passes": passes_of(draws), "types": len(types)}
+
+
+if __name__ == "__main__":
+    answer_requests(_Session())

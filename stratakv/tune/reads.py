@@ -1,0 +1,165 @@
+"""What a backward pass says about each type's error in stored vectors, taken apart by the page of the query that read them.
+
+A layer with spans reads one vector in two forms: queries near it see the fine form, later ones the sealed one. So K and V are
+given to the queries of each page as a copy of their own, whose gradient is what these queries alone ask of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, DynamicCache
+
+from stratakv.engine import attention
+from stratakv.kernels.encode import encode
+from stratakv.kvtypes import kv_type
+from stratakv.profile.spans import PAGE_TOKENS, Spans
+
+_READS = "_stratakv_reads"
+
+
+class Reads:
+    """K or V of one layer, x [1, kv_heads, tokens, dim], and the products of its gradients with its errors in each type.
+
+    by_page: whether the layer's attention tells the readers' pages apart (`taken_apart`), read: whether it has. noted: whether a
+    gradient has come.
+    """
+
+    def __init__(self, types: Sequence[str], x: torch.Tensor, by_page: bool) -> None:
+        self.types, self.x, self.by_page = tuple(types), x.detach(), by_page
+        self.read = self.noted = False
+        self._errors: list[torch.Tensor] = []
+        pages = -(-x.shape[2] // PAGE_TOKENS) if by_page else 1
+        self._products = torch.zeros(pages, len(types), *x.shape[1:3])
+
+    def read_by(self, x: torch.Tensor, page: int) -> torch.Tensor:
+        """x as the queries of a page see it."""
+        self.read = True
+        out: torch.Tensor = _Leg.apply(x, self, page)  # type: ignore[no-untyped-call]
+        return out
+
+    def add(self, gradient: torch.Tensor, page: int) -> None:
+        """gradient: of what the queries of a page read, as x."""
+        self.noted = True
+        if not self._errors:
+            x = self.x.float()
+            kinds = map(kv_type, self.types)
+            self._errors = [type_.decode(encode(type_, x), x.shape[-1])[0] - x[0] for type_ in kinds]
+        gradient = gradient[0].float()
+        for row, error in zip(self._products[page], self._errors, strict=True):
+            row += torch.linalg.vecdot(gradient, error).cpu()
+
+    def damage(self, spans: Sequence[Spans]) -> torch.Tensor:
+        """Squares of the products since the last call, summed over all vectors: float64 [spans, types]. Sealed bytes are read
+        by queries beyond the span, in each type; the others read the span's own type where that is finer, which counts too."""
+        products, self._products = self._products.double(), torch.zeros_like(self._products)
+        whole = products.sum(0).square().sum((-1, -2))
+        return torch.stack([self._split(products, each, whole) if each else whole for each in spans])
+
+    def _split(self, products: torch.Tensor, spans: Spans, whole: torch.Tensor) -> torch.Tensor:
+        pages, fine_type, dim = len(products), self.types.index(spans.type), self.x.shape[-1]
+        sealed, fine = torch.zeros_like(whole), torch.zeros_like(whole[0])
+        for page in range(pages):
+            there = products[..., page * PAGE_TOKENS : (page + 1) * PAGE_TOKENS]
+            far = (
+                min(pages, page + spans.recent + 1) if page >= spans.first else pages
+            )  # its first page that sees it sealed
+            sealed += there[far:].sum(0).square().sum((-1, -2))
+            fine += there[:far, fine_type].sum(0).square().sum()
+        finer = kv_type(spans.type).bits_per_value(dim)
+        one_form = torch.tensor(
+            [kv_type(name).bits_per_value(dim) >= finer for name in self.types]
+        )  # those keep their own
+        return torch.where(one_form, whole, sealed + fine)
+
+
+class _Leg(torch.autograd.Function):
+    """The same values; the gradient is noted as it comes by."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, reads: Reads, page: int) -> torch.Tensor:
+        ctx.reads, ctx.page = reads, page
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        ctx.reads.add(gradient, ctx.page)
+        return gradient, None, None
+
+
+class Watched:
+    """Makes caches for one forward call over a whole context whose K and V are watched while gradients are asked for.
+
+    layers: the model's that store K and V, and whether their readers' pages are told apart. reads: of K and V, by layer, once
+    they are there. What a cache is given comes back and isn't kept.
+    """
+
+    def __init__(self, config: Any, layers: Mapping[int, bool], types: Sequence[str]) -> None:
+        self.config, self.layers, self.types = config, layers, types
+        self.reads: dict[int, tuple[Reads, Reads]] = {}
+
+    def cache(self) -> Any:
+        """A new one."""
+        cache = DynamicCache(config=self.config)
+        for index in self.layers:
+            cache.layers[index].update = partial(self._update, index)  # type: ignore[method-assign]
+        return cache
+
+    def _update(
+        self, index: int, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, ...]:
+        if not torch.is_grad_enabled():
+            return key, value
+        apart = self.layers[index]
+        k, v = (Reads(self.types, x, apart) for x in (key, value))
+        self.reads[index] = k, v
+        if not apart:
+            return k.read_by(key, 0), v.read_by(value, 0)
+        marked = key.view_as(key), value.view_as(value)
+        for x, reads in zip(marked, (k, v), strict=True):
+            setattr(x, _READS, reads)
+        return marked
+
+
+@contextmanager
+def taken_apart() -> Iterator[None]:
+    """Within, attention gives each page's queries their own copies of watched K and V."""
+    AttentionInterface.register(attention.NAME, _by_pages)
+    try:
+        yield
+    finally:
+        attention.register()
+
+
+def _by_pages(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """transformers' attention call, as `attention.attend` has it."""
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        return attention.attend(module, q, k, v, mask, dropout, scaling, **kwargs)
+
+    reads = [getattr(x, _READS, None) for x in (key, value)]
+    if None in reads:
+        return attend(query, key, value, attention_mask)
+    attention.check_known(module, kwargs)
+    mask = attention_mask
+    if mask is None:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]
+    found = []
+    for page, first in enumerate(range(0, query.shape[2], PAGE_TOKENS)):
+        rows = slice(first, first + PAGE_TOKENS)
+        k, v = (each.read_by(x, page) for each, x in zip(reads, (key, value), strict=True))
+        found.append(attend(query[:, :, rows], k, v, mask[..., rows, :])[0])
+    return torch.cat(found, dim=1), None
