@@ -43,8 +43,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--effort",
         choices=("first", "quick", "normal", "full"),
-        default="quick",
-        help="how much is measured; first: gradients alone, in a minute (quick)",
+        default="first",
+        help="how much is measured; first: 6 forward passes' gradients alone (first)",
     )
     parser.add_argument(
         "--second-opinion",

@@ -29,7 +29,8 @@ from stratakv.profile.spans import NONE, Spans
 from stratakv.profile.spread import fit
 from stratakv.tune.layers import Chain, chain
 from stratakv.tune.memory import LOGITS_AT_ONCE
-from stratakv.tune.reads import Watched, taken_apart
+from stratakv.tune.pooled import pooled
+from stratakv.tune.reads import Watched, keeps_its_form, taken_apart
 
 # what autograd says of operations without a derivative, and of values cut off from what they came from
 _NOT_DIFFERENTIABLE = ("derivative", "require grad", "in the graph", "must implement", "autograd formula")
@@ -47,8 +48,8 @@ def passes_of(draws: int) -> int:
 def gradient_damage(loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str], draws: int, seed: int) -> Floats:
     """Predicted KLD in nats a scored prediction when one layer's K or V alone is stored as a type, all else exact.
 
-    ids: int64 [context], of which predictions at context // 2 to context - 2 are scored. draws: of signs, a backward pass
-    each. Returns float64 [kv_layers, 2 (K, V), types].
+    ids: int64 [context]. All predictions are scored: the passes cost the same, and twice as many say twice as much. draws: of
+    signs, a backward pass each. Returns float64 [kv_layers, 2 (K, V), types].
     """
     return span_damage(loaded, ids, types, draws, seed, (NONE,))[0]
 
@@ -59,28 +60,49 @@ def span_damage(
     """The same under each of `spans`, from the same passes: float64 [spans, kv_layers, 2 (K, V), types].
 
     What lies in a span costs what the span's own type does to it. A layer has the spans as far as it can, so those that
-    slide have fewer. UserError for a model that reads K and V by itself, and so can't have spans; NotDifferentiableError.
+    slide have fewer. With spans the second half of the context is scored, which sees most of what is sealed. UserError for a
+    model that reads K and V by itself, and so can't have spans; NotDifferentiableError.
     """
-    geometry, asked = loaded.geometry.kv_layers, tuple(types)
+    asked = tuple(types)
     columns = tuple(dict.fromkeys((*asked, *(each.type for each in spans if each))))
+    sealed, fine, errors = squares(loaded, ids, columns, draws, seed, spans)
+    dim = loaded.geometry.kv_layers[0].head_dim[0]
+    found = np.empty_like(sealed)
+    for each, part, rest, out in zip(spans, sealed, fine, found, strict=True):
+        kinds = [(kv_type(n).rotation(dim) is None, bool(each) and keeps_its_form(n, each, dim)) for n in columns]
+        out[...] = pooled(part, errors, kinds) + rest
+    return found[..., : len(asked)]
+
+
+def squares(
+    loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str], draws: int, seed: int, spans: Sequence[Spans]
+) -> tuple[Floats, Floats, Floats]:
+    """What `span_damage` is made of. (g . e)^2 / 2 a scored prediction, [spans, kv_layers, 2, types]: of what is sealed, and of
+    what lies in the spans in their own type. Squared errors, summed: [kv_layers, 2, types]. types: the spans' own among them."""
+    geometry = loaded.geometry.kv_layers
     apart = any(spans)
-    watched = Watched(loaded.model.config, {layer.layer: apart and layer.reads_pages for layer in geometry}, columns)
-    sums = np.zeros((len(spans), len(geometry), 2, len(columns)))
+    watched = Watched(loaded.model.config, {layer.layer: apart and layer.reads_pages for layer in geometry}, types)
+    sealed, fine = (np.zeros((len(spans), len(geometry), 2, len(types))) for _ in range(2))
+    errors = np.zeros((len(geometry), 2, len(types)))
     ordinals = {layer.layer: ordinal for ordinal, layer in enumerate(geometry)}
 
     def collect() -> None:
         """Add what the last backward pass through some layers found."""
         for index, pair in watched.reads.items():
             ordinal = ordinals[index]
-            fitted = [_fitted(each, geometry[ordinal], asked) for each in spans]
+            fitted = [_fitted(each, geometry[ordinal], types) for each in spans]
             for side, each in enumerate(pair):
                 if each.by_page and not each.read:
                     raise UserError(f"{loaded.name} reads K and V by itself, so it can't have spans: leave them out")
                 if not each.noted:
                     raise NotDifferentiableError(f"no gradient comes to {'KV'[side]} of KV layer {ordinal}")
-                sums[:, ordinal, side] += each.damage(fitted).numpy()
+                parts = each.squares(fitted)
+                sealed[:, ordinal, side] += parts[0]
+                fine[:, ordinal, side] += parts[1]
+                errors[ordinal, side] = each.errors
 
-    passes = _Passes(loaded, ids, watched, draws, torch.Generator().manual_seed(seed))
+    first = len(ids) // 2 if apart else 0
+    passes = _Passes(loaded, ids, watched, draws, first, torch.Generator().manual_seed(seed))
     with _frozen(loaded.model), taken_apart() if apart else nullcontext():
         links = chain(loaded, passes.ids, watched.cache())
         try:
@@ -88,12 +110,12 @@ def span_damage(
                 passes.whole(collect)
             else:
                 passes.by_layer(links, collect)
-        except RuntimeError as error:  # autograd's, of an operation that has no derivative or was cut off
+        except RuntimeError as error:
             if any(word in str(error) for word in _NOT_DIFFERENTIABLE):
                 raise NotDifferentiableError(str(error).splitlines()[0]) from error
             raise
-    found: Floats = sums[..., : len(asked)] / (2 * draws * passes.scored)
-    return found
+    scale = 1 / (2 * draws * passes.scored)
+    return sealed * scale, fine * scale, errors
 
 
 def _fitted(spans: Spans, layer: LayerGeometry, types: Sequence[str]) -> Spans:
@@ -103,15 +125,15 @@ def _fitted(spans: Spans, layer: LayerGeometry, types: Sequence[str]) -> Spans:
 
 
 class _Passes:
-    """Forward and backward over one context, ids [context], for so many draws."""
+    """Forward and backward over one context, ids [context]. draws: backward passes. first: position that is scored first."""
 
     def __init__(
-        self, loaded: LoadedModel, ids: torch.Tensor, watched: Watched, draws: int, signs: torch.Generator
+        self, loaded: LoadedModel, ids: torch.Tensor, watched: Watched, draws: int, first: int, signs: torch.Generator
     ) -> None:
         self.model: Any = loaded.model
         self.ids, self.watched, self.draws, self.signs = ids[None].to(loaded.model.device), watched, draws, signs
-        self.first = len(ids) // 2
-        self.scored = len(ids) - 1 - self.first
+        self.first = first
+        self.scored = len(ids) - 1 - first
 
     def by_layer(self, links: Chain, collect: Callable[[], None]) -> None:
         """Layer by layer, recomputing."""

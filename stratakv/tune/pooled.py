@@ -8,24 +8,23 @@ errors lie where outliers are, and these lie elsewhere in each layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from stratakv.kvtypes import kv_type
 from stratakv.measure.divergence import Floats
 
 
-def pooled(damage: Floats, errors: Floats, types: Sequence[str], dim: int) -> Floats:
+def pooled(damage: Floats, errors: Floats, kinds: Sequence[Hashable]) -> Floats:
     """damage and errors, squared and summed, [kv_layers, 2, types]: the damage with most of its noise gone.
 
-    dim: of heads. Where a layer has no damage at all it stays so, and a type without error has none.
+    kinds: of the types; those of one kind are pooled. Where a layer has no damage at all it stays so, and a type without error
+    has none.
     """
     found = damage.copy()
-    rotated = np.array([kv_type(name).rotation(dim) is not None for name in types])
-    for group in (rotated, ~rotated):
+    for kind in set(kinds):
         for side in (0, 1):
-            columns = group & (errors[:, side] > 0).all(0)
+            columns = np.array([each == kind for each in kinds]) & (errors[:, side] > 0).all(0)
             layers = (damage[:, side][:, columns] > 0).all(1)
             if layers.any() and columns.any():
                 at = np.ix_(layers, [side], columns)

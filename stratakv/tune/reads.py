@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, DynamicCache
 
 from stratakv.engine import attention
 from stratakv.kernels.encode import encode
 from stratakv.kvtypes import kv_type
+from stratakv.measure.divergence import Floats
 from stratakv.profile.spans import PAGE_TOKENS, Spans
 
 _READS = "_stratakv_reads"
@@ -53,28 +55,36 @@ class Reads:
         for row, error in zip(self._products[page], self._errors, strict=True):
             row += torch.linalg.vecdot(gradient, error).cpu()
 
-    def damage(self, spans: Sequence[Spans]) -> torch.Tensor:
-        """Squares of the products since the last call, summed over all vectors: float64 [spans, types]. Sealed bytes are read
-        by queries beyond the span, in each type; the others read the span's own type where that is finer, which counts too."""
-        products, self._products = self._products.double(), torch.zeros_like(self._products)
-        whole = products.sum(0).square().sum((-1, -2))
-        return torch.stack([self._split(products, each, whole) if each else whole for each in spans])
+    def squares(self, spans: Sequence[Spans]) -> tuple[Floats, Floats]:
+        """Squares of the products since the last call, summed over all vectors, [spans, types] each: of what is sealed under the
+        spans, or all that a type does that keeps its own form in them, and of what the others have in the spans' type there."""
+        products, self._products = self._products.double().numpy(), torch.zeros_like(self._products)
+        whole = np.square(products.sum(0)).sum((-1, -2))
+        parts = [self._split(products, each, whole) if each else (whole, np.zeros_like(whole)) for each in spans]
+        return np.stack([sealed for sealed, _ in parts]), np.stack([fine for _, fine in parts])
 
-    def _split(self, products: torch.Tensor, spans: Spans, whole: torch.Tensor) -> torch.Tensor:
-        pages, fine_type, dim = len(products), self.types.index(spans.type), self.x.shape[-1]
-        sealed, fine = torch.zeros_like(whole), torch.zeros_like(whole[0])
+    @property
+    def errors(self) -> Floats:
+        """Squared errors, summed over all vectors: [types]."""
+        return np.array([float(each.double().square().sum()) for each in self._errors])
+
+    def _split(self, products: Floats, spans: Spans, whole: Floats) -> tuple[Floats, Floats]:
+        pages, column = len(products), self.types.index(spans.type)
+        sealed, fine = np.zeros_like(whole), 0.0
         for page in range(pages):
             there = products[..., page * PAGE_TOKENS : (page + 1) * PAGE_TOKENS]
             far = (
                 min(pages, page + spans.recent + 1) if page >= spans.first else pages
             )  # its first page that sees it sealed
-            sealed += there[far:].sum(0).square().sum((-1, -2))
-            fine += there[:far, fine_type].sum(0).square().sum()
-        finer = kv_type(spans.type).bits_per_value(dim)
-        one_form = torch.tensor(
-            [kv_type(name).bits_per_value(dim) >= finer for name in self.types]
-        )  # those keep their own
-        return torch.where(one_form, whole, sealed + fine)
+            sealed += np.square(there[far:].sum(0)).sum((-1, -2))
+            fine += float(np.square(there[:far, column].sum(0)).sum())
+        kept = np.array([keeps_its_form(name, spans, self.x.shape[-1]) for name in self.types])
+        return np.where(kept, whole, sealed), np.where(kept, 0.0, fine)
+
+
+def keeps_its_form(name: str, spans: Spans, dim: int) -> bool:
+    """Whether a type has as many bits as the spans' own, so that there is one form of all."""
+    return kv_type(name).bits_per_value(dim) >= kv_type(spans.type).bits_per_value(dim)
 
 
 class _Leg(torch.autograd.Function):

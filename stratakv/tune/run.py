@@ -41,7 +41,7 @@ class Request:
     types of the rest under them. second_opinion: forward passes for it, 0 for none, None for what goes with the effort."""
 
     budget: Budget
-    effort: str = "normal"
+    effort: str = "first"
     types: tuple[str, ...] | None = None
     pairs: frozenset[Pair] | None = None
     floors: dict[int, Pair] = field(default_factory=dict)
@@ -88,7 +88,7 @@ def tune(
     Raises UserError for a budget or types that allow nothing, for a text that is too short, and for contexts that lie wholly in
     the spans.
     """
-    effort, geometry = EFFORTS[request.effort], loaded.geometry
+    effort, geometry = EFFORTS[request.effort].at(context), loaded.geometry
     opinion = Opinion.of(request.second_opinion, effort)
     effort = replace(effort, validate_contexts=opinion.contexts)
     types = allowed_types(geometry, request.types)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tiny_models import ARCHITECTURES, loaded_tiny
 from transformers import AttentionInterface
 
 import stratakv.tune.gradient as gradient_module
+import stratakv.tune.reads as reads_module
 from stratakv.engine import attention
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
@@ -18,7 +20,7 @@ from stratakv.kernels.encode import encode
 from stratakv.kvtypes import kv_type
 from stratakv.measure.divergence import Floats
 from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
-from stratakv.tune.gradient import gradient_damage, span_damage
+from stratakv.tune.gradient import span_damage, squares
 
 TYPES = ("q8_0", "q4_0")
 SPANS = (NONE, Spans(recent=1, recent_type="q8_0"), Spans(first=1, first_type="q8_0"), Spans(1, "q5_0", 1, "q5_0"))
@@ -35,7 +37,7 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> Any:
     def compute(loaded: LoadedModel, ids: torch.Tensor) -> Floats:
         with monkeypatch.context() as patch:
             patch.setattr(gradient_module, "chain", lambda *_: None)
-            return gradient_damage(loaded, ids, TYPES, 1, seed=0)
+            return squares(loaded, ids, TYPES, 1, 0, (NONE,))[0]
 
     return compute
 
@@ -44,18 +46,21 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_layer_by_layer_is_the_whole_graph(architecture: str, whole: Any) -> None:
     """Whatever a layer is told beside its hidden states, and whatever state it keeps."""
     loaded = loaded_tiny(architecture)
-    found = gradient_damage(loaded, some_ids(24), TYPES, 1, seed=0)
+    found = squares(loaded, some_ids(24), TYPES, 1, 0, (NONE,))[0]
     np.testing.assert_allclose(found, whole(loaded, some_ids(24)), rtol=1e-5)
 
 
-def test_the_pages_of_readers_together_are_all_readers() -> None:
+def test_the_pages_of_readers_together_are_all_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = loaded_tiny("llama")
     ids = some_ids(3 * PAGE_TOKENS + 10)
-    apart = span_damage(loaded, ids, TYPES, 2, seed=0, spans=(NONE, Spans(recent=4, recent_type="q8_0")))
-    plain = gradient_damage(loaded, ids, TYPES, 2, seed=0)
-    np.testing.assert_allclose(apart[0], plain, rtol=1e-4)
-    finest = np.broadcast_to(plain[..., :1], plain.shape)  # nothing is sealed, so all cost what the span's type does
-    np.testing.assert_allclose(apart[1], finest, rtol=1e-4)
+    far, near = Spans(recent=2, recent_type="q8_0"), Spans(recent=4, recent_type="q8_0")
+    sealed, fine, _ = squares(loaded, ids, TYPES, 2, 0, (NONE, far, near))
+    monkeypatch.setattr(reads_module, "PAGE_TOKENS", len(ids))
+    whole, *_ = squares(loaded, ids, TYPES, 2, 0, (NONE, near))
+    np.testing.assert_allclose(sealed[0], whole[0], rtol=1e-4)
+    assert (sealed[2, ..., 1] == 0).all() and (fine[0] == 0).all()
+    np.testing.assert_allclose(fine[2, ..., 1], whole[0, ..., 0], rtol=1e-4)  # all cost what the span's type does
+    assert (sealed[1, ..., 1] > 0).all() and (sealed[1, ..., 1] < sealed[0, ..., 1]).all()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_oss", "gemma2"])
@@ -63,15 +68,20 @@ def test_spans_are_two_forms_of_each_vector(architecture: str) -> None:
     more = {"sliding_window": 300} if architecture != "llama" else {}
     loaded = loaded_tiny(architecture, **more)
     ids = some_ids(3 * PAGE_TOKENS + 10)
-    found = span_damage(loaded, ids, TYPES, 1, seed=0, spans=SPANS)
+    sealed, fine, _ = squares(loaded, ids, (*TYPES, "q5_0"), 1, 0, SPANS)
+    found = (sealed + fine)[..., :2]
     for spans, damage in zip(SPANS[1:], found[1:], strict=True):
         np.testing.assert_allclose(damage, in_two_forms(loaded, ids, spans), rtol=2e-3)
     assert (found[1:, :, :, 1] < found[0, :, :, 1]).any()
 
 
-def test_a_model_that_reads_k_and_v_by_itself_is_refused_with_spans() -> None:
+def test_layers_that_cannot_have_spans_have_the_damage_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    for architecture in ("falcon", "deepseek_v3"):
+        found = span_damage(loaded_tiny(architecture), some_ids(300), TYPES, 1, 0, SPANS)
+        np.testing.assert_array_equal(found, found[:1].repeat(len(SPANS), 0))
+    monkeypatch.setattr(gradient_module, "taken_apart", nullcontext)  # attention that takes K and V as they are
     with pytest.raises(UserError, match="reads K and V by itself"):
-        span_damage(loaded_tiny("falcon"), some_ids(300), TYPES, 1, seed=0, spans=SPANS)
+        span_damage(loaded_tiny("llama"), some_ids(300), TYPES, 1, 0, SPANS)
 
 
 def in_two_forms(loaded: LoadedModel, ids: torch.Tensor, spans: Spans) -> Floats:
