@@ -114,9 +114,9 @@ class Watched:
 
     def cache(self) -> Any:
         """A new one."""
-        cache = DynamicCache(config=self.config)
+        cache: Any = DynamicCache(config=self.config)
         for index in self.layers:
-            cache.layers[index].update = partial(self._update, index)  # type: ignore[method-assign]
+            cache.layers[index].update = partial(self._update, index)
         return cache
 
     def _update(

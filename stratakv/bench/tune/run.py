@@ -42,8 +42,8 @@ class TuneSettings:
 def bench_tune(settings: TuneSettings, *, command: str, report: Report) -> Row:
     """Measure and return a "stratakv/bench-tune/1". UserError where the model can't be read."""
     load = load_average()
-    rows = []
-    notes = []
+    rows: list[Row] = []
+    notes: list[str] = []
     if settings.model != SHAPE:
         describe_model(settings.model)
     with _files(settings, report) as files:
@@ -52,9 +52,9 @@ def bench_tune(settings: TuneSettings, *, command: str, report: Report) -> Row:
             rows.append(_measured(file, settings))
     if settings.model == SHAPE:
         rows.append(_extrapolated(rows))
-        measured = " and ".join(f"{row['layers']}" for row in rows[:-1])
+        few = " and ".join(f"{row['layers']}" for row in rows[:-1])
         notes.append(
-            f"{SHAPE}: random weights, no tokenizer; {LAYERS} layers are extrapolated from {measured} layers, each of which was "
+            f"{SHAPE}: random weights, no tokenizer; {LAYERS} layers are extrapolated from {few} layers, each of which was "
             "measured with the whole model's embedding and head"
         )
     notes.append("beside the weights: the process's peak, libraries included, less the bytes of the weights")
