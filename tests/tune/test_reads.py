@@ -77,8 +77,9 @@ def test_spans_are_two_forms_of_each_vector(architecture: str) -> None:
 
 def test_layers_that_cannot_have_spans_have_the_damage_without(monkeypatch: pytest.MonkeyPatch) -> None:
     for architecture in ("falcon", "deepseek_v3"):
-        found = span_damage(loaded_tiny(architecture), some_ids(300), TYPES, 1, 0, SPANS)
-        np.testing.assert_array_equal(found, found[:1].repeat(len(SPANS), 0))
+        sealed, fine, _ = squares(loaded_tiny(architecture), some_ids(300), (*TYPES, "q5_0"), 1, 0, SPANS)
+        np.testing.assert_array_equal(sealed, sealed[:1].repeat(len(SPANS), 0))
+        assert (fine == 0).all()
     monkeypatch.setattr(gradient_module, "taken_apart", nullcontext)  # attention that takes K and V as they are
     with pytest.raises(UserError, match="reads K and V by itself"):
         span_damage(loaded_tiny("llama"), some_ids(300), TYPES, 1, 0, SPANS)
