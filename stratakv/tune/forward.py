@@ -48,11 +48,11 @@ def forward_damage(loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str])
         )
     share = np.zeros((len(geometry), 2))
     for call in links.calls:
-        caches.seen, caches.side = None, None
         out = call.again(call.x, caches.new())
-        for side in (0, 1) if caches.seen is not None else ():
-            caches.side = side
-            changed = call.again(call.x, caches.new()) - out
+        if caches.seen is None:
+            continue
+        for side in range(2):
+            changed = call.again(call.x, caches.new(side)) - out
             share[caches.seen, side] = float(changed.double().square().sum() / out.double().square().sum())
     errors = caches.errors / caches.errors[..., types.index(tried), None]
     damage = share[..., None] * errors
@@ -74,8 +74,9 @@ class _Disturbed:
         self.seen: int | None = None
         self.errors = np.zeros((len(ordinals), 2, len(types)))
 
-    def new(self) -> Any:
-        """One that is empty."""
+    def new(self, side: int | None = None) -> Any:
+        """One that is empty, with errors in that side."""
+        self.side, self.seen = side, None
         cache: Any = DynamicCache(config=self.config)
         for index, ordinal in self.ordinals.items():
             cache.layers[index].update = partial(self._update, ordinal)

@@ -51,7 +51,8 @@ def gradient_damage(loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str]
     ids: int64 [context]. All predictions are scored: the passes cost the same, and twice as many say twice as much. draws: of
     signs, a backward pass each. Returns float64 [kv_layers, 2 (K, V), types].
     """
-    return span_damage(loaded, ids, types, draws, seed, (NONE,))[0]
+    found: Floats = span_damage(loaded, ids, types, draws, seed, (NONE,))[0]
+    return found
 
 
 def span_damage(

@@ -27,7 +27,7 @@ def pooled(damage: Floats, errors: Floats, kinds: Sequence[Hashable]) -> Floats:
             columns = np.array([each == kind for each in kinds]) & (errors[:, side] > 0).all(0)
             layers = (damage[:, side][:, columns] > 0).all(1)
             if layers.any() and columns.any():
-                at = np.ix_(layers, [side], columns)
+                at = np.ix_(np.flatnonzero(layers), np.array([side]), np.flatnonzero(columns))
                 found[at] = _factored(damage[at][:, 0], errors[at][:, 0])[:, None]
     return found
 

@@ -157,12 +157,9 @@ def _by_pages(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """transformers' attention call, as `attention.attend` has it."""
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> Any:
-        return attention.attend(module, q, k, v, mask, dropout, scaling, **kwargs)
-
-    reads = [getattr(x, _READS, None) for x in (key, value)]
-    if None in reads:
-        return attend(query, key, value, attention_mask)
+    reads: list[Reads] = [getattr(x, _READS) for x in (key, value) if hasattr(x, _READS)]
+    if len(reads) < 2:
+        return attention.attend(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     attention.check_known(module, kwargs)
     mask = attention_mask
     if mask is None:
@@ -171,5 +168,6 @@ def _by_pages(
     for page, first in enumerate(range(0, query.shape[2], PAGE_TOKENS)):
         rows = slice(first, first + PAGE_TOKENS)
         k, v = (each.read_by(x, page) for each, x in zip(reads, (key, value), strict=True))
-        found.append(attend(query[:, :, rows], k, v, mask[..., rows, :])[0])
+        part = query[:, :, rows], k, v, mask[..., rows, :]
+        found.append(attention.attend(module, *part, dropout, scaling, **kwargs)[0])
     return torch.cat(found, dim=1), None

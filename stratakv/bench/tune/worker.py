@@ -35,8 +35,8 @@ class _Session:
     def one(self, context: int, draws: int) -> dict[str, Any]:
         """The damage of all types that the model can store."""
         types = allowed_types(self.loaded.geometry, None)
-        words = int(self.loaded.model.get_input_embeddings().num_embeddings)
-        ids = torch.randint(words, (context,), generator=torch.Generator().manual_seed(0))
+        embedding: Any = self.loaded.model.get_input_embeddings()
+        ids = torch.randint(embedding.num_embeddings, (context,), generator=torch.Generator().manual_seed(0))
         began = time.perf_counter()
         gradient_damage(self.loaded, ids, types, draws, seed=0)
         return {"seconds": time.perf_counter() - began, "passes": passes_of(draws), "types": len(types)}
