@@ -34,6 +34,7 @@ TUNED = (
     "| model, budget | bytes/token | headroom told | then, on unseen tuning text | R2 | bias | R2 of gradients alone | "
     "gradients against ablation | passes | seconds |\n|---|---:|---|---|---:|---:|---:|---|---:|---:|"
 )
+LONGEST = 60  # letters of a rule in a cell of judgements
 FAMILIES = ("uniform", "rule", "mode", "permutation")
 
 
@@ -56,22 +57,24 @@ def table(result: Mapping[str, Any]) -> str:
             f"{_interval(row['ppl_diff'], row['ppl_diff_ci95'], 1.0, '+.2f')} | "
             f"{_milli(row['kld_mean'], row['kld_mean_ci95'])} | {distant}{' | '.join(_metrics(row))} | {verdict} |"
         )
-    named = [f"* {letter} = `{name}`" for name, letter in label.items() if letter != name]
-    return "\n".join([*lines, *([""] if named else []), *named])
+    return "\n".join([*lines, *_named(label)])
 
 
-def judged(result: Mapping[str, Any]) -> str:
-    """The tuned row's KLD, and its paired change against the best row of each family within the judgement's bytes."""
+def judged(result: Mapping[str, Any], label: Mapping[str, str]) -> str:
+    """The tuned row's KLD, and its paired change against the best row of each family within the judgement's bytes.
+
+    label: what each row's name is written as.
+    """
     rows, at = result["rows"], result["equal_bytes"]["at"]
     tuned = next(row for row in rows if row["family"] == "tuned")
     reference = next(row for row in rows if row["name"] == result["reference"])
-    cells = [_against(tuned, reference)]
+    cells = [_against(tuned, reference, label)]
     for family in FAMILIES:
         others = [
             row for row in rows if row["family"] == family and row is not reference and row["bytes_per_token"] <= at
         ]
         best = min(others, key=lambda row: row["kld_mean"], default=None)
-        cells.append("none fits" if best is None else _against(tuned, best))
+        cells.append("none fits" if best is None else _against(tuned, best, label))
     text = Path(result["text"]["name"]).stem
     return (
         f"| {result['model']['name']}, {text}, {result['chunks']} x {result['context']} | {tuned['bytes_per_token']:,} | "
@@ -98,13 +101,19 @@ def tuned(evidence: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _against(tuned: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _against(tuned: Mapping[str, Any], other: Mapping[str, Any], label: Mapping[str, str]) -> str:
     change = tuned["kld_mean"] / other["kld_mean"] - 1
     interval = change_interval(tuned["kld_per_chunk"], other["kld_per_chunk"])
     ends = "" if interval is None else f" [{100 * interval[0]:+.0f}, {100 * interval[1]:+.0f}]"
     shown = "" if interval is None or not interval[0] <= 0 <= interval[1] else ", no difference shown"
-    name = "" if other["family"] == "permutation" else f"{other['name']}, "
+    name = "" if other["family"] == "permutation" else f"{label[other['name']]}, "
     return f"{100 * change:+.1f} %{ends}{shown}<br>{name}{milli(other['kld_mean'])}"
+
+
+def _named(label: Mapping[str, str]) -> list[str]:
+    """What letters stand for, each once, after an empty line."""
+    named = [f"* {letter} = `{name}`" for name, letter in label.items() if letter != name]
+    return ["", *named] if named else []
 
 
 def _metrics(row: Mapping[str, Any]) -> list[str]:
@@ -137,20 +146,25 @@ def _number(value: float | None, form: str) -> str:
 
 def main() -> None:
     """Print the tables of the files given."""
-    rows: dict[str, list[str]] = {JUDGED: [], TUNED: []}
+    judgements: list[Mapping[str, Any]] = []
+    evidences: list[str] = []
     for path in map(Path, sys.argv[1:]):
         result = json.loads(path.read_text(encoding="utf-8"))
         if result.get("schema") == JUDGE:
-            rows[JUDGED].append(judged(result))
+            judgements.append(result)
         elif result.get("schema") == TUNE:
-            rows[TUNED].append(tuned(result))
+            evidences.append(tuned(result))
         elif "rows" in result:
             text = result["text"]
             print(f"### {path.stem}\n\n{result['chunks']} contexts of {result['context']} tokens, {text['name']}\n")
             print(table(result) + "\n")
-    for head, lines in rows.items():
-        if lines:
-            print("\n".join([head, *lines]) + "\n")
+    if judgements:
+        label = labels([row["name"] for result in judgements for row in result["rows"]], LONGEST)
+        lines = [judged(result, label) for result in judgements]
+        used = {name: letter for name, letter in label.items() if any(f"<br>{letter}, " in line for line in lines)}
+        print("\n".join([JUDGED, *lines, *_named(used)]) + "\n")
+    if evidences:
+        print("\n".join([TUNED, *evidences]) + "\n")
 
 
 if __name__ == "__main__":

@@ -77,10 +77,10 @@ def _metrics(numbers: Mapping[str, Any]) -> list[str]:
     return [milli(numbers[each.field]) if each.unit == "nats" else f"{numbers[each.field]:.1%}" for each in _SHOWN]
 
 
-def labels(names: Sequence[str]) -> dict[str, str]:
+def labels(names: Sequence[str], longest: int = _NAME) -> dict[str, str]:
     """What tables call each profile: its name, or a letter where that is a rule line too long for a column."""
     letters = (letter for letter in _letters() if letter not in names)
-    return {name: name if len(name) <= _NAME else next(letters) for name in dict.fromkeys(names)}
+    return {name: name if len(name) <= longest else next(letters) for name in dict.fromkeys(names)}
 
 
 def _letters() -> Iterator[str]:

@@ -8,18 +8,20 @@ from typing import Any
 from markupsafe import Markup
 
 from stratakv.measure.table import milli
-from stratakv.report.svg import Scale, bar, canvas, line, log_scale, mark, text, tick_text
+from stratakv.report.svg import Scale, bar, canvas, line, log_scale, mark, text, text_width, tick_text
 
-WIDTH, HEIGHT = 300.0, 220.0
+HEIGHT = 220.0
+MANY = 40  # layers from which on marks need a wider chart to stand apart
+_GAP = 5.0  # between the numbers of two layers
 _SIDES = {"k": ("circle", "side-k", -1), "v": ("square", "side-v", 1)}
 
 Cell = Mapping[str, Any]
 
 
 def cell_charts(sensitivity: Mapping[str, Any], bits: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One {"type", "sign", "chart"} a type that was tried, coarsest first. sign: "added" or "saved", what most cells do.
+    """One {"type", "sign", "charts"} a type that was tried, coarsest first. sign: "added" or "saved", what most cells do.
 
-    bits: per value, by type.
+    charts: "wide" and "narrow", the same one up to MANY layers. bits: per value, by type.
     """
     cells = [cell for cell in sensitivity["cells"] if value_of(cell) is not None]
     names = sorted({cell["type"] for cell in cells}, key=lambda name: (bits[name], name))
@@ -29,7 +31,10 @@ def cell_charts(sensitivity: Mapping[str, Any], bits: Mapping[str, float]) -> li
         saves = sum(value_of(cell) or 0.0 for cell in own) < 0
         if any(value_of(cell) for cell in own):
             word = "saved" if saves else "added"
-            charts.append({"type": name, "sign": word, "chart": _chart(own, -1 if saves else 1, name, word)})
+            narrow = _chart(own, -1 if saves else 1, name, word, 300.0)
+            many = max(cell["ordinal"] for cell in own) >= MANY
+            wide = _chart(own, -1 if saves else 1, name, word, 480.0) if many else narrow
+            charts.append({"type": name, "sign": word, "charts": {"wide": wide, "narrow": narrow}})
     return charts
 
 
@@ -39,8 +44,8 @@ def value_of(cell: Cell) -> float | None:
     return None if found is None else float(found)
 
 
-def _chart(cells: Sequence[Cell], sign: int, name: str, word: str) -> Markup:
-    left, top, right, bottom = 58.0, 12.0, WIDTH - 8, HEIGHT - 40
+def _chart(cells: Sequence[Cell], sign: int, name: str, word: str, width: float) -> Markup:
+    left, top, right, bottom = 58.0, 12.0, width - 8, HEIGHT - 40
     values = [sign * (value_of(cell) or 0.0) for cell in cells]
     highest = max(values)
     lowest = max(min(value for value in values if value > 0), highest / 3000)
@@ -54,7 +59,7 @@ def _chart(cells: Sequence[Cell], sign: int, name: str, word: str) -> Markup:
             line(left, y(value), right, y(value), "grid"),
             text(left - 5, y(value) + 4, tick_text(value), anchor="end", css="tick"),
         ]
-    for ordinal in _layer_ticks(layers):
+    for ordinal in _layer_ticks(layers, right - left):
         drawn.append(text(x(ordinal), bottom + 15, str(ordinal), anchor="middle", css="tick"))
     shift = min(5.0, (right - left) / layers / 4.5)
     for cell, value in zip(cells, values, strict=True):
@@ -71,7 +76,7 @@ def _chart(cells: Sequence[Cell], sign: int, name: str, word: str) -> Markup:
                 shape,
                 at,
                 y(max(value, y.low)),
-                3.4 if layers <= 40 else 2.2,
+                3.4 if layers <= MANY else 2.2,
                 f"{css} hollow" if predicted else css,
                 tip,
             )
@@ -79,7 +84,7 @@ def _chart(cells: Sequence[Cell], sign: int, name: str, word: str) -> Markup:
     drawn.append(line(left, bottom, right, bottom, "axis"))
     drawn.append(text((left + right) / 2, HEIGHT - 6, "KV layer", anchor="middle", css="title"))
     drawn.append(text(12, (top + bottom) / 2, f"KLD {word}, 1e-3 (log)", anchor="middle", css="title", rotate=True))
-    return canvas(WIDTH, HEIGHT, f"KLD {word} when one layer's K or V alone is {name}, by layer", drawn)
+    return canvas(width, HEIGHT, f"KLD {word} when one layer's K or V alone is {name}, by layer", drawn)
 
 
 def _ends(cell: Cell, sign: int) -> tuple[float, float] | None:
@@ -89,8 +94,10 @@ def _ends(cell: Cell, sign: int) -> tuple[float, float] | None:
     return low, high
 
 
-def _layer_ticks(layers: int) -> range:
-    return range(0, layers, next(step for step in (1, 2, 4, 8, 16, 32) if layers / step <= 17))
+def _layer_ticks(layers: int, width: float) -> range:
+    """Every layer, or every second, fourth ... one, so that their numbers stand apart."""
+    each = text_width(str(layers - 1)) + _GAP
+    return range(0, layers, next(step for step in (1, 2, 4, 8, 16, 32) if -(-layers // step) * each <= width))
 
 
 def side_mark(side: str) -> Markup:

@@ -18,8 +18,8 @@ _WIDTH, _HEIGHT = 220.0, 22.0
 Row = Mapping[str, Any]
 
 
-def equal_rows(judge: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the table at equal bytes, best first; permutations are one row.
+def equal_rows(judge: Mapping[str, Any], called: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of the table at equal bytes, best first; permutations are one row. called: what each profile's name is written as.
 
     Those count whose bytes a token are within the tolerance of equal_bytes.at.
     Each: name, bytes_per_token, bpv, kld and change in words, far (the KLD of far predictions in words, '' where there are none),
@@ -36,7 +36,7 @@ def equal_rows(judge: Mapping[str, Any]) -> list[dict[str, Any]]:
     scale = log_scale(values, 6, _WIDTH - 6)
     found = [
         {
-            "name": row["name"],
+            "name": called[row["name"]],
             "family": row["family"],
             "bytes_per_token": row["bytes_per_token"],
             "bpv": row["bpv"],

@@ -12,9 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stratakv.evidence.tuning import bits_of, said
 from stratakv.export.targets import runtimes
-from stratakv.measure.table import milli
+from stratakv.measure.table import labels, milli
 from stratakv.measure.verdicts import kld_in_words
-from stratakv.report.cells import cell_charts, side_mark, value_of
+from stratakv.report.cells import MANY, cell_charts, side_mark, value_of
 from stratakv.report.equal_bytes import equal_rows
 from stratakv.report.fidelity import fidelity_chart
 from stratakv.report.heat import colours
@@ -23,6 +23,7 @@ from stratakv.report.pareto import drawable, legend_mark, legend_styles, pareto_
 Data = Mapping[str, Any]
 
 _WIDTHS = {"wide": 760.0, "narrow": 360.0}  # the style sheet shows one of them
+_LONGEST = 40  # letters of a profile's name that a table folds to two lines; what is longer gets a letter
 _SHORT = 6  # letters of a type's name that fit beside K or V in a narrow cell
 _HERE = Path(__file__).parent
 _FAMILIES = {
@@ -59,6 +60,7 @@ def build_report(evidence: Data, judges: Sequence[Data] = ()) -> str:
         judges=[_judged(judge, evidence) for judge in judges],
         tuning=_tuning_text(evidence),
         sensitivities=cell_charts(evidence["sensitivity"], bits),
+        many=len(evidence["geometry"]) > MANY,
         predicted=any(cell["kld"] is None and cell["gradient"] for cell in evidence["sensitivity"]["cells"]),
         sides={side: side_mark(side) for side in ("k", "v")},
         fidelity={name: fidelity_chart(evidence["fidelity"], width=width) for name, width in _WIDTHS.items()},
@@ -72,23 +74,25 @@ def _judged(judge: Data, evidence: Data) -> dict[str, Any]:
     rows = sorted(judge["rows"], key=lambda row: (row["bytes_per_token"], row["kld_mean"]))
     tuned = next(row for row in rows if row["family"] == "tuned")
     far = [{**row, **row["far"]} for row in rows if row.get("far")]
-    name = judge["text"]["name"]
+    name, called = judge["text"]["name"], _called(rows)
     return {
         "data": judge,
+        "called": called,
+        "letters": _letters(called),
         "tuned": tuned,
         "answer": _answer(tuned, rows, judge["reference"]),
         "against": _against(tuned, rows, judge["reference"]),
-        "equal": equal_rows(judge),
+        "equal": equal_rows(judge, called),
         "rows": rows,
-        "charts": _charts(rows, (), judge["reference"], f"KL divergence over bytes a token on {name}"),
-        "far": _far(far, judge["reference"], f"KL divergence of far predictions over bytes a token on {name}"),
+        "charts": _charts(rows, (), judge["reference"], called, f"KL divergence over bytes a token on {name}"),
+        "far": _far(far, judge["reference"], called, f"KL divergence of far predictions over bytes a token on {name}"),
         "legend": _legend(rows),
-        "undrawn": [row["name"] for row in rows if not drawable(row, _limit(rows))],
+        "undrawn": [called[row["name"]] for row in rows if not drawable(row, _limit(rows))],
         "machine": _machine(judge["machine"]),
     }
 
 
-def _far(rows: Sequence[Data], reference: str, title: str) -> dict[str, Any] | None:
+def _far(rows: Sequence[Data], reference: str, called: Mapping[str, str], title: str) -> dict[str, Any] | None:
     """Far predictions: the tuned row's, its change, and the chart; None where nothing was measured."""
     if not rows:
         return None
@@ -97,7 +101,7 @@ def _far(rows: Sequence[Data], reference: str, title: str) -> dict[str, Any] | N
     return {
         "tuned": tuned,
         "against": _against(tuned, rows, reference),
-        "charts": _charts(rows, (), reference, title) if drawn else None,
+        "charts": _charts(rows, (), reference, called, title) if drawn else None,
     }
 
 
@@ -109,9 +113,12 @@ def _tuning_text(evidence: Data) -> dict[str, Any]:
         f"The tuned front and baselines on the tuning text {evidence['text']['name']}: KL divergence over bytes a token"
     )
     front = [_as_rows_count(point) for point in evidence["front"]]
-    charts = _charts(rows, front, evidence["reference"], title) if any(row["kld_mean"] > 0 for row in rows) else None
+    called, drawn = _called(rows), any(row["kld_mean"] > 0 for row in rows)
+    charts = _charts(rows, front, evidence["reference"], called, title) if drawn else None
     return {
         "rows": rows,
+        "called": called,
+        "letters": _letters(called),
         "charts": charts,
         "legend": _legend(rows),
         "unspanned": bool(evidence.get("spans")) and not evidence["fidelity"]["points"],
@@ -125,11 +132,26 @@ def _as_rows_count(point: Data) -> Data:
     return {**point, "bytes_per_token": size, "bpv": point["bpv"] * size / point["bytes_per_token"]}
 
 
-def _charts(rows: Sequence[Data], front: Sequence[Data], reference: str, title: str) -> dict[str, Any]:
+def _charts(
+    rows: Sequence[Data], front: Sequence[Data], reference: str, called: Mapping[str, str], title: str
+) -> dict[str, Any]:
     return {
-        name: pareto_chart(rows, front, reference, width=width, title=title, limit=_limit(rows))
+        name: pareto_chart(rows, front, reference, called, width=width, title=title, limit=_limit(rows))
         for name, width in _WIDTHS.items()
     }
+
+
+def _called(rows: Sequence[Data]) -> dict[str, str]:
+    """What each row's name is written as: a rule line of 30 layers would fill a table, so that it gets a letter."""
+    names = {row["name"]: row["name"] for row in rows}
+    long = [row["name"] for row in rows if row["family"] == "tuned" and len(row["name"]) > _LONGEST]
+    tuned = {name: "tuned" for name in long[:1] if "tuned" not in names}
+    return {**labels([name for name in names if name not in tuned], _LONGEST), **tuned}
+
+
+def _letters(called: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(what is written, the name), for the legend."""
+    return [(letter, name) for name, letter in called.items() if letter != name]
 
 
 def _limit(rows: Sequence[Data]) -> float:

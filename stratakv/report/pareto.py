@@ -27,13 +27,21 @@ _SAME_BYTES = 0.02
 
 
 def pareto_chart(
-    rows: Sequence[Row], front: Sequence[Row], reference: str, *, width: float, title: str, limit: float
+    rows: Sequence[Row],
+    front: Sequence[Row],
+    reference: str,
+    called: Mapping[str, str],
+    *,
+    width: float,
+    title: str,
+    limit: float,
 ) -> Markup:
     """KLD (log) over bytes a token.
 
     rows: with family, name, bytes_per_token, bpv, kld_mean, kld_mean_ci95; those with KLD 0 have no place on a log axis and are
     left out. front: the tuner's (bytes_per_token, predicted_kld, kld, kld_ci95), drawn as a line where predicted and as
-    diamonds where measured. limit: bytes a token beyond which nothing is drawn.
+    diamonds where measured. called: what each row's name is written as; its tooltip has the whole. limit: bytes a token beyond
+    which nothing is drawn.
     """
     shown = [row for row in rows if drawable(row, limit)]
     points = [point for point in front if point["predicted_kld"] > 0 and (point["bytes_per_token"] <= limit)]
@@ -60,7 +68,7 @@ def pareto_chart(
         at = _point(drawn, x, y, row, row["family"], f"{row['name']}: {_words(row, row['kld_mean'])}")
         taken.append(at)
         if _labelled(row, shown, reference, width):
-            labels.append((*at, short_name(row["name"], 20 if width > 500 else 14)))
+            labels.append((*at, short_name(called[row["name"]], 20 if width > 500 else 14)))
     labels.sort(key=lambda label: label[1])
     return canvas(width, height, title, [*drawn, *place_labels(labels, taken, frame)])
 

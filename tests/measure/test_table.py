@@ -77,6 +77,7 @@ def test_letters_go_on() -> None:
     names = [f"{'long name ' * 3}{i}" for i in range(30)]
     assert list(labels([*names, "B"]).values())[:3] == ["A", "C", "D"]
     assert labels(names)[names[29]] == "AD"
+    assert labels(names, 40) == {name: name for name in names}
 
 
 def test_short_names() -> None:

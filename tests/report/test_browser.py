@@ -78,8 +78,11 @@ def look(page: str, directory: Path) -> list[dict]:
     return json.loads(html.unescape(found[1]))
 
 
-def test_it_fits_loads_nothing_and_can_be_read(tmp_path):
-    seen = look(build_report(evidence(), [judgement()]), tmp_path)
+@pytest.mark.parametrize("layers", [12, 80])
+def test_it_fits_loads_nothing_and_can_be_read(layers, tmp_path):
+    judged = judgement()
+    judged["rows"][0]["name"] = "; ".join(f"{layer}: turbo4/turbo3" for layer in range(layers))
+    seen = look(build_report(evidence(layers=layers), [judged]), tmp_path)
     for frame, width, dark in zip(seen, (390, 1100), (False, True), strict=True):
         assert frame["dark"] is dark
         assert frame["width"] <= width

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 from evidences import evidence, judgement
 from hypothesis import given
@@ -13,7 +16,13 @@ from stratakv.report.cells import cell_charts
 from stratakv.report.equal_bytes import equal_rows
 from stratakv.report.heat import colours, contrast
 from stratakv.report.pareto import pareto_chart
-from stratakv.report.svg import Scale, log_scale, place_labels
+from stratakv.report.svg import Scale, log_scale, place_labels, text_width
+
+
+def chart_of(rows: list[dict], front: list[dict], *, width: float, limit: float, called: dict[str, str] | None = None):
+    """Every row by its own name unless `called` says otherwise."""
+    names = {row["name"]: row["name"] for row in rows} | (called or {})
+    return pareto_chart(rows, front, "turbo4", names, width=width, title="t", limit=limit)
 
 
 def rgb(text: str) -> tuple[int, ...]:
@@ -71,7 +80,7 @@ def test_labels_avoid_each_other_and_the_frame():
 
 def test_the_chart_leaves_out_what_has_no_place():
     rows = [{**row, "bytes_per_token": row["bytes_per_token"]} for row in judgement()["rows"]]
-    chart = pareto_chart(rows, [], "turbo4", width=760, title="t", limit=6336)
+    chart = chart_of(rows, [], width=760, limit=6336)
     assert "<title>q4_0_rot: " in chart and "<title>f16" not in chart and "<title>q8_0" not in chart
     assert chart.count("permutation ") == 20
 
@@ -80,7 +89,7 @@ def test_of_rules_at_the_same_bytes_the_best_has_its_name_and_all_have_marks():
     rows = judgement()["rows"]
     rule = next(row for row in rows if row["family"] == "rule")
     rows += [{**rule, "name": f"rule {i}", "kld_mean": rule["kld_mean"] * (0.5 + i)} for i in range(4)]
-    chart = pareto_chart(rows, [], "turbo4", width=760, title="t", limit=6336)
+    chart = chart_of(rows, [], width=760, limit=6336)
     assert [f"<title>rule {i}: " in chart for i in range(4)] == [True] * 4
     assert [f">rule {i}</text>" in chart for i in range(4)] == [True, False, False, False]
     assert ">turbo4</text>" in chart and ">mode 7</text>" in chart
@@ -88,7 +97,7 @@ def test_of_rules_at_the_same_bytes_the_best_has_its_name_and_all_have_marks():
 
 def test_the_front_is_a_line_with_its_measured_points():
     data = evidence()
-    chart = pareto_chart(data["rows"], data["front"], "turbo4", width=360, title="t", limit=6400)
+    chart = chart_of(data["rows"], data["front"], width=360, limit=6400)
     assert 'class="front"' in chart
     assert chart.count("<title>tuned, ") == 2
 
@@ -97,8 +106,8 @@ def test_a_front_over_other_bytes_is_drawn_without_turning_back():
     """A memory at a context counts windowed layers less: its front isn't one over bytes a token."""
     data = evidence()
     worse = {**data["front"][0], "bytes_per_token": data["front"][1]["bytes_per_token"] + 1, "kld": None}
-    plain = pareto_chart(data["rows"], data["front"], "turbo4", width=360, title="t", limit=6400)
-    assert pareto_chart(data["rows"], [*data["front"], worse], "turbo4", width=360, title="t", limit=6400) == plain
+    plain = chart_of(data["rows"], data["front"], width=360, limit=6400)
+    assert chart_of(data["rows"], [*data["front"], worse], width=360, limit=6400) == plain
 
 
 def test_sensitivities_have_a_chart_a_type_with_its_sign():
@@ -109,19 +118,42 @@ def test_sensitivities_have_a_chart_a_type_with_its_sign():
         ("turbo5", "saved"),
         ("q8_0", "saved"),
     ]
-    assert "layer 0, V turbo2: KLD added 8.00 [7.98, 8.02] e-3" in charts[0]["chart"]
+    assert "layer 0, V turbo2: KLD added 8.00 [7.98, 8.02] e-3" in charts[0]["charts"]["wide"]
+
+
+@pytest.mark.parametrize("layers", [5, 12, 13, 30, 48, 80, 128])
+def test_the_numbers_of_layers_stand_apart(layers):
+    """As wide as this page's digits are at most; many layers have a wider chart on a wide page."""
+    data = evidence(layers=layers)
+    charts = cell_charts(data["sensitivity"], bits_of(data))[0]["charts"]
+    assert (charts["wide"] == charts["narrow"]) is (layers <= 40)
+    for chart in charts.values():
+        ticks = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="middle" class="tick">(\d+)<', chart)
+        assert len(ticks) >= min(layers, 4) and ticks[0][1] == "0"
+        for (left, before), (right, after) in itertools.pairwise(ticks):
+            half = (text_width(before) + text_width(after)) / 2
+            assert float(right) - float(left) >= half
+
+
+def test_a_long_name_is_written_short_and_told_when_pointed_at():
+    rows = judgement()["rows"]
+    rule = next(row for row in rows if row["family"] == "rule")
+    rule["name"] = "; ".join(f"{layer}: turbo4/turbo3" for layer in range(80))
+    chart = chart_of(rows, [], width=760, limit=6336, called={rule["name"]: "A"})
+    assert ">A</text>" in chart and chart.count(rule["name"]) == 1
 
 
 def test_cells_whose_interval_lies_on_the_other_side_of_0_stand_at_the_edge():
     data = evidence()
     for cell in data["sensitivity"]["cells"][:2]:
         cell.update(kld=-1e-4, ci95=[-2e-4, -1e-5])
-    chart = cell_charts(data["sensitivity"], bits_of(data))[0]["chart"]
+    chart = cell_charts(data["sensitivity"], bits_of(data))[0]["charts"]["narrow"]
     assert "layer 1, K turbo2: KLD added -0.100 [-0.200, -0.0100] e-3" in chart
 
 
 def test_rows_at_equal_bytes_are_sorted_and_permutations_are_one():
-    rows = equal_rows(judgement())
-    assert [row["name"] for row in rows] == ["tuned-turbo4", "turbo4", "20 shuffles of the tuned profile"]
+    called = {row["name"]: row["name"] for row in judgement()["rows"]}
+    rows = equal_rows(judgement(), {**called, "turbo4": "B"})
+    assert [row["name"] for row in rows] == ["tuned-turbo4", "B", "20 shuffles of the tuned profile"]
     assert rows[0]["change"].startswith("-32 % [") and rows[1]["change"] == "reference"
-    assert equal_rows({**judgement(), "equal_bytes": {"at": 1, "tolerance": 0.005}}) == []
+    assert equal_rows({**judgement(), "equal_bytes": {"at": 1, "tolerance": 0.005}}, called) == []

@@ -220,6 +220,28 @@ def test_intervals_may_be_missing():
     assert "No difference from turbo4 shown" in build_report(evidence(), [judged])
 
 
+def test_long_names_are_letters_in_tables_and_said_once():
+    """A rule line of 80 layers and a tuned file with spans: cells stay short, the legend has the whole."""
+    judged = judgement(far=True)
+    rule = "; ".join(f"{layer}: turbo4/turbo{2 + layer % 3}" for layer in range(80))
+    spans = "a-model-of-eighty-layers; recent: 1 page turbo8; first: 1 page turbo8"
+    for row in judged["rows"]:
+        row["name"] = {"edges3": rule, "tuned-turbo4": spans}.get(row["name"], row["name"])
+    page = build_report(evidence(layers=80), [judged])
+    heads = re.findall(r'<th scope="row">(.*?)</th>', page)
+    assert max(map(len, heads)) <= 40 and {"A", "tuned"} <= set(heads)
+    assert re.findall(r"<dt>(\w+)</dt><dd>([^<]*)</dd></div>", page.split('class="names">')[1])[:2] == [
+        ("A", rule),
+        ("tuned", spans),
+    ]
+    text = re.sub(r"<title>.*?</title>", "", page)  # of marks, shown when pointed at
+    assert text.count(rule) == text.count(spans) == 1
+
+
+def test_short_names_need_no_legend(page):
+    assert 'class="names"' not in page
+
+
 def test_128_layers_stay_below_2_mb():
     page = build_report(evidence(layers=128), [judgement(), judgement()])
     assert len(page.encode()) < 2_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -32,6 +33,24 @@ def test_a_judgement_and_an_evidence_are_a_row_each(
     assert "-32.0 % [-32, -32]<br>turbo4, 3" in rows[0], "against the uniform type of the budget"
     assert "none fits" in rows[0], "no layer rule has so few bytes"
     assert "31 % of turbo4" in rows[1] and "| 0.98 | +2 % | -0.50 |" in rows[1] and rows[1].endswith("| 900 | 300 |")
+
+
+def test_a_rule_line_too_long_for_a_cell_is_a_letter_and_said_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = judgement(change=-0.32)
+    rule, unused = ("; ".join(f"{layer}: {pair}" for layer in range(80)) for pair in ("turbo4/turbo3", "q8_0"))
+    for row in judged["rows"]:
+        row["kld_per_chunk"] = [row["kld_mean"] * hard for hard in (0.8, 1.2, 0.9, 1.1)]
+        row["name"] = {"edges3": rule, "q8_0": unused}.get(row["name"], row["name"])
+    judged["equal_bytes"]["at"] = 5000
+    (tmp_path / "a.json").write_text(json.dumps(judged))
+    monkeypatch.setattr(sys, "argv", ["results_tables.py", str(tmp_path / "a.json")])
+    main()
+    out = capsys.readouterr().out
+    letter = re.search(r"<br>([A-Z]), 2.9", out)
+    assert letter is not None and f"* {letter[1]} = `{rule}`" in out
+    assert out.count(rule) == 1 and unused not in out
 
 
 def test_what_the_page_shows_is_what_the_files_say(
