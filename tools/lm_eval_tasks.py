@@ -20,7 +20,7 @@ import yaml
 
 from stratakv.assets import judging_text
 
-DOCS = 100
+DOCS = 60
 _SEED = 7
 _NAMES = ("Alice", "Bruno", "Clara", "David", "Emma", "Frank")
 _ASKED = 3  # of a context with needles

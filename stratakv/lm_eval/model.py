@@ -209,8 +209,8 @@ def _load(source: str, dtype: str, device: str | None) -> LoadedModel:
             "device %s, the harness's default, is not there: torch sees no GPU here, the model runs on the CPU", device
         )
         kind = device = "cpu"
-    # what stays in a GGUF file's blocks runs on a CPU only, and multiplies exactly where it is measured
-    loaded = load_model(source, dtype=_DTYPES[dtype], packed=kind == "cpu", exact=True)
+    # what stays in a GGUF file's blocks runs on a CPU only
+    loaded = load_model(source, dtype=_DTYPES[dtype], packed=kind == "cpu")
     if kind == "cuda":
         loaded.model.to(device)  # type: ignore[arg-type]
     return loaded

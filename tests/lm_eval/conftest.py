@@ -12,7 +12,7 @@ from stratakv.engine.load import LoadedModel, load_model
 
 @pytest.fixture(scope="session")
 def loaded() -> LoadedModel:
-    return load_model("embedded", exact=True)
+    return load_model("embedded")
 
 
 @pytest.fixture(scope="session")
