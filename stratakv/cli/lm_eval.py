@@ -20,6 +20,7 @@ example:
   profile=TEXT          TYPE, K/V, modeN, modeN@K/V, a preset, or a profile file (f16);
                         a rule line in quotes: profile="first3: q8_0; rest: turbo4"
   dtype=f32|bf16|f16    of activations, and of weights that are unpacked (f32)
+  exact=true            matrices of a GGUF file multiply in float32, as in `compare`, which takes long for short texts
   max_length=N          tokens of a text at most (the model's context)
   and as for the harness's `hf`: max_gen_toks, add_bos_token, prefix_token_id, enable_thinking, think_end_token,
   chat_template_args

@@ -34,9 +34,10 @@ class PackedLM(TemplateLM):
 
     pretrained: a GGUF file, a directory, a hub name or "embedded", or a LoadedModel. profile: any text that `stratakv.resolve`
     takes, a file among them, or a Profile. batch_size: texts at once; "auto" is 8. max_length: tokens of a text at most, the
-    model's context unless given; max_gen_toks: of an answer, where the task doesn't say. dtype: f32, bf16 or f16. device: cpu or
-    cuda, which the harness asks for where nothing is said; without a GPU it is the CPU. add_bos_token, prefix_token_id,
-    enable_thinking, think_end_token, chat_template_args: as in the harness's own class `hf`. UserError for what can't be.
+    model's context unless given; max_gen_toks: of an answer, where the task doesn't say. dtype: f32, bf16 or f16. exact: matrices
+    of a GGUF file multiply in float32, as in `compare`. device: cpu or cuda, which the harness asks for where nothing is said;
+    without a GPU it is the CPU. add_bos_token, prefix_token_id, enable_thinking, think_end_token, chat_template_args: as in the
+    harness's own class `hf`. UserError for what can't be.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class PackedLM(TemplateLM):
         max_length: int | None = None,
         max_gen_toks: int = 256,
         dtype: str = "f32",
+        exact: bool = False,
         device: str | None = None,
         add_bos_token: bool | None = None,
         prefix_token_id: int | None = None,
@@ -61,7 +63,7 @@ class PackedLM(TemplateLM):
         if unknown:
             raise UserError(f"model_args {', '.join(sorted(unknown))}: not known here; {_KNOWN} are")
         self.batch_size = _batch_size(batch_size, max_batch_size)
-        self.loaded = pretrained if isinstance(pretrained, LoadedModel) else _load(pretrained, dtype, device)
+        self.loaded = pretrained if isinstance(pretrained, LoadedModel) else _load(pretrained, dtype, exact, device)
         geometry = self.loaded.geometry
         if isinstance(profile, str):
             profile = resolve(profile, geometry, fingerprint=self.loaded.fingerprint)
@@ -195,7 +197,7 @@ class PackedLM(TemplateLM):
 _KNOWN = ", ".join(name for name in inspect.signature(PackedLM).parameters if name != "unknown")
 
 
-def _load(source: str, dtype: str, device: str | None) -> LoadedModel:
+def _load(source: str, dtype: str, exact: bool, device: str | None) -> LoadedModel:
     if not source:
         raise UserError("--model_args pretrained=MODEL is missing: a GGUF file, a directory, a hub name, or embedded")
     if dtype not in _DTYPES:
@@ -210,7 +212,7 @@ def _load(source: str, dtype: str, device: str | None) -> LoadedModel:
         )
         kind = device = "cpu"
     # what stays in a GGUF file's blocks runs on a CPU only
-    loaded = load_model(source, dtype=_DTYPES[dtype], packed=kind == "cpu")
+    loaded = load_model(source, dtype=_DTYPES[dtype], packed=kind == "cpu", exact=bool(exact))
     if kind == "cuda":
         loaded.model.to(device)  # type: ignore[arg-type]
     return loaded

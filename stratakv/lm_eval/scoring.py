@@ -13,7 +13,6 @@ from stratakv.lm_eval.reading import Reader
 from stratakv.lm_eval.rows import Batch, batches, rows_of
 from stratakv.measure.divergence import negative_log_likelihood
 from stratakv.profile import Profile
-from stratakv.weights.exact import exact_products
 
 Score = tuple[float, bool]
 
@@ -29,23 +28,22 @@ def score(
 ) -> list[Score]:
     """(log-likelihood in nats, whether greedy text would be the continuation) of each (context, continuation) of token ids.
 
-    Packed matrices multiply exactly, as in `compare`. A context has tokens. longest: as in `rows_of`. batch_size: rows of a
-    forward call, at most. done: called with each index and result as they come, in another order. UserError for a continuation
-    that is too long, and for predictions that are not finite.
+    A context has tokens. longest: as in `rows_of`. batch_size: rows of a forward call, at most. done: called with each index and
+    result as they come, in another order. UserError for a continuation that is too long, and for predictions that are not
+    finite.
     """
     if (most := max((len(continuation) for _, continuation in pairs), default=0)) > longest:
         raise UserError(f"a continuation of {most} tokens: the model reads at most {longest}: give a larger max_length")
     reader = Reader(loaded, profile)
     scores: list[Score] = [(0.0, True)] * len(pairs)
-    with exact_products(loaded.model, head=True):
-        for batch in batches(rows_of(pairs, longest), batch_size, shared=reader.shares):
-            try:
-                _score_batch(reader, batch, scores)
-            except FloatingPointError as error:
-                raise UserError(f"profile {profile.name}: {error}; if dtype is not f32, try dtype=f32") from error
-            for row in batch.rows:
-                for index, _ in row.wanted:
-                    done(index, scores[index])
+    for batch in batches(rows_of(pairs, longest), batch_size, shared=reader.shares):
+        try:
+            _score_batch(reader, batch, scores)
+        except FloatingPointError as error:
+            raise UserError(f"profile {profile.name}: {error}; if dtype is not f32, try dtype=f32") from error
+        for row in batch.rows:
+            for index, _ in row.wanted:
+                done(index, scores[index])
     return scores
 
 

@@ -12,20 +12,19 @@ from stratakv.weights.stack import Stack
 
 
 @contextmanager
-def exact_products(model: Any, *, head: bool = False) -> Iterator[None]:
+def exact_products(model: Any) -> Iterator[None]:
     """Within, a model's packed matrices multiply as `Product(exact=True)` and no layer runs fused; afterwards all is as before.
 
-    head: the output head too. Else it stays as it is: nothing comes after it that could magnify its rounding, and it is the
-    largest matrix.
+    The output head stays as it is: nothing comes after it that could magnify its rounding, and it is the largest matrix.
     """
-    left = None if head else model.get_output_embeddings()
+    head = model.get_output_embeddings()
     with ExitStack() as undo:
         for module in model.modules():
             if isinstance(getattr(module.__dict__.get("forward"), "__self__", None), FusedLayer | Stack):
                 _set(undo, module, forward=module.forward.__self__.original)
             if isinstance(module, PackedExperts):
                 _set(undo, module, exact=True, _products={})
-            if isinstance(module, PackedLinear) and module is not left:
+            if isinstance(module, PackedLinear) and module is not head:
                 _set(undo, module.product, exact=True)
         yield
 

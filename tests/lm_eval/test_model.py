@@ -62,7 +62,7 @@ def test_log_likelihoods_are_those_of_the_harness_s_own_class(loaded: LoadedMode
     requests += [asked("", "The night was dark."), asked(STORY + " ", "a small town")]
     theirs, (rolling,) = plain.loglikelihood(requests), plain.loglikelihood_rolling([asked(STORY)])
     for profile, within in (("f32", 1e-4), ("f16", 5e-3)):
-        ours = PackedLM(loaded, profile, batch_size=2, max_length=4096)
+        ours = PackedLM(unpacked, profile, batch_size=2, max_length=4096)
         found = ours.loglikelihood(requests)
         assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in theirs], abs=within)
         assert [greedy for _, greedy in found] == [greedy for _, greedy in theirs]

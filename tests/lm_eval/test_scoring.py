@@ -12,7 +12,7 @@ pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed: make 
 
 from tiny_models import loaded_tiny, tiny_model
 
-from stratakv.engine.load import LoadedModel, load_model
+from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.lm_eval.reading import Reader
 from stratakv.lm_eval.rows import batches, rows_of
@@ -74,17 +74,11 @@ def test_an_f16_cache_is_as_near_as_f16_is() -> None:
     assert ours != score(loaded, resolve("f32", loaded.geometry), pairs, longest=500, batch_size=2)
 
 
-def test_packed_weights_multiply_exactly_as_in_compare(loaded: LoadedModel) -> None:
-    """And answers don't: afterwards all is as before."""
-    exact, profile = load_model("embedded", exact=True), resolve("turbo4", loaded.geometry)
-    ids = torch.randint(3, 1000, (300,), generator=torch.Generator().manual_seed(3))
-    expected = -float(
-        negative_log_likelihood(context_logits(exact, profile, ids, 512, first=99).logits, ids[100:]).sum()
-    )
-    before = context_logits(loaded, profile, ids[:40], 512, first=20).logits
-    ((ours, _),) = score(loaded, profile, [(ids[:100].tolist(), ids[100:].tolist())], longest=400, batch_size=1)
-    assert ours == pytest.approx(expected, abs=1e-4)
-    assert torch.equal(context_logits(loaded, profile, ids[:40], 512, first=20).logits, before)
+@pytest.mark.parametrize("profile", ["turbo4", "tcq3; recent: 1 page turbo8; first: 1 page turbo8"])
+def test_with_packed_weights_nothing_depends_on_batches(profile: str, loaded: LoadedModel) -> None:
+    packed, pairs = resolve(profile, loaded.geometry), questions(3, 30, 125, 240, examples=140)
+    one, many = (score(loaded, packed, pairs, longest=1000, batch_size=size) for size in (1, 4))
+    assert one == many == [score(loaded, packed, [pair], longest=1000, batch_size=1)[0] for pair in pairs]
 
 
 def test_greedy_text_is_known() -> None:
