@@ -86,7 +86,8 @@ class Opinion:
         beside = [each for each in self._beside(reference, problem) if each.storages not in {p.storages for p in found}]
         profiles = [*found, *{each.storages: each for each in beside}.values()]
         store = open_store(loaded, contexts, runs, f"validate {len(contexts.ids)}")
-        with measurer.stage("second opinion"):
+        passes = len(contexts.ids) * (1 + len({each.storages for each in profiles}))
+        with measurer.stage("second opinion", passes):
             baseline, scores = kept_scores(
                 loaded,
                 contexts,
@@ -97,7 +98,6 @@ class Opinion:
             )
         store.close()
         seconds = baseline.seconds + sum(each.seconds for each in scores)
-        passes = len(contexts.ids) * (1 + len({each.storages for each in profiles}))
         measurer.add_cost("second opinion", seconds, passes)
         klds = {each.storages: score.kld for each, score in zip(profiles, scores, strict=True) if score.kld is not None}
         against = {}

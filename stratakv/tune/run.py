@@ -122,9 +122,10 @@ def tune(
     terms = Terms(found.types, start, found.damage.mean(axis=0))
     seen, level = list[Measured](), terms.level
     if effort.search_batches:
-        with measurer.stage("design"):
+        there = len(split.select) // measurer.batch
+        with measurer.stage("design", measurer.batch * (effort.designed + 3 * max(1, there))):
             seen = measured_rows(measurer, terms, designed(problem, terms, effort.designed))
-            level = float(measurer.klds([start], range(len(split.select) // measurer.batch)).mean())
+            level = float(measurer.klds([start], range(there)).mean())
     of = range(len(seen))
     seen += _ablated_rows(found)
     best = search(measurer, problem, terms, level, seen, effort)

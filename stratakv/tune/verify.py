@@ -119,12 +119,13 @@ def search(
     if not effort.search_batches:
         return Found(solution.pairs, solution.cost, model, solution)
     drawn = [problem.solve(model.drawn(rng)).pairs for _ in range(effort.drawn)]
-    with measurer.stage("candidates"):
+    contexts = len(batches) * measurer.batch
+    with measurer.stage("candidates", contexts * (2 + len(drawn))):
         base = measurer.klds([terms.operating], batches, terms.operating)[0]
         best, kld = _best_of(measurer, [solution.pairs, *drawn], batches, terms.operating)
     for _ in range(effort.swaps):
         near = problem.neighbours(best, model.damages(), effort.neighbours)
-        with measurer.stage("swaps"):
+        with measurer.stage("swaps", contexts * (1 + len(near))):
             better, lower = _best_of(measurer, [best, *near], batches, best)
         if better == best:
             break
