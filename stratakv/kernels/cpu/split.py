@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ class Split:
         sequences, and `decoding`; then for each kind of pages those of pages, page_start, first and last."""
         one = self.steps[0]
         shared = address(one.slots), address(one.query_start), len(one), self.decoding or 0
-        return shared, *(step.once(_seen_at, lambda step=step: _seen_at(step)) for step in self.steps)
+        return shared, *(step.once(_seen_at, partial(_seen_at, step)) for step in self.steps)
 
     @cached_property
     def decoding(self) -> int | None:
