@@ -12,19 +12,20 @@ from stratakv.weights.stack import Stack
 
 
 @contextmanager
-def exact_products(model: Any) -> Iterator[None]:
+def exact_products(model: Any, *, head: bool = False) -> Iterator[None]:
     """Within, a model's packed matrices multiply as `Product(exact=True)` and no layer runs fused; afterwards all is as before.
 
-    The output head stays as it is: nothing comes after it that could magnify its rounding, and it is the largest matrix.
+    head: the output head too. Else it stays as it is: nothing comes after it that could magnify its rounding, and it is the
+    largest matrix. But rounding makes a smaller difference of its inputs look larger than it is.
     """
-    head = model.get_output_embeddings()
+    left = None if head else model.get_output_embeddings()
     with ExitStack() as undo:
         for module in model.modules():
             if isinstance(getattr(module.__dict__.get("forward"), "__self__", None), FusedLayer | Stack):
                 _set(undo, module, forward=module.forward.__self__.original)
             if isinstance(module, PackedExperts):
                 _set(undo, module, exact=True, _products={})
-            if isinstance(module, PackedLinear) and module is not head:
+            if isinstance(module, PackedLinear) and module is not left:
                 _set(undo, module.product, exact=True)
         yield
 

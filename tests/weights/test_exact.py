@@ -23,4 +23,6 @@ def test_exact_within_and_as_before_afterwards() -> None:
             assert float((model(IDS).logits - expected).norm() / expected.norm()) < 0.005
             assert float((model.model(IDS)[0] - exact.model(IDS)[0]).abs().max()) < 1e-5
             raise RuntimeError("an error")
+        with exact_products(model, head=True):
+            assert float((model(IDS).logits - expected).abs().max()) < 1e-4
         assert torch.equal(model(IDS).logits, before) and not torch.equal(before, expected)
