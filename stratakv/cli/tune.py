@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stratakv.measure.corpus import Text
     from stratakv.tune.run import Request, Tuned
 
-DEFAULT_CONTEXT = 512
+DEFAULT_CONTEXT, SPANS_CONTEXT = 512, 2048
 
 
 def add_parser(commands: Any) -> None:
@@ -39,12 +39,25 @@ def add_parser(commands: Any) -> None:
     )
     add_span_options(parser)
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to tune on (the embedded tuning text)")
-    parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=f"tokens of a context ({DEFAULT_CONTEXT})")
+    parser.add_argument(
+        "-c",
+        "--ctx-size",
+        type=int,
+        metavar="N",
+        help=f"tokens of a context ({DEFAULT_CONTEXT}; with spans, and to choose them, {SPANS_CONTEXT})",
+    )
     parser.add_argument(
         "--effort",
         choices=("first", "quick", "normal", "full"),
         default="first",
         help="how much is measured; first: 6 forward passes' gradients alone (first)",
+    )
+    parser.add_argument(
+        "--far",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="of far predictions, which need what was read 1,000 tokens before, in what is minimised: 0 (none) to 1 (0)",
     )
     parser.add_argument(
         "--second-opinion",
@@ -112,8 +125,9 @@ def run(args: argparse.Namespace) -> int:
         floors=_floors(args.floor),
         name=args.name,
         runs=Path(args.runs) if args.runs else out / "stratakv-runs",
-        spans=NONE.having(sizes_from_args(args)),
+        spans=None if args.recent is None and args.first is None else NONE.having(sizes_from_args(args)),
         second_opinion=args.second_opinion,
+        far=args.far,
     )
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
     loaded = load_model(args.model, dtype=dtypes[args.dtype])
@@ -139,13 +153,16 @@ def tune_and_write(
     from stratakv.tune.evidence import evidence_of, format_evidence
     from stratakv.tune.run import tune
 
-    limit = loaded.geometry.context
+    if context is None:
+        wide = request.spans or (request.spans is None and request.budget.context)
+        limits = (SPANS_CONTEXT if wide else DEFAULT_CONTEXT, loaded.geometry.context, request.budget.context)
+        context = min(limit for limit in limits if limit)
     with stage_progress() as report:
         tuned = tune(
             loaded,
             text,
             request,
-            context=(min(DEFAULT_CONTEXT, limit) if limit else DEFAULT_CONTEXT) if context is None else context,
+            context=context,
             say=say,
             report=report,
         )

@@ -121,7 +121,9 @@ def _tuning_text(evidence: Data) -> dict[str, Any]:
         "letters": _letters(called),
         "charts": charts,
         "legend": _legend(rows),
-        "unspanned": bool(evidence.get("spans")) and not evidence["fidelity"]["points"],
+        "unspanned": bool(evidence.get("spans"))  # older files' gradients knew of none
+        and not evidence["fidelity"]["points"]
+        and "second_opinion" not in evidence,
         "points": [point for point in evidence["front"] if point["kld"]],
     }
 

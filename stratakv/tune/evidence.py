@@ -52,7 +52,7 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
             "split_half": split_half(tuned.sensitivity),
             "agreement": agreement(tuned.sensitivity),
         },
-        front=_with_spans(tuned.front, request.spans, profile.geometry, tuned.split.validate.context),
+        front=_with_spans(tuned.front, tuned.problem.spans, profile.geometry, tuned.split.validate.context),
         damages=model.damages(),
         certificate={
             **tuned.found.allocation.certificate,
@@ -66,7 +66,7 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
         reference=tuned.reference.name,
         warnings=tuned.warnings,
         told=tuned.told,
-        more={"metrics_version": METRICS_VERSION, "spans": request.spans.to_json()},
+        more={"metrics_version": METRICS_VERSION, "spans": tuned.problem.spans.to_json()},
     )
 
 

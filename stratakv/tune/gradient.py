@@ -56,17 +56,24 @@ def gradient_damage(loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str]
 
 
 def span_damage(
-    loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str], draws: int, seed: int, spans: Sequence[Spans]
+    loaded: LoadedModel,
+    ids: torch.Tensor,
+    types: Sequence[str],
+    draws: int,
+    seed: int,
+    spans: Sequence[Spans],
+    first: int | None = None,
 ) -> Floats:
     """The same under each of `spans`, from the same passes: float64 [spans, kv_layers, 2 (K, V), types].
 
     What lies in a span costs what the span's own type does to it. A layer has the spans as far as it can, so those that
-    slide have fewer. With spans the second half of the context is scored, which sees most of what is sealed. UserError for a
-    model that reads K and V by itself, and so can't have spans; NotDifferentiableError.
+    slide have fewer. first: position of the first scored prediction; None: with spans the second half of the context is
+    scored, which sees most of what is sealed. UserError for a model that reads K and V by itself, and so can't have spans;
+    NotDifferentiableError.
     """
     asked = tuple(types)
     columns = tuple(dict.fromkeys((*asked, *(each.type for each in spans if each))))
-    sealed, fine, errors = squares(loaded, ids, columns, draws, seed, spans)
+    sealed, fine, errors = squares(loaded, ids, columns, draws, seed, spans, first)
     dim = loaded.geometry.kv_layers[0].head_dim[0]
     found = np.empty_like(sealed)
     for each, part, rest, out in zip(spans, sealed, fine, found, strict=True):
@@ -76,7 +83,13 @@ def span_damage(
 
 
 def squares(
-    loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str], draws: int, seed: int, spans: Sequence[Spans]
+    loaded: LoadedModel,
+    ids: torch.Tensor,
+    types: Sequence[str],
+    draws: int,
+    seed: int,
+    spans: Sequence[Spans],
+    first: int | None = None,
 ) -> tuple[Floats, Floats, Floats]:
     """What `span_damage` is made of. (g . e)^2 / 2 a scored prediction, [spans, kv_layers, 2, types]: of what is sealed, and of
     what lies in the spans in their own type. Squared errors, summed: [kv_layers, 2, types]. types: the spans' own among them."""
@@ -102,7 +115,8 @@ def squares(
                 fine[:, ordinal, side] += parts[1]
                 errors[ordinal, side] = each.errors
 
-    first = len(ids) // 2 if apart else 0
+    if first is None:
+        first = len(ids) // 2 if apart else 0
     passes = _Passes(loaded, ids, watched, draws, first, torch.Generator().manual_seed(seed))
     with _frozen(loaded.model), taken_apart() if apart else nullcontext():
         links = chain(loaded, passes.ids, watched.cache())

@@ -40,7 +40,8 @@ class Cost:
 @dataclass
 class Measurer:
     """Measures on ids, int64 [contexts, context]. report: called with (stage, done, total). spans: of all profiles, as far as
-    each can have them. say: told a line about what falls back.
+    each can have them. say: told a line about what falls back. first: position of the first prediction that gradients are of,
+    None for half a context.
 
     Contexts are run in batches that share one cache, of as many as the model's vocabulary allows.
     """
@@ -51,6 +52,7 @@ class Measurer:
     report: Report = lambda stage, done, total: None
     spans: Spans = NONE
     say: Callable[[str], None] = lambda line: None
+    first: int | None = None
     costs: dict[str, Cost] = field(default_factory=dict)
     _stage: str = "other"
     _rough: bool = False
@@ -139,7 +141,9 @@ class Measurer:
         """[spans, kv_layers, 2, types], and the forward passes that it took."""
         if not self._rough:
             try:
-                return span_damage(self.loaded, self.ids[index], types, draws, index, spans), passes_of(draws)
+                return span_damage(self.loaded, self.ids[index], types, draws, index, spans, self.first), passes_of(
+                    draws
+                )
             except NotDifferentiableError as error:
                 self._rough = True
                 self.say(

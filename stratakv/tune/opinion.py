@@ -26,6 +26,7 @@ from stratakv.tune.measurer import Measurer
 from stratakv.tune.problem import Problem
 from stratakv.tune.scores import kept_scores
 from stratakv.tune.split import open_store
+from stratakv.weights.exact import exact_products
 
 PASSES = 4
 FEWEST = 3  # a context through f16, the profile, and what it is compared with
@@ -77,6 +78,7 @@ class Opinion:
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """(compare/1 rows; the evidence's field "second_opinion").
 
+        Products of packed weights are exact, as in `compare`: rounding activations does more than fine types.
         contexts: that nothing was chosen on. runs: where scores are kept. found: the profile, and the best uniform pair, which
         may be the same.
         """
@@ -85,9 +87,9 @@ class Opinion:
         profile, reference = found
         beside = [each for each in self._beside(reference, problem) if each.storages not in {p.storages for p in found}]
         profiles = [*found, *{each.storages: each for each in beside}.values()]
-        store = open_store(loaded, contexts, runs, f"validate {len(contexts.ids)}")
+        store = open_store(loaded, contexts, runs, f"validate exactly {len(contexts.ids)}")
         passes = len(contexts.ids) * (1 + len({each.storages for each in profiles}))
-        with measurer.stage("second opinion", passes):
+        with measurer.stage("second opinion", passes), exact_products(loaded.model, head=True):
             baseline, scores = kept_scores(
                 loaded,
                 contexts,

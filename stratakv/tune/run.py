@@ -22,11 +22,14 @@ from stratakv.tune.baselines import spanned
 from stratakv.tune.budget import Budget
 from stratakv.tune.damage import Measured, Terms
 from stratakv.tune.effort import EFFORTS, Effort
+from stratakv.tune.far import check_weight, far_for_tuning, mixed
 from stratakv.tune.headroom import headroom
 from stratakv.tune.measurer import Measurer, Pairs, Report
 from stratakv.tune.opinion import Opinion
+from stratakv.tune.options import Damages
 from stratakv.tune.problem import Problem
 from stratakv.tune.sensitivity import Sensitivity, by_ablation, by_gradient
+from stratakv.tune.span_choice import best_uniform, choose_spans, span_options
 from stratakv.tune.split import Split, open_store, split_contexts
 from stratakv.tune.types import allowed_types, types_to_ablate, useful_types
 from stratakv.tune.verify import Found, designed, fidelity, measured_rows, search
@@ -37,8 +40,9 @@ _NOT_BETTER = {"worse": "worse than", "not shown": "not shown to be better than"
 @dataclass(frozen=True)
 class Request:
     """What to tune for. types: allowed ones, None for all that the model can store. floors: by KV ordinal. name: of the
-    profile, made from its bits when None. runs: the directory where measurements are kept. spans: fixed, the tuning finds the
-    types of the rest under them. second_opinion: forward passes for it, 0 for none, None for what goes with the effort."""
+    profile, made from its bits when None. runs: the directory where measurements are kept. spans: under which the tuning finds
+    the types of the rest, None: it chooses them too, where the budget is that of a context. second_opinion: forward passes for
+    it, 0 for none, None for what goes with the effort. far: weight of far predictions, 0 to 1."""
 
     budget: Budget
     effort: str = "first"
@@ -47,8 +51,9 @@ class Request:
     floors: dict[int, Pair] = field(default_factory=dict)
     name: str | None = None
     runs: Path = Path("stratakv-runs")
-    spans: Spans = NONE
+    spans: Spans | None = NONE
     second_opinion: int | None = None
+    far: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,27 +94,48 @@ def tune(
     the spans.
     """
     effort, geometry = EFFORTS[request.effort].at(context), loaded.geometry
+    check_weight(request.far, bool(effort.search_batches))
     opinion = Opinion.of(request.second_opinion, effort)
     effort = replace(effort, validate_contexts=opinion.contexts)
     types = allowed_types(geometry, request.types)
     problem = Problem(
-        geometry, request.budget.size, request.budget.context, types, request.pairs, request.floors, request.spans
+        geometry,
+        request.budget.size,
+        request.budget.context,
+        types,
+        request.pairs,
+        request.floors,
+        request.spans or NONE,
     )
     problem.check()
+    free = request.spans is None and problem.context is not None
     contexts = cut(text, loaded.tokenizer, context, None, geometry.context)
     _check_spans(problem, types, context)
     split = split_contexts(contexts, effort)
     store = open_store(loaded, contexts, request.runs, "select")
-    measurer = Measurer(loaded, split.select, store, report, request.spans, say)
+    measurer = Measurer(loaded, split.select, store, report, problem.spans, say)
     effort = _within(effort, len(split.select), measurer.batch)
 
+    options = span_options(problem, context) if free else (problem.spans,)
     start = _uniform(problem, types)
-    found = by_gradient(measurer, types, start, effort.gradient_contexts, effort.draws)
-    mean = found.damage.mean(axis=0)
-    start = _best_uniform(problem, found)
-    kept = useful_types(geometry, types, mean, start)
+    by_spans = by_gradient(measurer, types, start, effort.gradient_contexts, effort.draws, options)
+    if request.far:
+        far = far_for_tuning(loaded, text, context)
+        kept_far = open_store(loaded, far, request.runs, "far")
+        distant = Measurer(loaded, far.ids, kept_far, report, say=say, costs=measurer.costs, first=far.first)
+        with_far = by_gradient(distant, types, start, len(far.ids), effort.draws, options, "far gradient")
+        by_spans = mixed(by_spans, with_far, request.far)
+    damages = {spans: _absolute(each) for spans, each in by_spans.items()}
+    choice = choose_spans(problem, damages)
+    problem, found = choice.problem, by_spans[choice.problem.spans]
+    measurer.spans = problem.spans
+    best_pair = best_uniform(problem, damages)
+    start = _start(problem, damages[problem.spans])
+    kept = useful_types(geometry, types, found.damage.mean(axis=0), (*start, *([best_pair[1]] if best_pair else [])))
     problem = replace(problem, types=kept)
     found = _with_types(Sensitivity(types, start, found.damage), kept)
+    if len(options) > 1:
+        say(f"spans: {choice.told['words']}")
     predicted = _absolute(found)
     told = headroom(problem, predicted)
     say(told["words"])
@@ -133,10 +159,11 @@ def tune(
     checked = fidelity(problem, terms, level, seen, of)
 
     bpv = Profile("", geometry, best.pairs).bpv
-    spans = fitted(request.spans, geometry, best.pairs)
+    spans = fitted(problem.spans, geometry, best.pairs)
     name = request.name or f"tuned-{bpv:.3f}"
     profile = Profile(name, geometry, best.pairs, fingerprint=loaded.fingerprint, spans=spans)
-    reference = spanned(Profile(pair_text(start[0]), geometry, start), request.spans)
+    compared_spans, pair = best_pair or (problem.spans, start[0])
+    reference = spanned(Profile(pair_text(pair), geometry, (pair,) * len(start)), compared_spans)
     rows, second = opinion.measured(loaded, split.validate, request.runs, (profile, reference), problem, measurer)
     front = _front(problem, best, rows[0] if rows else {})
     warnings = (*opinion.warnings(len(split.validate.ids)), *_warnings(profile, second, request.budget, problem, best))
@@ -154,7 +181,12 @@ def tune(
         measurer,
         effort,
         warnings,
-        {"headroom": told, "fidelity": checked, "second_opinion": second},
+        {
+            "headroom": told,
+            **({"span_choice": choice.told} if len(options) > 1 else {}),
+            "fidelity": checked,
+            "second_opinion": second,
+        },
     )
 
 
@@ -185,12 +217,11 @@ def _uniform(problem: Problem, types: Sequence[str]) -> Pairs:
     return ((types[0], types[0]),) * len(problem.geometry.kv_layers)
 
 
-def _best_uniform(problem: Problem, found: Sensitivity) -> Pairs:
-    """The pair that, used everywhere within the budget, does the least damage; the smallest type where none fits."""
-    layers = len(problem.geometry.kv_layers)
-    if (pair := problem.uniform(_absolute(found))) is not None:
-        return (pair,) * layers
-    return min((((name, name),) * layers for name in found.types), key=problem.size)
+def _start(problem: Problem, damages: Damages) -> Pairs:
+    """The best uniform pair; the smallest type where none fits."""
+    if (pair := problem.uniform(damages)) is not None:
+        return (pair,) * len(damages)
+    return min((((name, name),) * len(damages) for name in problem.types or ()), key=problem.size)
 
 
 def _with_types(found: Sensitivity, kept: Sequence[str]) -> Sensitivity:

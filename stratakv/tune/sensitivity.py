@@ -16,6 +16,7 @@ import numpy as np
 from stratakv.evidence.tuning import cell_json
 from stratakv.measure.divergence import Floats
 from stratakv.measure.intervals import mean_interval
+from stratakv.profile.spans import Spans
 from stratakv.tune.gradient import passes_of
 from stratakv.tune.measurer import Measurer, Pairs
 from stratakv.tune.memory import check_gradient_memory
@@ -56,12 +57,23 @@ class Sensitivity:
         return tuple(pairs)
 
 
-def by_gradient(measurer: Measurer, types: Sequence[str], operating: Pairs, contexts: int, draws: int) -> Sensitivity:
-    """All cells from `contexts` forward passes and `draws` backward passes of each. UserError where memory is short."""
+def by_gradient(
+    measurer: Measurer,
+    types: Sequence[str],
+    operating: Pairs,
+    contexts: int,
+    draws: int,
+    spans: Sequence[Spans],
+    stage: str = "gradient",
+) -> dict[Spans, Sensitivity]:
+    """All cells under each of `spans`, from `contexts` forward passes and `draws` backward passes of each.
+
+    UserError where memory is short.
+    """
     check_gradient_memory(measurer.loaded, measurer.ids.shape[1], len(types))
-    with measurer.stage("gradient", contexts * passes_of(draws)):
-        damage = measurer.gradients(tuple(types), range(contexts), draws)
-    return Sensitivity(tuple(types), operating, damage)
+    with measurer.stage(stage, contexts * passes_of(draws)):
+        damage = measurer.span_gradients(tuple(types), range(contexts), draws, spans)
+    return {each: Sensitivity(tuple(types), operating, damage[:, i]) for i, each in enumerate(spans)}
 
 
 def by_ablation(measurer: Measurer, found: Sensitivity, types: Sequence[str], batches: Sequence[int]) -> Sensitivity:

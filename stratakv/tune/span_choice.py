@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stratakv.errors import UserError
+from stratakv.profile.profile import Pair
 from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
 from stratakv.profile.spread import fitted
 from stratakv.tune.allocate import Allocation
@@ -83,3 +84,15 @@ def choose_spans(problem: Problem, damages: Mapping[Spans, Damages]) -> SpanChoi
         problem.check()
         raise UserError(f"nothing fits the budget of {problem.budget:,} bytes: give more, or allow smaller types")
     return SpanChoice(replace(problem, spans=min(fits, key=lambda spans: fits[spans])), tried)
+
+
+def best_uniform(problem: Problem, damages: Mapping[Spans, Damages]) -> tuple[Spans, Pair] | None:
+    """The pair that, in all layers alike and with the spans that suit it best, does the least damage within the budget.
+
+    damages: as of `choose_spans`. None where no pair fits.
+    """
+    found = {}
+    for spans, known in damages.items():
+        if (pair := replace(problem, spans=spans).uniform(known)) is not None:
+            found[spans, pair] = sum(each[pair] for each in known), spans.pages, pair
+    return min(found, key=lambda each: found[each], default=None)

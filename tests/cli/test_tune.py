@@ -15,6 +15,7 @@ from stratakv.assets import judging_text
 from stratakv.cli.main import main
 from stratakv.engine.load import load_model
 from stratakv.evidence.tuning import damages_of
+from stratakv.pages.footprint import allocated_bytes
 from stratakv.profile import Spans, load_profile
 from stratakv.tune import effort
 from stratakv.tune.options import options_for
@@ -121,6 +122,32 @@ def test_without_a_second_opinion_nothing_is_measured_and_it_says_so(
     assert "predicted KLD" in capsys.readouterr().err, "the offer rests on the gradients"
 
 
+def test_a_memory_and_a_context_choose_spans_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The profile has the spans that were predicted to be best, in every layer; it fits; plan and report know of them."""
+    types = ["--effort", "first", "-c", "512", "--types", "turbo2,turbo4,q8_0", "--second-opinion", "3"]
+    memory, where = ["--memory", "30MiB", "--context", "8192"], ["--out", str(tmp_path), "--name", "mine"]
+    assert main(["tune", "-m", "embedded", *types, *memory, *where]) == 0
+    printed = capsys.readouterr()
+    assert "spans: recent: 1 page turbo8; bytes a token and bpv are those outside of them" in printed.out
+    loaded = load_once("embedded")
+    profile = load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint)
+    assert set(profile.spans) == {Spans(1)}
+    assert allocated_bytes(profile, 8192) <= 30 * 2**20
+    data = json.loads((tmp_path / "mine.evidence.json").read_text())
+    none, recent = data["span_choice"]["options"]
+    assert (none["spans"], recent["spans"]) == (None, data["spans"]) == (None, Spans(1).to_json())
+    assert recent["predicted_kld"] < none["predicted_kld"] and recent["bytes"] <= 30 * 2**20
+    assert f"span choice: {data['span_choice']['words']}" in printed.out
+    assert [row["name"] for row in data["rows"]][1].endswith("+ spans"), "the best uniform pair may have spans as well"
+    assert "recent: 1 page turbo8, predicted KLD" in (tmp_path / "mine.html").read_text().lower()
+    evidence = ["--evidence", str(tmp_path / "mine.evidence.json")]
+    assert main(["plan", "-m", "embedded", *memory, *evidence]) == 0
+    assert "recent: 1 page turbo8" in capsys.readouterr().out
+    assert main(["tune", "-m", "embedded", *types, *memory, *where, "--recent", "0", "--second-opinion", "0"]) == 0
+    assert not any(load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint).spans)
+    assert "span_choice" not in json.loads((tmp_path / "mine.evidence.json").read_text())
+
+
 def test_the_report_is_beside_it(tuned: tuple[Path, list[str]]) -> None:
     out, _ = tuned
     page = (out / "mine.html").read_text()
@@ -196,7 +223,9 @@ def test_where_the_most_exact_types_fit_nothing_is_searched(
     out, _ = tuned
     words = [*SHORT, "--memory", "2GiB", "--context", "131072", "--out", str(tmp_path), "--name", "most"]
     assert main([*words, "--runs", str(out / "stratakv-runs")]) == 0
-    assert "uniform q8_0, the most exact of the allowed types, fits the budget" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "uniform q8_0, the most exact of the allowed types, fits the budget" in printed.err
+    assert "of the 2,147,483,648 bytes: more bytes would not help" in printed.out
     data = json.loads((tmp_path / "most.evidence.json").read_text())
     assert {tuple(pair) for pair in data["chosen"]["pairs"]} == {("q8_0", "q8_0")}
     assert data["fidelity"]["points"] == []
@@ -292,6 +321,9 @@ def test_the_claim_holds_on_text_that_the_tuning_never_saw(tmp_path: Path, monke
         (["--types", "turbo4,q9"], "q9"),
         (["--types", ","], "names no type"),
         (["--name", "a/b"], "without directories"),
+        (["--far", "2"], "--far 2: the weight of far predictions, 0 (none) to 1"),
+        (["--far", "0.5"], "--far 0.5 goes with --effort first"),
+        (["--far", "0.5", "--effort", "first"], "doesn't copy"),
         (["--second-opinion", "2"], "--second-opinion 2: at least 3 forward passes"),
         (
             ["-c", "512", "--recent", "2", "--first", "1"],
