@@ -55,9 +55,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--far",
         type=float,
-        default=0.0,
         metavar="WEIGHT",
-        help="of far predictions, which need what was read 1,000 tokens before, in what is minimised: 0 (none) to 1 (0)",
+        help="of far predictions, which need what was read 1,000 tokens before, in what is minimised: 0 to 1 (0.25 with "
+        "--memory and --effort first where the model copies, else 0)",
     )
     parser.add_argument(
         "--second-opinion",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratakv import __version__
 from stratakv.errors import UserError
-from stratakv.evidence.reading import INTERVAL, NUMBER, PAIRS, ROW, Data, first_problem, read_checked
+from stratakv.evidence.reading import ABSENT, INTERVAL, NUMBER, PAIRS, ROW, Data, first_problem, read_checked
 
 if TYPE_CHECKING:  # a report is made from the files alone, without torch
     from stratakv.profile.profile import Pair, Profile
@@ -32,6 +32,16 @@ _POINT = {
     "pairs": PAIRS,
     "kld": (*NUMBER, None),
     "kld_ci95": INTERVAL,
+}
+_OPINION = {  # files from before second opinions lack it, and those of `sensitivity`
+    "passes": NUMBER,
+    "contexts": int,
+    "against": [{"name": str, "what": str, "kld": NUMBER, "change": NUMBER, "change_ci95": INTERVAL, "kind": str}],
+    "words": str,
+}
+_SPAN_CHOICE = {
+    "options": [{"spans": (_SPANS, None), "predicted_kld": (*NUMBER, None), "bytes": (int, None)}],
+    "words": str,
 }
 _FIELDS = {
     "name": str,
@@ -57,6 +67,8 @@ _FIELDS = {
         "r2": (*NUMBER, None),
         "bias": (*NUMBER, None),
     },
+    "second_opinion": (_OPINION, ABSENT),
+    "span_choice": (_SPAN_CHOICE, ABSENT),
     "certificate": dict,
     "chosen": {"pairs": PAIRS, "bytes_per_token": int, "bpv": NUMBER},
     "rows": [ROW],

@@ -14,37 +14,39 @@ from stratakv.tune.sensitivity import Sensitivity
 from stratakv.tune.split import SELECTED_SHARE
 
 CONTEXTS = 1
+USUAL = 0.25
 
 
-def check_weight(weight: float, measures: bool) -> None:
-    """UserError for a weight that can't be. measures: the effort corrects gradients by measurements, which are of all text."""
-    if not 0 <= weight <= 1:
-        raise UserError(f"--far {weight:g}: the weight of far predictions, 0 (none) to 1 (they alone)")
-    if weight and measures:
+def weight_of(given: float | None, *, long: bool, measures: bool) -> float:
+    """The weight of far predictions: the given one; None: USUAL where a cache of a long context is asked for.
+
+    long: whether the budget names a context. measures: the effort corrects gradients by measurements, which are of all
+    predictions, so that far ones can't count. UserError for a weight that can't be.
+    """
+    if given is None:
+        return USUAL if long and not measures else 0.0
+    if not 0 <= given <= 1:
+        raise UserError(f"--far {given:g}: the weight of far predictions, 0 (none) to 1 (they alone)")
+    if given and measures:
         raise UserError(
-            f"--far {weight:g} goes with --effort first: other efforts correct the gradients by measurements of all predictions"
+            f"--far {given:g} goes with --effort first: other efforts correct the gradients by measurements of all predictions"
         )
+    return given
 
 
-def far_for_tuning(loaded: LoadedModel, text: Text, context: int) -> FarContexts:
-    """A far context from the part of the text that chooses, as `measure.far` makes them.
+def far_for_tuning(loaded: LoadedModel, text: Text, context: int) -> FarContexts | str:
+    """A far context from the part of the text that chooses, as `measure.far` makes them; or why there is none.
 
-    context: tokens of the ordinary ones. UserError for a text or a model's context that is too short, and for a model that
-    doesn't copy.
+    context: tokens of the ordinary ones.
     """
     found = far_contexts(text, loaded.tokenizer, CONTEXTS, context=context, model_context=loaded.geometry.context)
     if not isinstance(found, FarContexts):
-        raise UserError(f"{found.words}: leave --far out, or give a longer text")
+        return found.words
     _, plain = tokens_of(text, loaded.tokenizer)
     if found.distance * CONTEXTS > SELECTED_SHARE * len(plain):
-        raise UserError(
-            f"the text {text.name} has {len(plain):,} tokens: a far context takes {found.distance:,} of its first two thirds: "
-            "give a longer text, or leave --far out"
-        )
+        return f"the text {text.name} has {len(plain):,} tokens, a far context takes {found.distance:,} of its first two thirds"
     if not (copied := copying(loaded, found, found.context)).able:
-        raise UserError(
-            f"{loaded.name} doesn't copy, an f16 cache takes {copied.words}: it has no far predictions, leave --far out"
-        )
+        return f"{loaded.name} doesn't copy, an f16 cache takes {copied.words}"
     return found
 
 

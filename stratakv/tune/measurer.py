@@ -116,10 +116,6 @@ class Measurer:
                     self.report(self._stage, done, total)
         return np.array([np.concatenate(row) for row in rows])
 
-    def gradients(self, types: Sequence[str], contexts: Sequence[int], draws: int) -> Floats:
-        """`span_damage` of each context under the spans of all profiles: [contexts, kv_layers, 2, types]."""
-        return self.span_gradients(types, contexts, draws, (self.spans,))[:, 0]
-
     def span_gradients(
         self, types: Sequence[str], contexts: Sequence[int], draws: int, spans: Sequence[Spans]
     ) -> Floats:

@@ -13,6 +13,7 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.evidence.tuning import point_json
 from stratakv.measure.corpus import Text, cut
+from stratakv.measure.far import FarContexts
 from stratakv.profile import Profile
 from stratakv.profile.profile import Pair, pair_text
 from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans
@@ -22,7 +23,7 @@ from stratakv.tune.baselines import spanned
 from stratakv.tune.budget import Budget
 from stratakv.tune.damage import Measured, Terms
 from stratakv.tune.effort import EFFORTS, Effort
-from stratakv.tune.far import check_weight, far_for_tuning, mixed
+from stratakv.tune.far import far_for_tuning, mixed, weight_of
 from stratakv.tune.headroom import headroom
 from stratakv.tune.measurer import Measurer, Pairs, Report
 from stratakv.tune.opinion import Opinion
@@ -42,7 +43,8 @@ class Request:
     """What to tune for. types: allowed ones, None for all that the model can store. floors: by KV ordinal. name: of the
     profile, made from its bits when None. runs: the directory where measurements are kept. spans: under which the tuning finds
     the types of the rest, None: it chooses them too, where the budget is that of a context. second_opinion: forward passes for
-    it, 0 for none, None for what goes with the effort. far: weight of far predictions, 0 to 1."""
+    it, 0 for none, None for what goes with the effort. far: weight of far predictions, 0 to 1,
+    None for the usual one."""
 
     budget: Budget
     effort: str = "first"
@@ -53,7 +55,7 @@ class Request:
     runs: Path = Path("stratakv-runs")
     spans: Spans | None = NONE
     second_opinion: int | None = None
-    far: float = 0.0
+    far: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def tune(
     the spans.
     """
     effort, geometry = EFFORTS[request.effort].at(context), loaded.geometry
-    check_weight(request.far, bool(effort.search_batches))
+    weight = weight_of(request.far, long=request.budget.context is not None, measures=bool(effort.search_batches))
     opinion = Opinion.of(request.second_opinion, effort)
     effort = replace(effort, validate_contexts=opinion.contexts)
     types = allowed_types(geometry, request.types)
@@ -118,13 +120,17 @@ def tune(
 
     options = span_options(problem, context) if free else (problem.spans,)
     start = _uniform(problem, types)
+    far = far_for_tuning(loaded, text, context) if weight else ""
+    if isinstance(far, str) and far:
+        if request.far is not None:
+            raise UserError(f"--far {weight:g}: {far}: leave --far out")
+        say(f"far predictions don't count here: {far}")
     by_spans = by_gradient(measurer, types, start, effort.gradient_contexts, effort.draws, options)
-    if request.far:
-        far = far_for_tuning(loaded, text, context)
+    if isinstance(far, FarContexts):
         kept_far = open_store(loaded, far, request.runs, "far")
         distant = Measurer(loaded, far.ids, kept_far, report, say=say, costs=measurer.costs, first=far.first)
         with_far = by_gradient(distant, types, start, len(far.ids), effort.draws, options, "far gradient")
-        by_spans = mixed(by_spans, with_far, request.far)
+        by_spans = mixed(by_spans, with_far, weight)
     damages = {spans: _absolute(each) for spans, each in by_spans.items()}
     choice = choose_spans(problem, damages)
     problem, found = choice.problem, by_spans[choice.problem.spans]
@@ -183,6 +189,7 @@ def tune(
         warnings,
         {
             "headroom": told,
+            **({"far": {"weight": weight, "contexts": len(far.ids)}} if isinstance(far, FarContexts) else {}),
             **({"span_choice": choice.told} if len(options) > 1 else {}),
             "fidelity": checked,
             "second_opinion": second,

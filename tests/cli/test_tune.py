@@ -129,6 +129,7 @@ def test_a_memory_and_a_context_choose_spans_too(tmp_path: Path, capsys: pytest.
     assert main(["tune", "-m", "embedded", *types, *memory, *where]) == 0
     printed = capsys.readouterr()
     assert "spans: recent: 1 page turbo8; bytes a token and bpv are those outside of them" in printed.out
+    assert "far predictions don't count here: strata-8m-q8_0 doesn't copy" in printed.err
     loaded = load_once("embedded")
     profile = load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint)
     assert set(profile.spans) == {Spans(1)}
@@ -143,7 +144,12 @@ def test_a_memory_and_a_context_choose_spans_too(tmp_path: Path, capsys: pytest.
     evidence = ["--evidence", str(tmp_path / "mine.evidence.json")]
     assert main(["plan", "-m", "embedded", *memory, *evidence]) == 0
     assert "recent: 1 page turbo8" in capsys.readouterr().out
-    assert main(["tune", "-m", "embedded", *types, *memory, *where, "--recent", "0", "--second-opinion", "0"]) == 0
+    assert (
+        main(
+            ["tune", "-m", "embedded", *types, *memory, *where, "--recent", "0", "--far", "0", "--second-opinion", "0"]
+        )
+        == 0
+    )
     assert not any(load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint).spans)
     assert "span_choice" not in json.loads((tmp_path / "mine.evidence.json").read_text())
 

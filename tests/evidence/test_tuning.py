@@ -88,6 +88,11 @@ def test_evidence_without_damages_has_none() -> None:
         ({"reference": None}, "reference is null"),
         ({"told": {**TOLD, "headroom": {"gain": float("nan"), "words": ""}}}, "not JSON compliant"),
         ({"told": {"headroom": TOLD["headroom"]}}, "fidelity is missing"),
+        ({"told": {**TOLD, "second_opinion": {"passes": 4}}}, "second_opinion.contexts is missing"),
+        (
+            {"told": {**TOLD, "span_choice": {"options": [{}], "words": ""}}},
+            r"span_choice.options\[0\].spans is missing",
+        ),
     ],
 )
 def test_what_could_not_be_read_is_not_written(changes: dict[str, Any], problem: str) -> None:
