@@ -95,7 +95,7 @@ def tune(
     Raises UserError for a budget or types that allow nothing, for a text that is too short, and for contexts that lie wholly in
     the spans.
     """
-    effort, geometry = EFFORTS[request.effort].at(context), loaded.geometry
+    effort, geometry = EFFORTS[request.effort], loaded.geometry
     weight = weight_of(request.far, long=request.budget.context is not None, measures=bool(effort.search_batches))
     opinion = Opinion.of(request.second_opinion, effort)
     effort = replace(effort, validate_contexts=opinion.contexts)
@@ -112,6 +112,7 @@ def tune(
     problem.check()
     free = request.spans is None and problem.context is not None
     contexts = cut(text, loaded.tokenizer, context, None, geometry.context)
+    effort = effort.at(context)
     _check_spans(problem, types, context)
     split = split_contexts(contexts, effort)
     store = open_store(loaded, contexts, request.runs, "select")

@@ -15,6 +15,7 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.measure.corpus import cut, read_text
 from stratakv.profile import resolve
+from stratakv.profile.spans import NONE
 from stratakv.tune import memory
 from stratakv.tune.forward import FORWARD_PASSES, forward_damage
 from stratakv.tune.gradient import NotDifferentiableError, gradient_damage, passes_of
@@ -62,7 +63,7 @@ def test_a_model_without_gradients_falls_back_and_says_so(cut_by: Any, tmp_path:
         gradient_damage(loaded, some_ids(), ("q8_0", "q4_0"), 1, seed=0)
     store = Store(tmp_path, {"model": "x"})
     measurer = Measurer(loaded, some_ids()[None].repeat(2, 1), store, say=said.append)
-    found = by_gradient(measurer, ("q8_0", "q4_0"), (("q8_0", "q8_0"),) * 4, 2, 1)
+    found = by_gradient(measurer, ("q8_0", "q4_0"), (("q8_0", "q8_0"),) * 4, 2, 1, (NONE,))[NONE]
     assert np.isfinite(found.damage).all() and (found.damage > 0).all()
     assert len([line for line in said if "can't be differentiated" in line and "forward passes alone" in line]) == 1
     assert measurer.costs["gradient"].passes == 2 * FORWARD_PASSES
