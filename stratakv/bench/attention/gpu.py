@@ -1,10 +1,11 @@
-"""Decode attention, prefill and encoding on a GPU, beside torch's SDPA over dense bf16: medians of CUDA events."""
+"""Decode attention, prefill and encoding on a GPU, beside torch's SDPA over dense bf16 and other projects' decode kernels:
+medians of CUDA events."""
 
 from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
 from stratakv.bench.attention.caches import Pair, Shape, pair_name
+from stratakv.bench.peers.gpu_attention import GPU_PEERS, Decode, GpuPeer
 from stratakv.bench.result import Report, quiet, result
 from stratakv.bench.timing import load_average
 from stratakv.errors import UserError
@@ -81,14 +83,17 @@ def bench_gpu(
     device: torch.device,
     timer: Timer = event_times,
     *,
+    peers: Sequence[GpuPeer] = GPU_PEERS,
     command: str = "",
     report: Report = quiet,
 ) -> dict[str, Any]:
     """Measure; returns the data of `--json`, schema "stratakv/bench-attention-gpu/2". What doesn't fit in memory is left out,
-    and said."""
+    and said, and so are peers that aren't installed."""
     load, left_out = load_average(), list[str]()
     bandwidth = _copy_bandwidth(device, timer, settings)
-    here = _Bench(settings, device, timer, bandwidth)
+    why = {peer.name: peer.missing() for peer in peers if "decode" in settings.parts}
+    left_out += [f"decode, {name}: {words}" for name, words in why.items() if words]
+    here = _Bench(settings, device, timer, bandwidth, tuple(peer for peer in peers if why.get(peer.name, "") is None))
 
     def rows(part: str, cases: Iterable[tuple[str, Callable[[], dict[str, Any]]]]) -> list[dict[str, Any]]:
         found = []
@@ -98,6 +103,8 @@ def bench_gpu(
                 found.append(measure())
             except torch.cuda.OutOfMemoryError:
                 left_out.append(f"{part}, {what}: not enough memory")
+            except PeerError as error:
+                left_out.append(f"{part}, {what}: {error}")
         return found
 
     measured = {
@@ -118,22 +125,26 @@ def format_gpu(data: dict[str, Any]) -> str:
     """As text: a line a row."""
     lines = [f"{data['card']}, copies {data['copy_bandwidth_gb_s']:.0f} GB/s, {data['power']}"]
     lines += [
-        f"{row['name']:>20}  {row['kernel']:<6}  batch {row['batch']:>3}  {row['context']:>7,} tokens  "
+        f"{row['name']:>20}  {row['kernel']:<10}  batch {row['batch']:>3}  {row['context']:>7,} tokens  "
         f"{row['q_heads'] // row['kv_heads']} query heads a kv head  {row['ms']:9.3f} ms  {row['gb_s']:7.0f} GB/s  "
         f"{row['share_of_copy_bandwidth']:6.1%}"
         for row in data["rows"]
     ]
     lines += [
-        f"{row['name']:>20}  {row['kernel']:<6}  {row['queries']:,} queries over {row['context']:,} tokens  "
+        f"{row['name']:>20}  {row['kernel']:<10}  {row['queries']:,} queries over {row['context']:,} tokens  "
         f"{row['q_heads'] // row['kv_heads']} query heads a kv head  {row['ms']:9.3f} ms  (SDPA bf16 {row['sdpa_ms']:.3f} ms)"
         for row in data["prefill"]
     ]
     lines += [
-        f"{row['name']:>20}  {row['kernel']:<6}  encode {row['tokens']:,} tokens  {row['ms']:9.3f} ms  {row['gb_s']:7.0f} GB/s  "
+        f"{row['name']:>20}  {row['kernel']:<10}  encode {row['tokens']:,} tokens  {row['ms']:9.3f} ms  {row['gb_s']:7.0f} GB/s  "
         f"{row['share_of_copy_bandwidth']:6.1%}"
         for row in data["encode"]
     ]
     return "\n".join(lines + [f"left out: {each}" for each in data["left_out"]])
+
+
+class PeerError(Exception):
+    """Another project's kernel failed, in its words."""
 
 
 class _Packed:
@@ -172,14 +183,18 @@ class _Bench:
     device: torch.device
     timer: Timer
     bandwidth: float
+    peers: tuple[GpuPeer, ...]
 
     def decoding(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-        """A token of each sequence over its context; torch's own attention last."""
+        """A token of each sequence over its context; then torch's own attention, and other projects'."""
         settings = self.settings
         for context, batch, groups in product(settings.contexts, settings.batches, settings.groups):
             for pair in (*settings.pairs, None):
                 what = f"{_name(pair)}, {batch} sequences of {context} tokens, {groups} query heads a kv head"
                 yield what, partial(self._decode, pair, batch, context, groups)
+            for peer in self.peers:
+                what = f"{peer.name}, {batch} sequences of {context} tokens, {groups} query heads a kv head"
+                yield what, partial(self._decode_there, peer, batch, context, groups)
 
     def prompts(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         """The last tokens of one sequence, causal."""
@@ -217,6 +232,22 @@ class _Bench:
         kernel = "torch" if pair is None else packed[0].kernel.name
         row = {**self._row(pair, kernel), "batch": batch, "context": context, "q_heads": shape.kv_heads * groups}
         return {**row, **self._moved(run, nbytes)}
+
+    def _decode_there(self, peer: GpuPeer, batch: int, context: int, groups: int) -> dict[str, Any]:
+        shape, settings = self.settings.shape, self.settings
+        q_heads = shape.kv_heads * groups
+        query = random_states(self.device, batch, shape, q_heads)
+        case = Decode(batch, context, q_heads, self._states(min(context, 4096)))
+        try:
+            nbytes = peer.nbytes(case)
+            runs = [peer.prepare(case) for _ in range(max(1, -(-settings.rotate_bytes // nbytes)))]
+            moved = self._moved(lambda turn: runs[turn % len(runs)](query), nbytes)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # theirs may be anything; the other rows stay
+            raise PeerError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+        row = {"name": peer.name, "kernel": peer.kernel, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
+        return {**row, "batch": batch, "context": context, "q_heads": q_heads, **moved}
 
     def _prefill(self, pair: Pair, context: int, queries: int, groups: int) -> dict[str, Any]:
         shape = self.settings.shape

@@ -15,6 +15,7 @@ import torch
 from stratakv import UserError
 from stratakv.bench.attention.caches import Shape
 from stratakv.bench.attention.gpu import GpuSettings, bench_gpu, format_gpu, gpu
+from stratakv.bench.peers.gpu_attention import Decode, Run
 from stratakv.cli.bench.attention import settle
 from stratakv.cli.main import parse
 
@@ -35,7 +36,7 @@ def timer(run, seconds):
 
 prompts = (70, 70), (70, 9)
 settings = GpuSettings((("turbo4", "q8_0"),), Shape(1, 64), (2,), (130,), (1, 2), prefill=prompts, seconds=0, rotate_bytes=2**14)
-data = bench_gpu(settings, torch.device("cpu"), timer)
+data = bench_gpu(settings, torch.device("cpu"), timer, peers=())
 print(json.dumps({"data": data, "text": format_gpu(data)}))
 """
 
@@ -70,8 +71,36 @@ def settings(**given: Any) -> GpuSettings:
 
 def test_parts_are_those_asked_for() -> None:
     for part, key in (("decode", "rows"), ("prefill", "prefill"), ("encode", "encode")):
-        data = bench_gpu(settings(parts=(part,)), torch.device("cpu"), lambda run, seconds: [1.0])
+        data = bench_gpu(settings(parts=(part,)), torch.device("cpu"), lambda run, seconds: [1.0], peers=())
         assert [key for key in ("rows", "prefill", "encode") if data[key]] == [key]
+
+
+class Broken:
+    """A peer whose kernel fails."""
+
+    name, kernel = "theirs", "other"
+
+    def missing(self) -> str | None:
+        return None
+
+    def nbytes(self, case: Decode) -> int:
+        return 1
+
+    def prepare(self, case: Decode) -> Run:
+        raise TypeError("unexpected argument\nand so on")
+
+
+def test_peers_that_are_missing_or_fail_are_said_and_the_rest_stays() -> None:
+    given, device = settings(parts=("decode",), contexts=(64,)), torch.device("cpu")
+    data = bench_gpu(given, device, lambda run, seconds: [1.0])
+    assert [row["name"] for row in data["rows"]] == ["turbo4", "torch SDPA bf16"]
+    assert data["left_out"][0] == "decode, FlashInfer bf16: FlashInfer isn't installed: pip install flashinfer-python"
+    assert data["left_out"][1] == "decode, vLLM 4bit_nc: vLLM isn't installed" and len(data["left_out"]) == 3
+    data = bench_gpu(given, device, lambda run, seconds: [1.0], peers=[Broken()])
+    assert len(data["rows"]) == 2 and data["left_out"] == [
+        "decode, theirs, 1 sequences of 64 tokens, 4 query heads a kv head: TypeError: unexpected argument"
+    ]
+    assert data["left_out"][0] in format_gpu(data)
 
 
 def test_what_does_not_fit_in_memory_is_said_and_the_rest_stays() -> None:
@@ -84,7 +113,7 @@ def test_what_does_not_fit_in_memory_is_said_and_the_rest_stays() -> None:
             raise torch.cuda.OutOfMemoryError
         return [1.0]
 
-    data = bench_gpu(settings(), torch.device("cpu"), timer)
+    data = bench_gpu(settings(), torch.device("cpu"), timer, peers=())
     assert [(row["name"], row["context"]) for row in data["rows"]] == [
         ("turbo4", 64),
         ("turbo4", 128),
@@ -143,17 +172,29 @@ def test_a_gpu_s_options_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_predictions_say_that_they_are_none_of_measurements(tmp_path: Path) -> None:
     out = tmp_path / "predicted.json"
-    command = ["-m", "stratakv", "bench", "attention", "--predict", "--types", "turbo4,tcq4", "--json", str(out)]
+    command = [
+        "-m",
+        "stratakv",
+        "bench",
+        "attention",
+        "--predict",
+        "--types",
+        "turbo4,f32",
+        "--head-dim",
+        "256",
+        "--json",
+        str(out),
+    ]
     text = run({"TRITON_CACHE_DIR": str(tmp_path)}, *command)
-    assert "not measured on a GPU" in text and "left out: tcq4: " in text
+    assert "not measured on a GPU" in text and "left out: f32: " in text
     data = json.loads(out.read_text())
     assert [row["card"] for row in data["rows"]] == [
         "A100 SXM 80 GB",
         "RTX 4090",
         "H100 SXM",
-    ]  # tcq4 has no such kernel
+    ]  # f32 has no such kernel
     for row in data["rows"]:
-        assert row["bytes_per_head_row"] == 132 and 0 < row["share_of_bandwidth"] <= 1 and row["ms"] > 0
+        assert row["bytes_per_head_row"] == 264 and 0 < row["share_of_bandwidth"] <= 1 and row["ms"] > 0
 
 
 def test_a_machine_without_a_gpu_says_so() -> None:
