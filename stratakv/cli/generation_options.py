@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from stratakv.cli.device_option import add_device_option, checked_device
 from stratakv.cli.dtypes import DTYPES, torch_dtype
 from stratakv.cli.model_option import add_model_option
 from stratakv.cli.profile_options import add_profile_options, profile_from_args
@@ -33,6 +34,7 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         "-b", "--batch-size", type=int, default=512, help="tokens of the prompt in one forward call (512)"
     )
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="f32", help="of weights and activations (f32)")
+    add_device_option(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="print the table of every layer's types first")
 
 
@@ -58,9 +60,11 @@ def sampling_from_args(args: argparse.Namespace) -> Sampling:
 def load_for_generation(args: argparse.Namespace) -> tuple[LoadedModel, Profile]:
     """The model and its profile; warnings and what every layer got go to stderr before anything runs."""
     from stratakv.engine.load import load_model
+    from stratakv.engine.paths import attention_paths, device_lines
     from stratakv.profile.table import format_table, show_table
 
-    loaded = load_model(args.model, dtype=torch_dtype(args.dtype))
+    device = checked_device(args.device)
+    loaded = load_model(args.model, dtype=torch_dtype(args.dtype), device=device)
     profile = profile_from_args(args, loaded.geometry, loaded.fingerprint)
     for note in loaded.notes:
         print(note, file=sys.stderr)
@@ -73,6 +77,10 @@ def load_for_generation(args: argparse.Namespace) -> tuple[LoadedModel, Profile]
             f"{loaded.name}: profile {profile.name}, {profile.bpv:.3f} bpv, {profile.bytes_per_token:,} bytes a token",
             file=sys.stderr,
         )
+    if device != "cpu":
+        paths = attention_paths(loaded.model.config, profile)
+        for line in device_lines(paths, len(loaded.geometry.kv_layers)):
+            print(line, file=sys.stderr)
     return loaded, profile
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from stratakv.cli.device_option import add_device_option, checked_device
 from stratakv.cli.dtypes import DTYPES, torch_dtype
 from stratakv.cli.model_option import add_model_option
 
@@ -31,6 +32,7 @@ def add_measuring_options(parser: argparse.ArgumentParser, context: int = 512, c
     )
     add_cut_options(parser, chunks)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="f32", help="of weights and activations (f32)")
+    add_device_option(parser)
 
 
 def add_cut_options(parser: argparse.ArgumentParser, chunks: int | None = None) -> None:
@@ -111,7 +113,8 @@ def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]
     if args.batch_size < 1:
         raise UserError(f"-b {args.batch_size}: at least 1 token in a forward call")
     text = read_text(args.file)
-    loaded = load_model(args.model, dtype=torch_dtype(args.dtype), exact=True)
+    device = checked_device(getattr(args, "device", "cpu"))  # `export` has none
+    loaded = load_model(args.model, dtype=torch_dtype(args.dtype), exact=True, device=device)
     contexts = cut(text, loaded.tokenizer, args.ctx_size, args.chunks, loaded.geometry.context)
     for note in loaded.notes:  # after all that can be refused: a mistake is one line
         say(note)

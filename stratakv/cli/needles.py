@@ -31,6 +31,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from stratakv.cli.device_option import checked_device
     from stratakv.cli.dtypes import torch_dtype
     from stratakv.cli.measuring_options import emit, progress, say
     from stratakv.cli.profile_options import sizes_from_args
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         model_context=model.geometry.context,
     )
-    loaded = load_model(args.model, dtype=torch_dtype(args.dtype), exact=True)
+    device = checked_device(args.device)
+    loaded = load_model(args.model, dtype=torch_dtype(args.dtype), exact=True, device=device)
     for line in [*loaded.notes, *format_warnings([*loaded.warnings, *warnings])]:
         say(line)
     with progress("needles") as report:

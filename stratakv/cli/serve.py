@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stratakv.cli.device_option import checked_device
 from stratakv.cli.model_option import add_model_option
 from stratakv.errors import UserError
 
@@ -225,13 +226,11 @@ def _application(args: argparse.Namespace) -> FastAPI:
     profile.check_context(capacity.context)
     _say(format_table(show_table(profile, warnings=(*model.warnings, *capacity.notes))))
     _say(capacity_line(profile, capacity, args.parallel))
-    loaded = load_model(args.model, dtype=dtype, packed=packed)
+    loaded = load_model(args.model, dtype=dtype, device=device)
     for note in loaded.notes:
         _say(note)
     if problem := template_problem(loaded.tokenizer):
         _say(f"warning: the model's chat template does not compile ({problem}): chats get the plain one")
-    if not packed:
-        loaded.model.to(device)  # type: ignore[arg-type]
     limits = Limits(
         args.parallel,
         capacity.context,
@@ -278,15 +277,7 @@ def _device(args: argparse.Namespace) -> str:
         if asked and not there:
             _say(f"warning: -ngl {args.n_gpu_layers} is ignored, torch sees no GPU here")
         return "cuda" if asked and there else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise UserError(f"--device {device}: it must be cpu, cuda, cuda:N or auto")
-    if kind == "cuda" and not there:
-        raise UserError(f"--device {device}: torch sees no GPU here (a CPU build of torch never does)")
-    return device
+    return checked_device(device, " or auto")
 
 
 def _is_loopback(host: str) -> bool:

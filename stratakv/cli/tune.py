@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stratakv.cli.device_option import add_device_option, checked_device
 from stratakv.cli.model_option import add_model_option
 from stratakv.cli.profile_options import add_span_options, sizes_from_args
 from stratakv.cli.recorded import command_line, set_run
@@ -76,6 +77,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--dtype", choices=("f32", "bf16", "f16"), default="f32", help="of weights and activations (f32)"
     )
+    add_device_option(parser)
     set_run(parser, run, outputs=("out", "runs"))
 
 
@@ -95,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.tune.run import Request
     from stratakv.tune.types import allowed_types
 
+    device = checked_device(args.device)
     out = Path(args.out)
     if not out.is_dir() or not os.access(out, os.W_OK):
         raise UserError(f"--out {out} is no directory that can be written to")
@@ -130,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         far=args.far,
     )
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-    loaded = load_model(args.model, dtype=dtypes[args.dtype])
+    loaded = load_model(args.model, dtype=dtypes[args.dtype], device=device)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     try:

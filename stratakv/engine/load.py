@@ -54,18 +54,26 @@ class LoadedModel:
 
 
 def load_model(
-    source: str | Path, *, dtype: torch.dtype = torch.float32, packed: bool = True, exact: bool = False
+    source: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    packed: bool = True,
+    exact: bool = False,
+    device: str = "cpu",
 ) -> LoadedModel:
     """Load a GGUF file, a directory in Hugging Face format, a hub name, or "embedded".
 
     dtype: of activations and of weights that are unpacked. packed: keep a GGUF file's matrices in its blocks where ggml's
     libraries are installed (such a model stays on the CPU); else they are unpacked into dtype. exact: packed matrices multiply in
-    float32 instead of with activations of 8 or 16 bits, slower, for measuring. Raises UserError where the model
-    can't be read, or where its weights don't fit in the memory that is free.
+    float32 instead of with activations of 8 or 16 bits, slower, for measuring. device: where the model and its caches are;
+    matrices stay packed on a CPU only. Raises UserError where the model can't be read, or where its weights don't fit in the
+    memory that is free, of this machine and of the device.
     """
     description = describe_model(source)
     tokenizer = load_tokenizer(description)
-    weights = load_weights(description, dtype=dtype, packed=packed, exact=exact)
+    weights = load_weights(description, dtype=dtype, packed=packed and device == "cpu", exact=exact)
+    if device != "cpu":
+        _move(weights.model, device)
     return LoadedModel(
         use(weights.model),
         tokenizer,
@@ -77,6 +85,15 @@ def load_model(
         weights.packed,
         weights.notes,
     )
+
+
+def _move(model: Any, device: str) -> None:
+    try:
+        model.to(device)
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            f"the weights don't fit in the memory of {device}: take --dtype bf16, or a smaller model"
+        ) from error
 
 
 @dataclass(frozen=True)
