@@ -17,7 +17,7 @@ test: venv
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 test-all: venv gguf lm-eval clients models
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not vllm" $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not vllm and not sweep" $(PYTEST_ARGS)
 	$(MAKE) --no-print-directory test-vllm
 
 # the plugin inside vLLM, in an environment of its own: 3.5 GB of packages, about 3 minutes, and 4 for the tests

@@ -15,12 +15,12 @@ from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
 from stratakv.kernels.torch_kernel import Torch
 from stratakv.kvtypes import kv_type
-from stratakv.pages.layout import PageLayout
+from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 from stratakv.pages.pool import Pool
 
 
-def row_layout(k: str, v: str, dims: tuple[int, int], heads: int = 2) -> PageLayout:
-    return PageLayout(kv_type(k), kv_type(v), *dims, heads, order="rows")
+def row_layout(k: str, v: str, dims: tuple[int, int], heads: int = 2, page_tokens: int = PAGE_TOKENS) -> PageLayout:
+    return PageLayout(kv_type(k), kv_type(v), *dims, heads, page_tokens, "rows")
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,22 @@ class RowPages:
         self, kernel: Kernel, q: torch.Tensor, queries: Sequence[int], window: int | None = None, **options: Any
     ) -> Attended:
         """The last tokens ask, causally. q: [query tokens, q_heads, k_dim]."""
-        step = Step.causal(self.tables, self.lengths, queries, window=window)
+        size = self.pool.layout.page_tokens
+        step = Step.causal(self.tables, self.lengths, queries, window=window, page_tokens=size)
         return kernel.attend(q, self.pool, step, Options(**{"scale": q.shape[-1] ** -0.5, **options}), lse=True)
 
 
-def row_pages(k: str, v: str, dims: tuple[int, int], lengths: Sequence[int], seed: int = 0) -> RowPages:
+def row_pages(
+    k: str,
+    v: str,
+    dims: tuple[int, int],
+    lengths: Sequence[int],
+    seed: int = 0,
+    page_tokens: int = PAGE_TOKENS,
+    heads: int = 2,
+) -> RowPages:
     """Written in plain torch; pages are shuffled, and bytes that nobody wrote are 0xFF: nan as floats and scales."""
-    layout = row_layout(k, v, dims)
+    layout = row_layout(k, v, dims, heads, page_tokens)
     counts = [-(-length // layout.page_tokens) for length in lengths]
     numbers = np.random.default_rng(seed).permutation(sum(counts) + 1)
     tables = np.split(numbers[: sum(counts)], np.cumsum(counts)[:-1])
@@ -49,5 +58,6 @@ def row_pages(k: str, v: str, dims: tuple[int, int], lengths: Sequence[int], see
     pool.memory.fill_(0xFF)
     generator = torch.Generator().manual_seed(seed)
     states = [torch.randn(sum(lengths), layout.kv_heads, dim, generator=generator) for dim in dims]
-    Torch().append(pool, states[0], states[1], Step.causal(tables, lengths, lengths).slots, new_codes())
+    slots = Step.causal(tables, lengths, lengths, page_tokens=page_tokens).slots
+    Torch().append(pool, states[0], states[1], slots, new_codes())
     return RowPages(pool, tables, lengths)

@@ -12,13 +12,14 @@ import torch
 from stratakv.kernels.triton.side import Name, side_of
 from stratakv.pages.layout import PageLayout
 
-FORMS = ("f32", "f16", "bf16", "q8", "minimum", "middle", "turbo")
+FORMS = ("f32", "f16", "bf16", "q8", "minimum", "middle", "turbo", "trellis")
 
 
 @dataclass(frozen=True)
 class Encoder:
     """form: the encoding's rule, see `kvtypes.code.Encoding`, whose bits and unit these are. rotation: values that are rotated
-    together, 0 where none are. steps: its binary logarithm. tokens: of a program."""
+    together, 0 where none are. steps: its binary logarithm. tokens: of a program. bins: of a trellis, how many a coordinate of 1
+    is from 0."""
 
     form: str
     bits: int
@@ -26,16 +27,20 @@ class Encoder:
     rotation: int
     steps: int
     tokens: int
+    bins: float = 0.0
 
 
 @dataclass(frozen=True)
 class Numbers:
     """On a device: signs, float32 [2, padded], before and after the rotation; thresholds, float32 [2^bits], the last one
-    infinite; integers, int32 [2^bits]."""
+    infinite; integers, int32 [2^bits], of a trellis twice as many; and of a trellis numbers, uint8 [bins, 4], and costs, int64
+    [bins], 16 bits for each subset, the first in the low ones."""
 
     signs: torch.Tensor
     thresholds: torch.Tensor
     integers: torch.Tensor
+    numbers: torch.Tensor
+    costs: torch.Tensor
 
 
 @lru_cache(maxsize=256)
@@ -50,7 +55,7 @@ def encoder_of(layout: PageLayout, name: Name) -> Encoder | None:
     block = 0 if rotation is None else rotation.block
     if block & (block - 1):
         return None
-    return Encoder(encoding.form, encoding.bits, encoding.unit, block, max(block - 1, 0).bit_length(), 4)
+    return Encoder(encoding.form, encoding.bits, encoding.unit, block, max(block - 1, 0).bit_length(), 4, encoding.bins)
 
 
 def numbers_of(layout: PageLayout, name: Name, device: torch.device) -> Numbers:
@@ -62,8 +67,11 @@ def numbers_of(layout: PageLayout, name: Name, device: torch.device) -> Numbers:
         first, second, _ = rotation.parts()
         signs[:, :dim] = np.tile(np.stack([first, second]), dim // rotation.block)
     thresholds, integers = (encoding.thresholds, encoding.integers) if encoding else ((), ())
+    costs = np.array(encoding.costs if encoding else (), dtype=np.int64).reshape(-1, 4)
     return Numbers(
         torch.from_numpy(signs).to(device),
         torch.tensor([*thresholds, inf], dtype=torch.float32, device=device),
         torch.tensor(integers or (0,), dtype=torch.int32, device=device),
+        torch.tensor(encoding.numbers if encoding else (), dtype=torch.uint8, device=device),
+        torch.from_numpy((costs << np.arange(4) * 16).sum(1)).to(device),
     )

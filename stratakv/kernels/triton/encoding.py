@@ -120,6 +120,27 @@ def store_plane(
         tl.store(plane.to(tl.pointer_type(tl.int16)) + t[:, None] * WORDS + w[None, :], words.to(tl.int16), mask=mask)
 
 
+@triton.jit
+def loaded_rows(x, r, head, x_token, x_head, there, S: tl.constexpr):
+    """(float32 [R, padded], 0 for what isn't finite; int32 [R], 1 where there was such a value)."""
+    d = tl.arange(0, S.padded)
+    at = r[:, None].to(tl.int64) * x_token + head * x_head + d[None, :]
+    v = tl.load(x + at, mask=there[:, None] & (d < S.dim)[None, :], other=0.0).to(tl.float32)
+    finite = tl.abs(v) < float("inf")
+    return tl.where(finite, v, 0.0), tl.where(tl.min(finite.to(tl.int32), 1) > 0, 0, 1)
+
+
+@triton.jit
+def store_scale(tile, offset: tl.constexpr, scale, t, kept, S: tl.constexpr, R: tl.constexpr):
+    """float32 [R * padded_blocks] as f16 into a field of scales; int32 [R, padded_blocks], 1 where one is too large."""
+    b = tl.arange(0, S.padded_blocks)
+    field = b[None, :] * S.page_tokens + t[:, None]
+    mask = kept[:, None] & (b < S.blocks)[None, :]
+    half = tl.reshape(scale, (R, S.padded_blocks)).to(tl.float16)
+    tl.store((tile + offset).to(tl.pointer_type(tl.float16))[:, None] + field, half, mask=mask)
+    return (tl.abs(half.to(tl.float32)) == float("inf")).to(tl.int32)
+
+
 @triton.jit(do_not_specialize=["tokens"])
 def append(
     x,
@@ -148,11 +169,7 @@ def append(
     t = slot % S.page_tokens
     tile = memory + tl.where(kept, slot // S.page_tokens, 0) * page_stride + head * TILE_BYTES
     d = tl.arange(0, S.padded)
-    at = r[:, None].to(tl.int64) * x_token + head * x_head + d[None, :]
-    v = tl.load(x + at, mask=there[:, None] & (d < S.dim)[None, :], other=0.0).to(tl.float32)
-    finite = tl.abs(v) < float("inf")
-    v = tl.where(finite, v, 0.0)
-    code = tl.where(tl.min(finite.to(tl.int32), 1) > 0, 0, 1)
+    v, code = loaded_rows(x, r, head, x_token, x_head, there, S)
     if S.rows != "":
         place = t[:, None] * S.dim + d[None, :]
         mask = kept[:, None] & (d < S.dim)[None, :]
@@ -198,16 +215,9 @@ def append(
                 S.narrow_bytes * 8 // word,
                 S.padded,
             )
-        b = tl.arange(0, S.padded_blocks)
-        field = b[None, :] * S.page_tokens + t[:, None]
-        mask = kept[:, None] & (b < S.blocks)[None, :]
-        scale = tl.reshape(scale, (R, S.padded_blocks)).to(tl.float16)
-        tl.store((tile + S.scale).to(tl.pointer_type(tl.float16))[:, None] + field, scale, mask=mask)
-        large = (tl.abs(scale.to(tl.float32)) == float("inf")).to(tl.int32)
+        large = store_scale(tile, S.scale, scale, t, kept, S, R)
         if S.minimum >= 0:
-            low = tl.reshape(low, (R, S.padded_blocks)).to(tl.float16)
-            tl.store((tile + S.minimum).to(tl.pointer_type(tl.float16))[:, None] + field, low, mask=mask)
-            large |= (tl.abs(low.to(tl.float32)) == float("inf")).to(tl.int32)
+            large |= store_scale(tile, S.minimum, low, t, kept, S, R)
         large = tl.max(large, 1)
     code = tl.where(code == 0, 2 * large, code)
     worst = tl.max(tl.where(there, code, 0), 0)

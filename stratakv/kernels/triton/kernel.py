@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -18,9 +17,11 @@ from stratakv.kernels.converting import convert
 from stratakv.kernels.kernel import Attended, Options, Part, attend_apart
 from stratakv.kernels.step import Step
 from stratakv.kernels.torch_kernel import Torch
-from stratakv.kernels.triton.encoder import encoder_of, numbers_of
-from stratakv.kernels.triton.shape import LAYOUT, MAX_HEAD_DIM, Shape, shape_of
+from stratakv.kernels.triton.appending import on, sent_slots, write
+from stratakv.kernels.triton.encoder import encoder_of
+from stratakv.kernels.triton.shape import MAX_HEAD_DIM, Shape, shape_of
 from stratakv.kernels.triton.side import Name, Side, refusal, side_of
+from stratakv.kvtypes.hadamard import Rotation
 from stratakv.pages.layout import Order, PageLayout
 from stratakv.pages.pool import Pool
 
@@ -69,8 +70,8 @@ class Triton:
         """On any device."""
         if why := self.missing():
             return why
-        if layout.name != LAYOUT:
-            return f"{self.name} reads pages of {LAYOUT}, not of {layout.name}"
+        if layout.order != self.order:
+            return f"{self.name} reads pages in order {self.order!r}, not {layout.name}"
         if max(layout.k_dim, layout.v_dim) > MAX_HEAD_DIM:
             return f"no Triton kernel for a head_dim above {MAX_HEAD_DIM}"
         return refusal(layout.k, layout.k_dim) or refusal(layout.v, layout.v_dim)
@@ -80,76 +81,84 @@ class Triton:
     ) -> None:
         """See Kernel. Types whose rule the kernel doesn't know, and blocks that are no power of two, are encoded by the types
         themselves, on the device."""
-        layout = pool.layout
-        encoders = [encoder_of(layout, name) for name in SIDES]
+        encoders = [encoder_of(pool.layout, name) for name in SIDES]
         if None in encoders:
             Torch().append(pool, key, value, slots, status)
-            return
-        if not len(slots):
-            return
-        from stratakv.kernels.triton import encoding
-
-        there = _sent_slots(slots, pool.device)
-        for index, (name, states, encoder) in enumerate(zip(SIDES, (key, value), encoders, strict=True)):
-            assert encoder is not None
-            x = states.detach()
-            x = x if x.stride(-1) == 1 else x.contiguous()
-            numbers = pool.once(("triton encoder", name), partial(numbers_of, layout, name, pool.device))
-            with _on(pool.device):
-                encoding.append[(-(-len(x) // encoder.tokens), layout.kv_heads)](
-                    x,
-                    there,
-                    pool.memory,
-                    status[index:],
-                    numbers.signs,
-                    numbers.thresholds,
-                    numbers.integers,
-                    x.stride(0),
-                    x.stride(1),
-                    pool.stride,
-                    len(x),
-                    S=side_of(layout, name),
-                    E=encoder,
-                    TILE_BYTES=layout.tile_bytes,
-                    num_warps=4,
-                    enable_fp_fusion=False,
-                )
+        elif len(slots):
+            there = sent_slots(slots, pool.device)
+            for index, (name, states) in enumerate(zip(SIDES, (key, value), strict=True)):
+                write(pool, name, states, there, status[index:])
 
     def attend(self, query: torch.Tensor, pool: Pool, step: Step, options: Options, *, lse: bool = False) -> Attended:
         """See Kernel. Masks with holes are for Torch."""
         if step.mask is not None:
             return Torch().attend(query, pool, step, options, lse=lse)
-        layout = pool.layout
-        tokens, q_heads = query.shape[:2]
-        out = torch.empty(tokens, q_heads, layout.v_dim, dtype=torch.float32, device=pool.device)
-        total = torch.empty(tokens, q_heads, dtype=torch.float32, device=pool.device) if lse else None
-        if tokens:
-            with _on(pool.device):
-                _merge(*_parts(layout.k.rotate(query), pool, step, options), options.sinks, out, total)
-        return Attended(layout.v.unrotate(out).to(query.dtype).contiguous(), total)
+        return _attended(query, (Part(pool, step),), options, lse)
 
     def attend_both(self, query: torch.Tensor, written: Part, other: Part, options: Options) -> torch.Tensor:
-        """See Kernel."""
-        return attend_apart(query, ((self, written), (self, other)), options).out
+        """See Kernel. In one merge where both kinds of pages store V in the same basis, as turbo and trellis types do."""
+        bases = [part.pool.layout.v.rotation(part.pool.layout.v_dim) for part in (written, other)]
+        if bases[0] != bases[1] or written.step.mask is not None or other.step.mask is not None:
+            return attend_apart(query, ((self, written), (self, other)), options).out
+        return _attended(query, (written, other), options, lse=False).out
 
     def convert(self, source: Pool, target: Pool, pairs: Sequence[tuple[int, int]], status: torch.Tensor) -> None:
         """See Kernel."""
         convert(self, source, target, pairs, status)
 
 
-def _parts(q: torch.Tensor, pool: Pool, step: Step, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
-    """(outputs, sums) of each split of the history, see attention.attend. q: in K's stored basis."""
+def _attended(query: torch.Tensor, parts: Sequence[Part], options: Options, lse: bool) -> Attended:
+    """Over pages of one kind or several, V in one basis."""
+    layout, device = parts[0].pool.layout, parts[0].pool.device
+    tokens, q_heads = query.shape[:2]
+    out = torch.empty(tokens, q_heads, layout.v_dim, dtype=torch.float32, device=device)
+    total = torch.empty(tokens, q_heads, dtype=torch.float32, device=device) if lse else None
+    if tokens:
+        launches = [_launch(part, q_heads // layout.kv_heads) for part in parts]
+        splits = sum(launch.splits for launch in launches)
+        found = torch.empty(splits, tokens, q_heads, layout.v_dim, dtype=torch.float32, device=device)
+        sums = torch.empty(splits, tokens, q_heads, dtype=torch.float32, device=device)
+        bases: dict[Rotation | None, torch.Tensor] = {}  # the query in each
+        begin = 0
+        with on(device):
+            for launch in launches:
+                k = launch.pool.layout.k
+                basis = k.rotation(layout.k_dim)
+                if basis not in bases:
+                    bases[basis] = k.rotate(query)
+                end = begin + launch.splits
+                _attend(bases[basis], launch, options, found[begin:end], sums[begin:end])
+                begin = end
+            _merge(found, sums, options.sinks, out, total)
+    return Attended(layout.v.unrotate(out).to(query.dtype).contiguous(), total)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """How the history of one kind of pages is taken: see attention.attend."""
+
+    pool: Pool
+    shape: Shape
+    sent: _Sent
+    splits: int
+
+
+def _launch(part: Part, groups: int) -> _Launch:
+    (pool, step), layout, device = part, part.pool.layout, part.pool.device
+    shape = shape_of(layout, groups, _most_queries(step))
+    key = "triton", device, shape.queries, layout.page_tokens
+    sent = step.once(key, lambda: _sent(step, layout, shape.queries, device))
+    return _Launch(pool, shape, sent, _splits(len(sent.blocks) * layout.kv_heads, sent.longest, shape, device))
+
+
+def _attend(q: torch.Tensor, launch: _Launch, options: Options, parts: torch.Tensor, sums: torch.Tensor) -> None:
+    """Outputs and sums of each split of the history, into parts and sums. q: in K's stored basis."""
     from stratakv.kernels.triton import attention
 
-    layout, device = pool.layout, pool.device
-    tokens, q_heads = q.shape[:2]
+    pool, shape, sent, splits = launch.pool, launch.shape, launch.sent, launch.splits
+    layout = pool.layout
     q = q if q.stride(-1) == 1 else q.contiguous()
-    shape = shape_of(layout, q_heads // layout.kv_heads, _most_queries(step))
-    sent = step.once(("triton", device, shape.queries), lambda: _sent(step, layout, shape.queries, device))
-    k, v = (pool.once(("triton", name), partial(_resident, side_of(layout, name), device)) for name in SIDES)
-    splits = _splits(len(sent.blocks) * layout.kv_heads, sent.longest, shape, device)
-    parts = torch.empty(splits, tokens, q_heads, layout.v_dim, dtype=torch.float32, device=device)
-    sums = torch.empty(splits, tokens, q_heads, dtype=torch.float32, device=device)
+    k, v = (pool.once(("triton", name), partial(_resident, side_of(layout, name), pool.device)) for name in SIDES)
     attention.attend[(len(sent.blocks), layout.kv_heads, splits)](
         q,
         parts,
@@ -164,16 +173,16 @@ def _parts(q: torch.Tensor, pool: Pool, step: Step, options: Options) -> tuple[t
         q.stride(0),
         q.stride(1),
         pool.stride,
-        tokens,
+        len(q),
         splits,
         options.scale * _LOG2E,
         options.softcap or 1.0,
         **shape.constants(k.side, v.side, layout, options.softcap is not None),
         num_warps=shape.warps,
         num_stages=shape.stages,
+        maxnreg=shape.registers,
         enable_fp_fusion=True,
     )
-    return parts, sums
 
 
 def _merge(
@@ -199,11 +208,6 @@ def _merge(
         num_warps=1,
         enable_fp_fusion=True,
     )
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current GPU."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _refused_device(device: torch.device) -> str | None:
@@ -255,19 +259,6 @@ def _sent(step: Step, layout: PageLayout, queries: int, device: torch.device) ->
 
     longest = int((step.last - step.first).max(initial=0))
     return _Sent(there(step.pages), there(blocks), there(step.first), there(step.last), longest)
-
-
-_last_slots: tuple[NDArray[np.int64], torch.Tensor] | None = None
-
-
-def _sent_slots(slots: NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """A step's slots on the device, sent once for all its layers, which give the same numbers one after another."""
-    global _last_slots
-    last = _last_slots
-    if last is None or last[1].device != device or not np.array_equal(last[0], slots):
-        own = np.array(slots, dtype=np.int64)
-        _last_slots = last = own, torch.from_numpy(own).to(device, non_blocking=True)
-    return last[1]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stratakv.kernels.triton.appending import BLOCKS, SEAM
 from stratakv.kernels.triton.encoder import encoder_of
 from stratakv.kernels.triton.shape import Shape, shape_of
 from stratakv.kernels.triton.side import Name, side_of
@@ -58,7 +59,9 @@ def attention_code(
     signature |= {"q_token": "i32", "q_head": "i32", "page_stride": "i64", "tokens": "i32", "splits": "i32"}
     signature |= {"scale": "fp32", "softcap": "fp32"}
     constants = shape.constants(k, v, layout, softcap)
-    return _compiled(capability, attention.attend, signature, constants, shape.warps, shape.stages)
+    return _compiled(
+        capability, attention.attend, signature, constants, shape.warps, shape.stages, registers=shape.registers
+    )
 
 
 def merge_code(capability: int, dim: int) -> Code:
@@ -71,18 +74,37 @@ def merge_code(capability: int, dim: int) -> Code:
     return _compiled(capability, attention.merge, signature, constants, 1)
 
 
-def append_code(capability: int, layout: PageLayout, name: Name) -> Code | None:
-    """Of the kernel that encodes one side; None where the type encodes itself."""
-    from stratakv.kernels.triton import encoding
+def append_codes(capability: int, layout: PageLayout, name: Name) -> dict[str, Code]:
+    """Of the kernels that encode one side, by their names; none where the type encodes itself."""
+    from stratakv.kernels.triton import encoding, trellis_encoding
 
     encoder = encoder_of(layout, name)
     if encoder is None:
-        return None
-    signature = {"x": "*bf16", "slots": "*i64", "memory": "*u8", "status": "*i32"}
-    signature |= {"signs": "*fp32", "thresholds": "*fp32", "integers": "*i32"}
-    signature |= {"x_token": "i32", "x_head": "i32", "page_stride": "i64", "tokens": "i32"}
-    constants = {"S": side_of(layout, name), "E": encoder, "TILE_BYTES": layout.tile_bytes}
-    return _compiled(capability, encoding.append, signature, constants, 4, fused=False)
+        return {}
+    side = side_of(layout, name)
+    rows = {"x_token": "i32", "x_head": "i32"}
+    into = {"slots": "*i64", "memory": "*u8", "status": "*i32"}
+    page, tokens = {"page_stride": "i64"}, {"tokens": "i32"}
+    constants = {"S": side, "E": encoder, "TILE_BYTES": layout.tile_bytes}
+
+    def compiled(function: Any, signature: dict[str, str], constants: dict[str, Any], warps: int = 4) -> Code:
+        return _compiled(capability, function, signature, constants, warps, fused=False)
+
+    if encoder.form != "trellis":
+        numbers = {"signs": "*fp32", "thresholds": "*fp32", "integers": "*i32"}
+        signature = {"x": "*bf16"} | into | numbers | rows | page | tokens
+        return {"append": compiled(encoding.append, signature, constants)}
+    bins, ways, norms = {"bins": "*i16"}, {"ways": "*u8"}, {"norms": "*fp32"}
+    heads = {"S": side, "E": encoder, "HEADS": layout.kv_heads}
+    first = {"x": "*bf16", "status": "*i32"} | bins | norms | {"signs": "*fp32"} | rows | tokens
+    second = bins | {"costs": "*i64"} | ways | {"count": "i32"}
+    third = into | bins | ways | norms | {"numbers": "*u8", "integers": "*i32"} | page | tokens
+    path = {"SIZE": side.size, "SEAM": SEAM, "R": BLOCKS}
+    return {
+        "prepare": compiled(trellis_encoding.prepare, first, heads),
+        "paths": compiled(trellis_encoding.paths, second, path, 1),
+        "finish": compiled(trellis_encoding.finish, third, heads | {"TILE_BYTES": layout.tile_bytes}),
+    }
 
 
 def _compiled(
@@ -93,6 +115,7 @@ def _compiled(
     warps: int,
     stages: int = 1,
     fused: bool = True,
+    registers: int | None = None,
 ) -> Code:
     """Compiled as a launch would: pointers and strides are multiples of 16."""
     from triton.backends.compiler import GPUTarget
@@ -109,7 +132,7 @@ def _compiled(
     found = compiled(
         source,
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": warps, "num_stages": stages, "enable_fp_fusion": fused},
+        options={"num_warps": warps, "num_stages": stages, "enable_fp_fusion": fused, "maxnreg": registers},
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(found.asm["cubin"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 from stratakv.kernels.triton.side import Side
-from stratakv.pages.layout import PAGE_TOKENS, PageLayout
+from stratakv.pages.layout import PageLayout
 
-LAYOUT = f"rows{PAGE_TOKENS}-v1"
 MAX_HEAD_DIM = 256
 _MOST_GROUPS = 64
 
@@ -16,7 +16,8 @@ _MOST_GROUPS = 64
 @dataclass(frozen=True)
 class Shape:
     """queries: query tokens of a program. rows: query tokens times heads of a kv head, padded to a power of two. tile: tokens
-    that are decoded at once. resident: programs that a multiprocessor should have."""
+    that are decoded at once. resident: programs that a multiprocessor should have. registers: a thread's at most; None
+    where ptxas chooses."""
 
     groups: int
     queries: int
@@ -25,6 +26,7 @@ class Shape:
     warps: int
     stages: int
     resident: int
+    registers: int | None
 
     def constants(self, k: Side, v: Side, layout: PageLayout, softcap: bool) -> dict[str, Any]:
         """The template's compile-time constants."""
@@ -49,6 +51,9 @@ def shape_of(layout: PageLayout, groups: int, queries: int) -> Shape:
     rows = max(rows, 1 << (groups - 1).bit_length())
     # f16 beside heads that are no power of two, whose padding is masked: 8 bytes spilled with 64 tokens (3.7.1, f16/q5_1, 96)
     padded = any(dim & (dim - 1) for dim in (layout.k_dim, layout.v_dim)) and not {"f16", "bf16"}.isdisjoint(names)
-    tile = 64 // (1 + wide) // (1 + exact) // (1 + padded)
+    tile = gcd(64 // (1 + wide) // (1 + exact) // (1 + padded), layout.page_tokens)  # within a page
     warps, stages = (8 if rows > 32 or (wide and (rows > 16 or exact)) else 4), (1 if wide and exact else 2)
-    return Shape(groups, rows // groups, rows, tile, warps, stages, 4 if rows == 16 else 2)
+    # left to itself ptxas spills one register to fit one program more; told how many there are, it makes do: 3 programs of 128
+    # threads have 168 each
+    registers = None if not wide else 168 if rows == 16 and {"bf16", "f32"}.isdisjoint(names) else 255
+    return Shape(groups, rows // groups, rows, tile, warps, stages, 4 if rows == 16 else 2, registers)

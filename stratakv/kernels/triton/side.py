@@ -18,12 +18,14 @@ ROWS = {"rows_f32": "f32", "rows_f16": "f16", "rows_bf16": "bf16"}
 @dataclass(frozen=True)
 class Packing:
     """Planes of codes: bits of the wide one and of the narrow one (0: none); halves: byte j of a block's wide plane holds
-    value j and value j + block / 2; signed: codes are signed bytes."""
+    value j and value j + block / 2; signed: codes are signed bytes; trellis: a code has a bit x, see
+    kvtypes/trellis.py."""
 
     wide: int
     narrow: int = 0
     halves: bool = False
     signed: bool = False
+    trellis: bool = False
 
 
 PACKINGS = {
@@ -36,6 +38,11 @@ PACKINGS = {
     "halves": Packing(4, halves=True),
     "halves_1": Packing(4, 1, halves=True),
     "byte": Packing(8, signed=True),
+    "trellis_pair": Packing(2, trellis=True),
+    "trellis_pair_1": Packing(2, 1, trellis=True),
+    "trellis_nibble": Packing(4, trellis=True),
+    "trellis_nibble_1": Packing(4, 1, trellis=True),
+    "trellis_nibble_2": Packing(4, 2, trellis=True),
 }
 
 
@@ -99,7 +106,7 @@ class Side:
         from a table in shared memory."""
         if not self.table:
             return "consecutive"
-        if self.packing.wide == 2:
+        if len(self.table) <= 8:
             return "short"
         if self.bits == 4 and self.table == tuple(-entry for entry in reversed(self.table)):
             return "nibble"
@@ -117,8 +124,28 @@ class Side:
 
     @property
     def bits(self) -> int:
-        """Of a code."""
-        return self.packing.wide + self.packing.narrow
+        """Of a code, and of the number of a trellis' level."""
+        return self.packing.wide + self.packing.narrow + self.packing.trellis
+
+    @property
+    def x_bits(self) -> int:
+        """Of a value in the plane that holds a trellis' x."""
+        return self.packing.narrow or self.packing.wide
+
+    @property
+    def x_words(self) -> int:
+        """A block's words of that plane."""
+        return self.size * self.x_bits // 32
+
+    @property
+    def block_words(self) -> int:
+        """A block's words of the wide plane."""
+        return self.size * self.packing.wide // 32
+
+    @property
+    def stretches(self) -> int:
+        """Of a block's wide plane: in the first lie the values 0, stretches, 2 * stretches, ..."""
+        return self.packing.wide // self.x_bits
 
     @property
     def folded(self) -> bool:
@@ -141,6 +168,8 @@ def refusal(type_: KVType, dim: int) -> str | None:
     size = dim // blocks
     if blocks > 1 and size & (size - 1):
         return f"no Triton kernel for {type_.name} in blocks of {size}"
+    if packing.trellis and (size < 32 or size * (packing.narrow or packing.wide) % 32):
+        return f"no Triton kernel for {type_.name} in blocks of {size}: a block's bits x are no whole words"
     if dim * packing.wide % 32 or size * packing.wide % 32 or dim * packing.narrow % 16:
         return f"no Triton kernel for {type_.name} at head_dim {dim}: a token's codes are no whole words"
     return None

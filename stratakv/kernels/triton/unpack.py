@@ -6,12 +6,22 @@ loaded and outputs stored in that order, and nothing is moved in between.
 """
 
 # mypy: ignore-errors
+# ruff: noqa: SIM108
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+from stratakv.kernels.triton.lookup import (
+    fused,
+    gathered,
+    halves_of,
+    joined,
+    nibble_pairs,
+    permuted,
+    short_pairs,
+)
+from stratakv.kernels.triton.trellis import trellis_entries, x_words
 
 
 @triton.jit
@@ -26,57 +36,13 @@ def places(S: tl.constexpr):
             half: tl.constexpr = S.size // 2
             byte = word * 4 + code // 2
             i = byte // half * S.size + byte % half + half * (code % 2)
+        elif S.packing.trellis:
+            span: tl.constexpr = S.size // S.stretches
+            place = word % S.block_words * n + code
+            i = word // S.block_words * S.size + place % span * S.stretches + place // span
         else:
             i = word * n + code
     return i
-
-
-@triton.jit
-def permuted(low, high, selector):
-    """PTX's prmt: byte b of the result is byte (selector >> 4 b) & 7 of (low, high); selectors' highest bits are 0."""
-    if INTERPRETED:
-        out = low * 0 + high * 0 + selector * 0
-        selector += out
-        for b in tl.static_range(4):
-            pick = (selector >> (4 * b)) & 7
-            word = tl.where(pick < 4, low, high)
-            out |= ((word >> (8 * (pick & 3))) & 255) << (8 * b)
-    else:
-        out = tl.inline_asm_elementwise(
-            "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, selector], dtype=tl.int32, is_pure=True, pack=1
-        )
-    return out
-
-
-@triton.jit
-def signed(x, signs):
-    """x with both of its f16 negated where bits 15 and 31 of `signs` say so. One instruction that the compiler can't take apart:
-    it would compute the halves one by one."""
-    if INTERPRETED:
-        out = x ^ (signs & -0x7FFF8000)
-    else:
-        out = tl.inline_asm_elementwise(
-            "lop3.b32 $0, $1, $2, 0x80008000, 0x78;", "=r,r,r", [x, signs], dtype=tl.int32, is_pure=True, pack=1
-        )
-    return out
-
-
-@triton.jit
-def as_f16(x):
-    """The lower half of int32, taken for an f16."""
-    return x.to(tl.int16).to(tl.float16, bitcast=True)
-
-
-@triton.jit
-def halves_of(pairs, T: tl.constexpr, N: tl.constexpr):
-    """int32 [T, N], two f16 each -> f16 [T, 2 N]."""
-    return tl.reshape(tl.join(as_f16(pairs), as_f16(pairs >> 16)), (T, 2 * N))
-
-
-@triton.jit
-def joined(a, b, c, d):
-    """[..., 4]: what a thread has of each stays with it."""
-    return tl.join(tl.join(a, c), tl.join(b, d))
 
 
 @triton.jit
@@ -151,28 +117,6 @@ def load_narrow(tile, t, w, S: tl.constexpr):
 
 
 @triton.jit
-def looked_up(selectors, table):
-    """Two pairs of f16 for the numbers (nibbles 0 and 2, nibbles 1 and 3) below 8 of each selector, by byte permutations: 4 of
-    them for 4 values. table: see `loaded_table`."""
-    a = permuted(table[0], table[1], selectors)
-    b = permuted(table[2], table[3], selectors)
-    return permuted(a, b, 0x6240), permuted(a, b, 0x7351)
-
-
-@triton.jit
-def nibble_entries(words, table, S: tl.constexpr, T: tl.constexpr):
-    """As int32 pairs [T, padded / 2], for a mirrored table of 16: 8 magnitudes are looked up, then signs are set."""
-    moved = permuted(words, words, 0x3120)  # nibbles 0 1 4 5, 2 3 6 7: a pair's are two apart
-    below = ~moved & -0x77777778  # 0x88888888: set where an entry is negative
-    selectors = (moved ^ (below - ((below >> 3) & 0x11111111))) & 0x77777777
-    a, b = looked_up(selectors, table)
-    c, d = looked_up(selectors >> 16, table)
-    above = ~words
-    a, b, c, d = signed(a, above << 12), signed(b, above << 8), signed(c, above << 4), signed(d, above)
-    return tl.reshape(joined(a, b, c, d), (T, S.padded // 2))
-
-
-@triton.jit
 def short_entries(words, bits, start, table, S: tl.constexpr, T: tl.constexpr):
     """The same for tables of 4 or 8: wide plane of 2 bits, narrow one of 1 or none."""
     words = permuted(words, words, 0x3120)  # bytes: codes 0 to 3, 8 to 11, 4 to 7, 12 to 15
@@ -185,12 +129,7 @@ def short_entries(words, bits, start, table, S: tl.constexpr, T: tl.constexpr):
         bits = (bits | (bits << 2)) & 0x33333333  # two codes' a nibble
         even |= (bits & 0x11111111) << 2
         odd |= (bits & 0x22222222) << 1
-    a, c = looked_up(even, table)
-    b, d = looked_up(odd, table)
-    e, g = looked_up(even >> 16, table)
-    f, h = looked_up(odd >> 16, table)
-    pairs = tl.join(joined(a, c, e, g), joined(b, d, f, h))
-    return tl.reshape(pairs, (T, S.padded // 2))
+    return tl.reshape(short_pairs(even, odd, table), (T, S.padded // 2))
 
 
 @triton.jit
@@ -211,14 +150,13 @@ def entries(words, bits, start, table, S: tl.constexpr, T: tl.constexpr):
     """f16 [T, padded]: the entries that the tile's codes stand for, integers below 256: exact."""
     n: tl.constexpr = S.padded // 2
     if S.way == "nibble":
-        found = halves_of(nibble_entries(words, table, S, T), T, n)
+        found = halves_of(tl.reshape(nibble_pairs(words, table), (T, n)), T, n)
     elif S.way == "short":
         found = halves_of(short_entries(words, bits, start, table, S, T), T, n)
     else:
         pairs = tl.reshape(code_pairs(words, bits, start, S, T), (T, n))
         if S.way == "table":
-            codes = tl.reshape(tl.join(pairs & 0xFFFF, pairs >> 16), (T * S.padded,))
-            found = tl.reshape(tl.gather(table, codes, 0), (T, S.padded))
+            found = gathered(pairs, table, S, T)
         else:  # an f16 with the bits 0x6400 + c is 1024 + c
             found = halves_of(pairs | 0x64006400, T, n) - (1024.0 + S.middle)
     return found
@@ -263,7 +201,9 @@ def values(tile, t, seen, table, splits, S: tl.constexpr, T: tl.constexpr):
         w = tl.arange(0, S.padded_words)
         words = load_words(tile + S.offset, t, w, S)
         bits, start, scale, minimum = words, 0, 0.0, 0.0
-        if S.packing.narrow > 0:
+        if S.packing.trellis:
+            x, before, second, third = x_words(tile, words, t, w, S)
+        elif S.packing.narrow > 0:
             bits, start = load_narrow(tile, t, w, S)
         if not S.folded:
             scale = block_field(tile, S.scale, t, seen, S)
@@ -272,12 +212,18 @@ def values(tile, t, seen, table, splits, S: tl.constexpr, T: tl.constexpr):
         # Always so, as LLVM sees at once, and Triton doesn't: it would choose the product's layout by what it finds behind the
         # values, and move each of them between registers once more (a sixth of turbo4's instructions)
         if (splits | 1) != 0:
-            found = entries(words, bits, start, table, S, T)
+            if S.packing.trellis:
+                found = trellis_entries(words, x, before, second, third, w, table, S, T)
+                if S.way != "table":
+                    half: tl.constexpr = S.padded // 2
+                    found = halves_of(found, T, half)
+            else:
+                found = entries(words, bits, start, table, S, T)
             if not S.folded:
                 if S.minimum < 0:
                     found = found * spread(scale, S, T)
                 else:
-                    found = tl.fma(found, spread(scale, S, T), spread(minimum, S, T))
+                    found = fused(found, spread(scale, S, T), spread(minimum, S, T))
         else:
             width: tl.constexpr = S.padded
             found = tl.zeros((T, width), tl.float16)

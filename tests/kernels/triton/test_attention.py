@@ -24,8 +24,8 @@ from stratakv.pages.layout import PAGE_TOKENS
 CPU = torch.device("cpu")
 TRITON = Triton()
 TYPES = [name for name in type_names() if TRITON.refuses(row_layout(name, "f16", (128, 128)), CPU) is None]
-# Products are of f16: what remains of one is 2^-11
-LIMIT = 1.5e-3
+# Queries, weights, K and V are rounded to f16, by 2^-11 of themselves at most: sums of products lose 4e-4 to 7e-4
+LIMIT = 1e-3
 
 
 def compare(
@@ -42,8 +42,8 @@ def compare(
     torch.testing.assert_close(found.lse, expected.lse, rtol=0, atol=5e-3)
 
 
-def test_all_types_but_the_trellis_ones_are_read() -> None:
-    assert set(type_names()) - set(TYPES) == {name for name in type_names() if name.startswith("tcq")}
+def test_all_types_are_read() -> None:
+    assert tuple(TYPES) == type_names()
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -53,12 +53,30 @@ def test_every_type_on_either_side(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dims", [(64, 64), (96, 96), (128, 128), (256, 256)], ids=str)
 @pytest.mark.parametrize("name", TYPES)
-def test_every_pair_at_every_dim(name: str, dims: tuple[int, int]) -> None:
-    for index, other in enumerate(TYPES):
-        if TRITON.refuses(row_layout(name, other, dims), CPU) is None:
-            compare(row_pages(name, other, dims, [140]), [1 + index % 3], (1, 2, 4, 7, 8, 16)[index % 6])
+def test_every_type_in_some_pairs(name: str) -> None:
+    """With a quarter of the others at each head_dim, another quarter at each."""
+    for at, dim in enumerate((64, 96, 128, 256)):
+        across(name, TYPES[at::4], dim)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("name", TYPES)
+def test_every_pair_at_every_dim(name: str, dim: int) -> None:
+    across(name, TYPES, dim)
+
+
+def across(name: str, others: Sequence[str], dim: int) -> None:
+    for index, other in enumerate(others):
+        if TRITON.refuses(row_layout(name, other, (dim, dim)), CPU) is None:
+            compare(row_pages(name, other, (dim, dim), [140]), [1 + index % 3], (1, 2, 4, 7, 8, 16)[index % 6])
+
+
+@pytest.mark.parametrize("dim", [64, 256])
+@pytest.mark.parametrize("types", [("tcq2", "tcq6"), ("tcq4", "tcq5"), ("tcq3", "tcq4")], ids=str)
+def test_trellis_types_at_other_dims(types: tuple[str, str], dim: int) -> None:
+    compare(row_pages(*types, (dim, dim), [130]), [1], 2)
 
 
 @pytest.mark.parametrize("dims", [(64, 64), (80, 80), (96, 96), (192, 128), (256, 256)], ids=str)
@@ -156,9 +174,9 @@ def test_what_is_refused_is_said() -> None:
         (row_layout("f32", "f16", (256, 256)), CPU, "f32 at a head_dim above 128"),
         (row_layout("turbo4", "turbo4", (512, 512)), CPU, "head_dim above 256"),
         (row_layout("turbo3", "turbo3", (24, 24)), CPU, "no whole words"),
-        (row_layout("tcq4", "f16", (128, 128)), CPU, "no Triton kernel for tcq4"),
-        (replace(row_layout("f16", "f16", (64, 64)), order="tile"), CPU, f"not of tile{PAGE_TOKENS}-v1"),
-        (replace(row_layout("f16", "f16", (64, 64)), page_tokens=16), CPU, "not of rows16-v1"),
+        (row_layout("tcq4", "f16", (16, 16)), CPU, "no Triton kernel for tcq4 in blocks of 16"),
+        (row_layout("tcq5", "f16", (80, 80)), CPU, "bits x are no whole words"),
+        (replace(row_layout("f16", "f16", (64, 64)), order="tile"), CPU, f"not tile{PAGE_TOKENS}-v1"),
         (row_layout("f16", "f16", (64, 64)), torch.device("meta"), "not for meta"),
     ):
         assert words in str(TRITON.refuses(layout, device))
@@ -170,7 +188,7 @@ def test_it_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATAKV_KERNEL", "triton")
     assert order_of(CPU) == "rows"
     assert kernel_for(row_layout("turbo4", "q8_0", (64, 64)), CPU) == TRITON
-    assert kernel_for(row_layout("tcq4", "q8_0", (64, 64)), CPU) is TORCH
+    assert kernel_for(row_layout("f32", "q8_0", (256, 256)), CPU) is TORCH
     monkeypatch.delenv("STRATAKV_KERNEL")
     assert order_of(CPU) == "tile" and order_of(torch.device("cuda")) == "rows"
     assert kernel_name(torch.device("cuda")) == "triton"
