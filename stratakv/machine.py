@@ -35,6 +35,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def device_name(device: torch.device) -> str:
+    """A GPU's name, or the kind of another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def cpu_model() -> str:
     """The processor's name as the operating system gives it, or the architecture's where it gives none."""
     if sys.platform == "linux":

@@ -13,7 +13,7 @@ from stratakv import __version__
 from stratakv.engine.load import LoadedModel
 from stratakv.files import check_writable as check_writable
 from stratakv.files import write_file as write_file
-from stratakv.machine import machine
+from stratakv.machine import device_name, machine
 from stratakv.measure.corpus import Contexts
 from stratakv.measure.far import NOT_ASKED, FarContexts, NoFar, measurable
 from stratakv.measure.rows import METRICS_VERSION, likelihood_row, quality_rows
@@ -99,6 +99,7 @@ def conditions(
     """What a number needs beside it to be compared with another one."""
     warnings = [*loaded.warnings, *contexts.warnings, *(far.warnings if far else ())]
     dtype: torch.dtype = loaded.model.dtype
+    device: torch.device = loaded.model.device
     return {
         "stratakv": __version__,
         "metrics_version": METRICS_VERSION,
@@ -115,6 +116,7 @@ def conditions(
         "compute_dtype": str(dtype).removeprefix("torch."),
         "command": command,
         "machine": machine(),
+        **({} if device.type == "cpu" else {"device": device_name(device)}),
         "warnings": warnings,
     }
 

@@ -44,7 +44,8 @@ def split_contexts(contexts: Contexts, effort: Effort) -> Split:
 
 
 def open_store(loaded: LoadedModel, contexts: Contexts, runs: Path, part: str) -> Store:
-    """The measurements of this model on this cut of this text."""
+    """The measurements of this model on this cut of this text; those of another kind of device are others."""
+    device = loaded.model.device.type
     return Store(
         runs,
         {
@@ -53,6 +54,7 @@ def open_store(loaded: LoadedModel, contexts: Contexts, runs: Path, part: str) -
             "context": contexts.context,
             "part": part,
             "dtype": str(loaded.model.dtype),
+            **({} if device == "cpu" else {"device": device}),
             "metrics": METRICS_VERSION,
             "types": {name: kv_type(name).version for name in type_names()},
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,13 @@ import torch
 from stratakv.cli.main import main
 from stratakv.engine import load
 from stratakv.engine.load import load_model
+from stratakv.measure.results import conditions
+from stratakv.tune.split import open_store
 
 COMMANDS = {
     "generate": ["-p", "a"],
     "chat": [],
     "compare": ["-f", "TEXT", "turbo4"],
-    "judge": ["-f", "TEXT", "turbo4"],
     "perplexity": ["-f", "TEXT"],
     "needles": ["-f", "TEXT", "turbo4"],
     "tune": ["--bpv", "4.5"],
@@ -57,3 +59,17 @@ def test_what_reads_the_pages_is_said(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert main([*command, "--device", "cuda:1"]) == 2 and "the first is cuda:0" in capsys.readouterr().err
     assert main([*command, "--device", "cuda"]) == 0 and moved == ["cuda"]
     assert "on the NVIDIA H100 pages are read with kernel triton" in capsys.readouterr().err
+
+
+def test_results_and_kept_measurements_name_another_device(tmp_path: Path) -> None:
+    loaded = load_model("embedded", packed=False)
+    contexts: Any = SimpleNamespace(
+        text=SimpleNamespace(name="a", sha256="b"), tokens=9, scored=4, ids=[1, 2], context=8, warnings=()
+    )
+    stores = [open_store(loaded, contexts, tmp_path, "a")]
+    assert "device" not in conditions(loaded, contexts, 8, "")
+    loaded.model.to("meta")  # type: ignore[arg-type]
+    stores.append(open_store(loaded, contexts, tmp_path, "a"))
+    assert conditions(loaded, contexts, 8, "")["device"] == "meta"
+    stores[0].put("score", "0", {"x": 1})
+    assert stores[0].get("score", "0") == {"x": 1} and stores[1].get("score", "0") is None

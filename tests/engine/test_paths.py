@@ -59,7 +59,7 @@ def test_what_this_machines_gpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.startswith("on the NVIDIA H100 pages are read with kernel triton")
     assert "not measured on a GPU" in line and found["torch_layers"] == []
     found, line = said("tcq4")
-    assert found["torch_layers"] == numbers and "no Triton kernel for tcq4 in blocks of 16" in line
+    assert found["torch_layers"] == numbers and "no Triton kernel for tcq4 in blocks of 8" in line
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert "in plain torch in all KV layers (the Triton kernels need" in said("f32")[1]
 
