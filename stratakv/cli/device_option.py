@@ -19,6 +19,7 @@ def checked_device(text: str, others: str = "") -> str:
     sees no such GPU."""
     import torch
 
+    device: torch.device | None
     try:
         device = torch.device(text)
     except RuntimeError:
