@@ -40,7 +40,7 @@ class Decode:
         """[pages of all sequences, page_tokens, kv_heads, head_dim]."""
         count = self.batch * self.pages(page_tokens) * page_tokens
         repeated = self.states.repeat(-(-count // len(self.states)), 1, 1)[:count]
-        return repeated.unflatten(0, (-1, page_tokens))
+        return repeated.view(-1, page_tokens, self.kv_heads, self.head_dim)
 
 
 class GpuPeer(Protocol):
@@ -198,4 +198,4 @@ def _hadamard(dim: int) -> torch.Tensor:
     found = torch.ones(1, 1)
     while len(found) < dim:
         found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
-    return found / dim**0.5
+    return found * float(dim) ** -0.5
