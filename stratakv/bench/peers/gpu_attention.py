@@ -198,4 +198,4 @@ def _hadamard(dim: int) -> torch.Tensor:
     found = torch.ones(1, 1)
     while len(found) < dim:
         found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
-    return found * float(dim) ** -0.5
+    return found.mul(float(dim) ** -0.5)
