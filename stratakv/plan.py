@@ -12,7 +12,7 @@ from typing import Any
 from stratakv.errors import UserError
 from stratakv.pages.footprint import LONGEST, allocated_bytes, longest_context
 from stratakv.profile import ModelGeometry, Profile, resolve
-from stratakv.profile.parse import respanned_each
+from stratakv.profile.parse import respanned_each, with_default_spans
 from stratakv.profile.rules import rule_line
 from stratakv.profile.spans import Sizes
 
@@ -43,18 +43,31 @@ class Wish:
     sequences: int = 1
 
 
-def usual_candidates(geometry: ModelGeometry, sizes: Sizes | None = None) -> list[Candidate]:
+def usual_candidates(geometry: ModelGeometry, sizes: Sizes | None = None, wish: Wish | None = None) -> list[Candidate]:
     """Uniform profiles of unknown quality, without those that the model's head dims don't allow.
 
-    sizes: spans for those that can have them. UserError where none can.
+    sizes: spans for those that can have them, UserError where none can; without any the default ones, as `serve` takes them,
+    where what is wished for fits with them.
     """
     found = []
     for text in USUAL:
         try:
-            found.append(Candidate(resolve(text, geometry)))
+            profile = resolve(text, geometry)
         except UserError:
             continue
+        found.append(Candidate(profile if sizes else _as_served(profile, wish or Wish())))
     return _with_spans(found, sizes or {})
+
+
+def _as_served(profile: Profile, wish: Wish) -> Profile:
+    """The same by its name with the default spans, unless what is wished for fits without them alone; where the context is left
+    open they may take a tenth of it."""
+    found = with_default_spans(profile, context=wish.context)
+    if wish.memory is not None:
+        with_spans, without = (longest_context(each, wish.memory, wish.sequences) for each in (found, profile))
+        if with_spans < (wish.context or min(0.9 * without, profile.geometry.context or LONGEST)):
+            return profile
+    return replace(found, name=profile.name)
 
 
 def front_candidates(

@@ -88,7 +88,17 @@ def test_one_alone_recommends_only_what_it_can():
 )
 def test_what_cannot_be_says_what_would_be_needed(candidates, wish, said):
     with pytest.raises(UserError, match=said):
-        plan(FRONT if candidates == "front" else usual_candidates(MODEL), wish)
+        plan(FRONT if candidates == "front" else usual_candidates(MODEL, wish=wish), wish)
+
+
+@pytest.mark.parametrize(
+    ("memory", "context", "spans"),
+    [(2**24, 4096, True), (2**23, 4096, False), (2**24, None, True), (2**20, None, False)],
+)
+def test_usual_profiles_have_the_default_spans_where_they_fit(memory, context, spans):
+    wish = Wish(memory=memory, context=context)
+    found = next(each.profile for each in usual_candidates(MODEL, wish=wish) if each.profile.name == "turbo3")
+    assert any(found.spans) is spans
 
 
 def test_types_that_the_model_cannot_store_are_not_offered():

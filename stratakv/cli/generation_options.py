@@ -73,6 +73,8 @@ def load_for_generation(args: argparse.Namespace) -> tuple[LoadedModel, Profile]
     else:
         for warning in (*loaded.warnings, *profile.warnings):
             print(f"warning: {warning}", file=sys.stderr)
+        for note in profile.notes:
+            print(note, file=sys.stderr)
         print(
             f"{loaded.name}: profile {profile.name}, {profile.bpv:.3f} bpv, {profile.bytes_per_token:,} bytes a token",
             file=sys.stderr,

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json and args.json != "-":
         check_writable(args.json)
     description = describe_model(args.model)
-    profile = profile_from_args(args, description.geometry, description.fingerprint)
+    profile = profile_from_args(args, description.geometry, description.fingerprint, literal=True)
     profile.check_context(args.ctx_size)
     loaded, contexts = load_for_measuring(args)
     table = format_table(show_table(profile, [], [*loaded.warnings, *contexts.warnings]))

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from stratakv.sizes import size_text
 
 if TYPE_CHECKING:
     from stratakv.engine.describe import ModelDescription
-    from stratakv.plan import Wish
+    from stratakv.plan import Candidate, Wish
     from stratakv.profile.spans import Sizes
 
 _MOST_ROWS = 14
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.with_weights:
         wish = replace(wish, memory=_left(wish.memory, weights, held))
     if evidence is None:
-        candidates = usual_candidates(model.geometry, sizes)
+        candidates = usual_candidates(model.geometry, sizes, wish)
     else:
         _check_model(evidence, model, args.evidence)
         candidates = front_candidates(evidence["front"], model.geometry, _spans_of(evidence), sizes)
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             *_warnings(data),
             *([] if known or evidence is None else [_other_spans(args, evidence)]),
         ],
-        "command": _command(args.model, data),
+        "command": _command(args.model, data, _bare(candidates)),
         "measure_command": None if known else _measure_command(args, data),
     }
     print(json.dumps(data, indent=1) if args.json else format_plan(data))
@@ -277,7 +278,7 @@ def _spans(data: dict[str, Any]) -> list[str]:
     if not texts:
         return []
     without = [row["name"] for row in data["rows"] if not any(row["spans"])]
-    but = f" (not in {', '.join(without)}: as fine)" if without else ""
+    but = f" (not in {', '.join(without)})" if without else ""
     return [f"the cache's size counts spans, bpv and bytes/token don't: {max(texts, key=texts.count)}{but}"]
 
 
@@ -291,8 +292,15 @@ def _warnings(data: dict[str, Any]) -> list[str]:
     return []
 
 
-def _command(model: str, data: dict[str, Any]) -> str | None:
-    """What to run with the recommended profile: a server for so many tokens."""
+def _bare(candidates: Sequence[Candidate]) -> set[str]:
+    """Names of the profiles without the spans that `serve` would give them."""
+    from stratakv.profile.parse import with_default_spans
+
+    return {each.profile.name for each in candidates if with_default_spans(each.profile) is not each.profile}
+
+
+def _command(model: str, data: dict[str, Any], bare: set[str]) -> str | None:
+    """What to run with the recommended profile: a server for so many tokens. bare: see _bare."""
     from stratakv.pages.layout import PAGE_TOKENS
 
     if data["recommended"] is None:
@@ -305,7 +313,8 @@ def _command(model: str, data: dict[str, Any]) -> str | None:
     if tokens and data["sequences"] > 1:
         tokens = -(-tokens // PAGE_TOKENS) * PAGE_TOKENS * data["sequences"]  # no page has two owners
     words += ["-c", str(tokens)] if tokens else []
-    return shlex.join([*words, "-np", str(data["sequences"])])
+    words += ["-np", str(data["sequences"])]
+    return shlex.join([*words, "--recent", "0"] if row["name"] in bare else words)
 
 
 def _measure_command(args: argparse.Namespace, data: dict[str, Any]) -> str:

@@ -44,7 +44,8 @@ def add_span_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) 
     parser.add_argument(
         "--recent",
         metavar="PAGES[:TYPE]",
-        help="keep the newest pages of a sequence, beside the one being filled, in a finer type (turbo8); 0: none",
+        help="keep the newest pages of a sequence, beside the one being filled, in a finer type (turbo8); 0: none. With neither "
+        "option serve, generate, chat, show and plan keep 1 page and the first one of quantized types",
     )
     parser.add_argument(
         "--first",
@@ -75,16 +76,21 @@ def profile_from_args(
     geometry: ModelGeometry,
     fingerprint: str | None = None,
     environ: Mapping[str, str] = os.environ,
+    *,
+    literal: bool = False,
 ) -> Profile:
-    """The profile that the options of add_profile_options ask for on this model, spans included.
+    """The profile that the options of add_profile_options ask for on this model, spans included: the default ones where the
+    options leave them open.
 
-    environ: read for TURBO_LAYER_ADAPTIVE; the option wins over it. Raises UserError for options that contradict each
-    other, and for whatever `resolve` refuses.
+    environ: read for TURBO_LAYER_ADAPTIVE; the option wins over it. literal: without default spans, for commands that measure
+    what is named. Raises UserError for options that contradict each other, and for whatever `resolve` refuses.
     """
-    from stratakv.profile.parse import respanned
+    from stratakv.profile.parse import respanned, with_default_spans
 
-    sizes = sizes_from_args(args)
-    return respanned(_from_types(args, geometry, fingerprint, environ), sizes)
+    sizes, profile = sizes_from_args(args), _from_types(args, geometry, fingerprint, environ)
+    if sizes or literal:
+        return respanned(profile, sizes)
+    return with_default_spans(profile, args.profile, getattr(args, "ctx_size", None))
 
 
 def _from_types(

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,7 @@ def _application(args: argparse.Namespace) -> FastAPI:
     from stratakv.serve.api.origins import checked_hosts, checked_origins
     from stratakv.serve.api.prompts import template_problem
     from stratakv.serve.api.settings import ServerSettings
-    from stratakv.serve.capacity import capacity_line, plan_capacity, working_bytes
+    from stratakv.serve.capacity import affordable, capacity_line, plan_capacity, working_bytes
     from stratakv.serve.engine import Engine
     from stratakv.serve.request import Limits
 
@@ -209,20 +210,23 @@ def _application(args: argparse.Namespace) -> FastAPI:
         torch.set_num_threads(args.threads)
     device = _device(args)
     model = describe_model(args.model)
-    profile = profile_from_args(args, model.geometry, model.fingerprint)
+    profile, bare = (
+        profile_from_args(args, model.geometry, model.fingerprint, literal=literal) for literal in (False, True)
+    )
     profile.check_context(args.ctx_size or 0)
     dtype = torch_dtype(args.dtype)
     packed = device == "cpu"  # what stays in a GGUF file's blocks runs on a CPU only
     weights = int(weights_size(model, dtype.itemsize, packed=packed) * WEIGHTS_HEADROOM)
     free = free_memory() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
-    capacity = plan_capacity(
-        profile,
+    capacity_of = partial(
+        plan_capacity,
         slots=args.parallel,
         chunk=args.batch_size,
         context=args.ctx_size,
         memory=None if args.cache_memory is None else parse_memory(args.cache_memory, "--cache-memory"),
         free=free - weights - working_bytes(model.config, slots=args.parallel, chunk=args.batch_size),
     )
+    profile, capacity = affordable(profile, bare, capacity_of)
     profile.check_context(capacity.context)
     _say(format_table(show_table(profile, warnings=(*model.warnings, *capacity.notes))))
     _say(capacity_line(profile, capacity, args.parallel))

@@ -17,8 +17,14 @@ from stratakv.profile.profile import Pair, Profile, pair_text
 from stratakv.profile.rules import SPAN_CLAUSE, apply_rules, parse_pair, parse_rules, rule_line, whole_sizes
 from stratakv.profile.spans import Sizes, Spans
 from stratakv.profile.spread import spread_each
+from stratakv.sizes import size_text
 
 MODE_BASE: Pair = ("turbo4", "turbo4")
+DEFAULT_SPANS: Sizes = {
+    "recent": (1, "turbo8"),
+    "first": (1, "turbo8"),
+}  # of commands that use a cache, see `with_default_spans`
+_MANY_TOKENS = 2**20  # beyond all spans
 _MODE = re.compile(r"mode(-?\d+)(?:@(.*))?", re.DOTALL)
 
 
@@ -106,6 +112,34 @@ def respanned_each(profiles: Sequence[Profile], sizes: Sizes) -> list[Profile]:
     if error and not any(any(profile.spans) for profile in found):
         raise error
     return found
+
+
+def with_default_spans(profile: Profile, text: str | None = None, context: int | None = None) -> Profile:
+    """The profile with DEFAULT_SPANS as far as layers can have them, which a note says, where spans were left open.
+
+    As it is: one that has spans, the fork's, a file's, one whose text says spans, be it 0 pages; types as fine; a context that
+    is all in spans. text: what the profile was resolved from, None for types alone. context: tokens that it is for, None or 0
+    for the model's.
+    """
+    said = text is not None and is_spanned(text)
+    if said or profile.compat_fork or any(profile.spans):
+        return profile
+    wish = Spans().having(DEFAULT_SPANS)
+    try:
+        found = respanned(profile, DEFAULT_SPANS)
+        found.check_context(context or 0)
+    except UserError:
+        return profile
+    size = size_text(found.spans_bytes_at(_MANY_TOKENS))
+    note = (
+        f"spans ({wish.text()}) by default, {size} more a sequence for most of a coarse type's damage; --recent 0: none"
+    )
+    return replace(found, warnings=profile.warnings, notes=(*profile.notes, note))
+
+
+def is_spanned(text: str) -> bool:
+    """Whether a profile text says which spans there are, be it none; files do."""
+    return re.search(r"\b(recent|first)\b", text) is not None or _head(text).endswith(".json")
 
 
 def is_rule_line(text: str) -> bool:

@@ -54,6 +54,7 @@ def show_table(profile: Profile, contexts: Sequence[int] = (), warnings: Iterabl
         "bytes_at_context": {str(context): profile.bytes_at(context) for context in shown},
         "spans_bytes_at_context": {str(context): profile.spans_bytes_at(context) for context in shown},
         "warnings": told,
+        "notes": list(profile.notes),
     }
     if profile.compat_fork:
         data["fork_bytes_per_token"] = fork_bytes_per_token(profile)
@@ -92,6 +93,7 @@ def format_table(data: Mapping[str, Any]) -> str:
         spans = data["spans_bytes_at_context"][context]
         more = f", {spans / (size - spans):.1%} more than without spans" if beside else ""
         lines.append(f"at {int(context):>9,} tokens: {size_text(size)}{more}")
+    lines += data["notes"]
     lines += [f"warning: {warning}" for warning in data["warnings"]]
     return "\n".join(lines)
 

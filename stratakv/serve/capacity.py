@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stratakv.errors import UserError
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile
+from stratakv.profile.spans import spans_text
 from stratakv.serve.groups import WindowGroup, capacities, reserve, window_groups
 from stratakv.sizes import size_text
 
@@ -93,6 +95,33 @@ def plan_capacity(
     shares = zip(groups, capacities(groups, nbytes, slots, one, chunk), strict=True)
     fine = sum(count * group.page_bytes for group, count in shares if group.part == "fine")
     return Capacity(one, tokens, nbytes, tuple(notes), fine)
+
+
+def affordable(profile: Profile, bare: Profile, capacity_of: Callable[[Profile], Capacity]) -> tuple[Profile, Capacity]:
+    """A profile with spans that nobody asked for, and its capacity, where a request may be as long with them as without; else
+    `bare`, the same without, and a note.
+
+    capacity_of: as `plan_capacity`, whose UserError is the bare profile's.
+    """
+    if profile.spans == bare.spans:
+        return profile, capacity_of(profile)
+    plain = capacity_of(bare)
+    found: Capacity | None = None
+    try:
+        found = capacity_of(profile)
+        profile.check_context(found.context)
+    except UserError:
+        found = None
+    if found is None or found.context < plain.context:
+        note = (
+            f"no spans ({spans_text(profile.spans)}), which would take most of a coarse type's damage away: there is no room for "
+            f"them beside {plain.context:,} tokens a request"
+        )
+        return replace(bare, notes=(*bare.notes, note)), plain
+    if found.tokens < plain.tokens:
+        more = f"without spans {plain.tokens:,} tokens of all requests would fit, with them {found.tokens:,} do"
+        found = replace(found, notes=(*found.notes, more))
+    return profile, found
 
 
 def _bytes_for(groups: list[WindowGroup], tokens: int, slots: int, one: int, chunk: int) -> int:

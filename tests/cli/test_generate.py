@@ -38,12 +38,14 @@ def generated(capsys, *options: str) -> tuple[str, str]:
 def test_text_and_closing_line(capsys):
     out, err = generated(capsys, "--profile", "edges3")
     assert out.startswith("The night was ") and out.endswith("\n")
-    assert "strata-8m-q8_0: profile edges3, 5.219 bpv, 4,008 bytes a token\n" in err
+    spans = "recent: 1 page turbo8; first: 1 page turbo8"
+    assert f"strata-8m-q8_0: profile edges3; {spans}, 5.219 bpv, 4,008 bytes a token\n" in err
+    assert f"\nspans ({spans}) by default, " in err and "; --recent 0: none\n" in err
     closing = CLOSING.search(err)
     assert closing is not None
     prompt, new, held, size = (int(group.replace(",", "")) for group in closing.groups())
     assert (new, held) == (6, prompt + 5)  # the last token is never fed
-    assert size == PAGE_TOKENS * 4008
+    assert size == PAGE_TOKENS * (6 * 532 + 6 * 520)  # its one page is fine: q8_0/turbo8 and turbo8
 
 
 def test_it_streams(monkeypatch):
@@ -62,7 +64,7 @@ def test_it_streams(monkeypatch):
 def test_profile_options_and_warnings(capsys):
     _, err = generated(capsys, "-ctk", "turbo4", "-ctv", "turbo4", "--layer-adaptive", "7")
     assert "warning: mode 7 ignores -ctv turbo4 and lowers V to turbo2" in err
-    assert "profile mode 7, 4.188 bpv, 3,216 bytes a token" in err
+    assert "profile mode 7; recent: 1 page turbo8; first: 1 page turbo8, 4.188 bpv, 3,216 bytes a token" in err
     _, err = generated(capsys, "-v", "--profile", "first1: f16; rest: turbo4")
     assert "1-11   1-11      full  turbo4  turbo4" in err
 
@@ -87,12 +89,12 @@ def test_a_closed_standard_input(capsys, monkeypatch):
 
 
 def test_json_has_text_tokens_and_bytes(capsys, loaded, tmp_path):
-    out, _ = generated(capsys, "--profile", "edges3", "--json", str(tmp_path / "g.json"))
+    out, _ = generated(capsys, "--profile", "edges3", "--recent", "0", "--json", str(tmp_path / "g.json"))
     data = json.loads((tmp_path / "g.json").read_text())
     assert data["schema"] == "stratakv/generate/1" and data["prompt"] + data["text"] + "\n" == out
     assert len(data["tokens"]) == 6 and loaded.tokenizer.decode(data["tokens"]) == data["text"]
     assert data["cache_bytes"] == PAGE_TOKENS * 4008 and data["profile"]["layers"][0] == ["q8_0", "turbo4"]
-    alone, err = generated(capsys, "--profile", "edges3", "--json", "-")
+    alone, err = generated(capsys, "--profile", "edges3", "--recent", "0", "--json", "-")
     assert json.loads(alone)["tokens"] == data["tokens"] and "The night was" in err
     assert main(["generate", "-m", "embedded", "-p", "x", "--json", str(tmp_path / "absent" / "g.json")]) == 2
 

@@ -10,14 +10,15 @@ from geometries import plain
 from stratakv.cli.profile_options import add_profile_options, profile_from_args
 from stratakv.errors import UserError
 from stratakv.profile import Spans
+from stratakv.profile.files import save_profile
 
 GEOMETRY = plain(12)
 
 
-def chosen(*options, environ=None):
+def chosen(*options, environ=None, literal=True):
     parser = argparse.ArgumentParser()
     add_profile_options(parser)
-    return profile_from_args(parser.parse_args(options), GEOMETRY, "abc", environ or {})
+    return profile_from_args(parser.parse_args(options), GEOMETRY, "abc", environ or {}, literal=literal)
 
 
 def test_uniform_types():
@@ -55,6 +56,53 @@ def test_compat_tells_a_mode_of_0_from_no_mode():
     assert chosen(*turbo).pairs[0] == ("turbo4", "q8_0")
     assert chosen(*turbo, "--layer-adaptive", "0").pairs[0] == ("turbo4", "turbo2")
     assert chosen(*turbo, environ={"TURBO_LAYER_ADAPTIVE": "0"}).pairs[0] == ("turbo4", "turbo2")
+
+
+def by_default(*options):
+    """The spans of an argument list, without and with --recent 0, and whether it is said that they are a default."""
+    profile = chosen(*options, literal=False)
+    assert not any(chosen(*options, "--recent", "0", literal=False).spans)
+    return set(profile.spans), any("by default" in note for note in profile.notes)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-ctk", "turbo4", "-ctv", "tcq3"),
+        ("--layer-adaptive", "7", "-ctk", "turbo4", "-ctv", "turbo4"),
+        ("--profile", "edges3"),
+    ],
+)
+def test_quantized_types_have_spans_by_default(options):
+    assert by_default(*options) == ({Spans(1, first=1)}, True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("-ctk", "q8_0", "-ctv", "q8_0"),
+        ("-ctk", "turbo4", "-ctv", "turbo4", "--compat", "fork"),
+        ("--profile", "turbo4; first: 0 pages"),
+        ("--profile", "0: turbo4, recent 0 pages; rest: turbo4"),
+    ],
+)
+def test_what_has_none_by_default(options):
+    assert by_default(*options) == ({Spans()}, False)
+
+
+def test_a_file_means_what_it_says(tmp_path):
+    save_profile(chosen("--profile", "turbo4"), tmp_path / "first.profile.json")
+    assert not any(chosen("--profile", str(tmp_path / "first.profile.json"), literal=False).spans)
+
+
+def test_a_context_shorter_than_the_default_spans_has_none():
+    parser = argparse.ArgumentParser()
+    add_profile_options(parser)
+    parser.add_argument("-c", dest="ctx_size", type=int)
+    for context, spans in ((255, Spans()), (256, Spans(1, first=1)), (0, Spans(1, first=1))):
+        args = parser.parse_args(["--profile", "turbo4", "-c", str(context)])
+        assert set(profile_from_args(args, GEOMETRY, "abc", {}).spans) == {spans}
 
 
 def test_spans_over_any_profile():

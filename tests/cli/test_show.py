@@ -39,7 +39,7 @@ def test_text(capsys):
 
 @pytest.mark.usefixtures("described")
 def test_json_with_a_context_beyond_the_models(capsys):
-    assert main(["show", "-m", "x", "-ctk", "q8_0", "-ctv", "turbo4", "-c", "9000", "--json"]) == 0
+    assert main(["show", "-m", "x", "-ctk", "q8_0", "-ctv", "turbo4", "--recent", "0", "-c", "9000", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["bytes_at_context"]["9000"] == 9000 * data["bytes_per_token"] == 9000 * 12 * 404
     assert data["warnings"][1].startswith("context 9000 is beyond the model's 4096")

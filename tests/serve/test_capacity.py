@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from stratakv import UserError, resolve
-from stratakv.cli.plan import _command
+from stratakv.cli.plan import _bare, _command
+from stratakv.cli.profile_options import profile_from_args
 from stratakv.cli.serve import add_parser
 from stratakv.pages.footprint import pages_of
 from stratakv.pages.layout import PAGE_TOKENS as PAGE
 from stratakv.plan import Wish, usual_candidates
 from stratakv.plan import plan as plan_rows
 from stratakv.profile import LayerGeometry, ModelGeometry
-from stratakv.serve.capacity import capacity_line, plan_capacity, working_bytes
+from stratakv.profile.parse import with_default_spans
+from stratakv.serve.capacity import affordable, capacity_line, plan_capacity, working_bytes
 from stratakv.serve.groups import capacities, window_groups
 
 GIB = 2**30
@@ -44,6 +46,26 @@ def test_memory():
     got = plan(memory=GIB)
     assert got.context == 4096 and got.tokens == GIB // (3168 * PAGE) * PAGE
     assert plan(memory=GIB, context=512).context == 512
+
+
+def test_default_spans_are_left_out_where_they_would_shorten_requests():
+    """No option that was accepted without spans is refused, or gives shorter requests, since there are default ones."""
+    bare = resolve("turbo4", plain(12))
+    profile = with_default_spans(bare)
+
+    def taken(**options):
+        given_ = {"slots": 4, "chunk": 512, "context": None, "memory": None, "free": 8 * GIB, **options}
+        return affordable(profile, bare, lambda each: plan_capacity(each, **given_))
+
+    roomy, got = taken(memory=GIB)
+    assert roomy is profile and got.context == 4096 and "without spans" in got.notes[-1]
+    assert taken()[0] is profile
+    for options in ({"memory": 4096 * 3168}, {"memory": 4096 * 3168, "context": 4096}, {"memory": 128 * 3168}):
+        tight, got = taken(**options)
+        assert got == plan(**options) and tight.spans == bare.spans and "no spans" in tight.notes[0]
+    assert taken(context=128)[1].context == 128
+    with pytest.raises(UserError, match="one request needs 4,096"):
+        taken(memory=4000 * 3168, context=4096)
 
 
 def test_the_same_memory_holds_more_tokens_in_fewer_bits():
@@ -138,17 +160,19 @@ def geometries() -> st.SearchStrategy[ModelGeometry]:
 )
 def test_what_plan_prints_is_what_serve_takes(geometry, kib, context, sequences, sizes):
     """The printed command is accepted, within the memory, with the bytes of the table."""
+    wish = Wish(kib * 1024, context, sequences=sequences)
     try:
-        data = plan_rows(usual_candidates(geometry, sizes), Wish(kib * 1024, context, sequences=sequences))
+        candidates = usual_candidates(geometry, sizes, wish)
+        data = plan_rows(candidates, wish)
     except UserError:
         return
-    command = _command("m.gguf", data)
+    command = _command("m.gguf", data, _bare(candidates))
     if command is None:
         return
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
     args = parser.parse_args(shlex.split(command)[1:])
-    profile = resolve(args.profile, geometry)
+    profile = profile_from_args(args, geometry, environ={})
     options = {"slots": args.parallel, "chunk": args.batch_size, "context": args.ctx_size, "free": 2**40}
     got = plan_capacity(profile, memory=None, **options)
     row = data["rows"][data["recommended"]]
@@ -172,7 +196,7 @@ def test_spans_of_several_sequences_are_counted_as_serve_does(context):
     candidates = [each for each in usual_candidates(model, SPANS) if each.profile.name == "turbo4"]
     data = plan_rows(candidates, Wish(GIB, context, sequences=4))
     row = data["rows"][data["recommended"]]
-    args = shlex.split(_command("m.gguf", data))
+    args = shlex.split(_command("m.gguf", data, set()))
     assert args[args.index("-np") + 1] == "4"
     profile, tokens = resolve(args[args.index("--profile") + 1], model), int(args[args.index("-c") + 1])
     assert profile.spans[0].first == profile.spans[0].recent == 8

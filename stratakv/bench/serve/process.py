@@ -17,6 +17,7 @@ from typing import IO
 
 from stratakv.bench.worker import stop
 from stratakv.errors import UserError
+from stratakv.profile.parse import is_spanned
 
 _SECONDS_TO_START = 300.0
 
@@ -32,7 +33,7 @@ def our_server(model: str, profile: str, threads: int, options: Sequence[str]) -
         "-m",
         model,
         "--profile",
-        profile,
+        profile if is_spanned(profile) else f"{profile}; recent: 0 pages",  # to the letter, as it is reported
         "-t",
         str(threads),
         *options,
