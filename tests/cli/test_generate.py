@@ -26,7 +26,7 @@ def loaded():
 
 @pytest.fixture(autouse=True)
 def _loaded_once(loaded, monkeypatch):
-    monkeypatch.setattr("stratakv.engine.load.load_model", lambda source, dtype: loaded)
+    monkeypatch.setattr("stratakv.engine.load.load_model", lambda source, dtype, device: loaded)
     monkeypatch.delenv("TURBO_LAYER_ADAPTIVE", raising=False)
 
 
@@ -101,7 +101,7 @@ def test_json_has_text_tokens_and_bytes(capsys, loaded, tmp_path):
 
 def test_context_beyond_the_models(capsys, loaded, monkeypatch):
     short = dataclasses.replace(loaded, geometry=dataclasses.replace(loaded.geometry, context=8))
-    monkeypatch.setattr("stratakv.engine.load.load_model", lambda source, dtype: short)
+    monkeypatch.setattr("stratakv.engine.load.load_model", lambda source, dtype, device: short)
     _, err = generated(capsys)
     assert re.search(
         r"warning: \d+ tokens of prompt and 6 new ones exceed the model's context of 8: .*never trained", err

@@ -53,7 +53,7 @@ def test_the_command_in_the_result_needs_no_environment(tmp_path: Path, monkeypa
         (["--profile", "turbo4"], "--profile turbo4"),
     ):
         assert main([*SHORT, *options, "--json", str(tmp_path / "r.json")]) == 0
-        assert json.loads((tmp_path / "r.json").read_text())["command"].endswith(f"--dtype f32 {expected}")
+        assert json.loads((tmp_path / "r.json").read_text())["command"].endswith(f"--dtype f32 --device cpu {expected}")
 
 
 def test_json_on_standard_output_has_it_for_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_conversations(loaded: Any, monkeypatch: Any) -> None:
 
 
 def test_generate_says_it(loaded: Any, monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr("stratakv.engine.load.load_model", lambda source, dtype: loaded)
+    monkeypatch.setattr("stratakv.engine.load.load_model", lambda source, dtype, device: loaded)
     text = f"{loaded.tokenizer.bos_token}The night"
     with pytest.warns(RuntimeWarning, match="the prompt begins with"):
         assert main(["generate", "-m", "embedded", "-p", text, "-n", "1", "--temp", "0"]) == 0
