@@ -65,7 +65,9 @@ def importable(name: str) -> bool:
         module = f"{module}.{part}"
         try:
             found = import_module(module)
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if error.name and not error.name.startswith("stratakv"):
+                return True  # the module is there, the package of an extra that it needs isn't
             if not hasattr(found, part):
                 return False
             found = getattr(found, part)
