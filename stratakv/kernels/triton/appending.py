@@ -15,6 +15,8 @@ from stratakv.kernels.triton.side import Name, Side, side_of
 from stratakv.pages.pool import Pool
 
 SEAM = 32  # steps before and after a path's start that decide its state: kvtypes/viterbi.py
+# of a thread, at most: left to itself ptxas spills some of a head_dim of 256 to fit one program more
+REGISTERS = 128
 BLOCKS = 32  # whose paths one program follows, a thread each
 
 
@@ -39,6 +41,7 @@ def write(pool: Pool, name: Name, states: torch.Tensor, slots: torch.Tensor, sta
             pool.memory,
             status,
             numbers.signs,
+            numbers.paley,
             numbers.thresholds,
             numbers.integers,
             x.stride(0),
@@ -49,6 +52,7 @@ def write(pool: Pool, name: Name, states: torch.Tensor, slots: torch.Tensor, sta
             E=encoder,
             TILE_BYTES=layout.tile_bytes,
             num_warps=4,
+            maxnreg=REGISTERS,
             enable_fp_fusion=False,
         )
 
@@ -68,11 +72,14 @@ def _through_trellis(
     heads = pool.layout.kv_heads
     count = len(x) * heads * side.blocks
     bins = torch.empty(side.size, count, dtype=torch.int16, device=pool.device)
-    ways = torch.empty(side.size, count, dtype=torch.uint8, device=pool.device)
+    ways = torch.empty(side.size // 4, count, dtype=torch.int32, device=pool.device)
     norms = torch.empty(count, dtype=torch.float32, device=pool.device)
     grid = -(-len(x) // encoder.tokens), heads
-    constants = {"S": side, "E": encoder, "HEADS": heads, "num_warps": 4, "enable_fp_fusion": False}
-    trellis_encoding.prepare[grid](x, status, bins, norms, numbers.signs, x.stride(0), x.stride(1), len(x), **constants)
+    constants: dict[str, Any] = {"S": side, "E": encoder, "HEADS": heads}
+    constants |= {"num_warps": 4, "maxnreg": REGISTERS, "enable_fp_fusion": False}
+    trellis_encoding.prepare[grid](
+        x, status, bins, norms, numbers.signs, numbers.paley, x.stride(0), x.stride(1), len(x), **constants
+    )
     trellis_encoding.paths[(-(-count // BLOCKS),)](
         bins, numbers.costs, ways, count, SIZE=side.size, SEAM=SEAM, R=BLOCKS, num_warps=1
     )
@@ -81,7 +88,7 @@ def _through_trellis(
         pool.memory,
         status,
         bins,
-        ways,
+        ways.view(torch.uint8),
         norms,
         numbers.numbers,
         numbers.integers,

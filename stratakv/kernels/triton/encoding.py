@@ -15,27 +15,68 @@ def halves(x, ROWS: tl.constexpr, COUNT: tl.constexpr, STEP: tl.constexpr):
 
 
 @triton.jit
-def rotated(x, signs, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr):
-    """As Rotation.exact: butterflies of growing stride on each run of E.rotation values."""
+def picked(x, at, R: tl.constexpr):
+    """[R, n] -> what stands at the places at, int32 [m]: [R, m]."""
+    return tl.gather(x, tl.broadcast_to(at[None, :], (R, at.shape[0])), 1)
+
+
+@triton.jit
+def mixed(x, paley, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr):
+    """Each run of E.paley values times Paley's matrix, term by term: [R, padded] -> the same, in runs of E.run places."""
+    runs: tl.constexpr = S.padded // E.run
+    y = tl.zeros((R, runs, E.run), tl.float32)
+    for column in range(E.paley):
+        value = picked(x, tl.arange(0, runs) * E.paley + column, R)
+        y += tl.load(paley + column * E.run + tl.arange(0, E.run))[None, None, :] * value[:, :, None]
+    return tl.reshape(y, (R, S.padded))
+
+
+@triton.jit
+def rotated(x, signs, paley, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr):
+    """As Rotation.exact: Paley's matrix on runs of E.paley values, then butterflies of growing stride, on each E.rotation
+    values."""
     d = tl.arange(0, S.padded)
     y = x * tl.load(signs + d)[None, :]
+    if E.paley > 1:
+        y = mixed(y, paley, S, E, R)
     steps: tl.constexpr = E.steps
     for k in tl.static_range(steps):
-        a, b = halves(y, R, S.padded // (2 << k), 1 << k)
+        a, b = halves(y, R, S.padded // (2 * E.run << k), E.run << k)
         y = tl.reshape(tl.permute(tl.join(a + b, a - b), (0, 1, 3, 2)), (R, S.padded))
+    if E.paley > 1:
+        y = picked(y, tl.minimum(d // E.paley * E.run + d % E.paley, S.padded - 1), R)
     return y * tl.load(signs + S.padded + d)[None, :] * (1 / E.rotation**0.5)
 
 
 @triton.jit
 def summed_squares(x, S: tl.constexpr, R: tl.constexpr):
-    """[R, padded] -> [R * padded_blocks], added up by halving."""
+    """[R, padded] -> [R * padded_blocks], added up by halving, and then, where a block is no power of two, one by one."""
     y = x * x
     size: tl.constexpr = S.padded // S.padded_blocks
-    steps: tl.constexpr = S.size_steps
+    steps: tl.constexpr = S.halvings
+    left: tl.constexpr = size >> steps
+    if S.odd > 1:  # what is added together: S.odd values apart, and runs of `left` places apart
+        p = tl.arange(0, S.padded)
+        y = picked(y, tl.where(p % left < S.odd, p // left * S.odd + p % left, S.padded - 1), R)
     for k in tl.static_range(steps):
         a, b = halves(y, R, S.padded_blocks, size >> (k + 1))
         y = tl.reshape(a + b, (R, S.padded >> (k + 1)))
+    if S.odd > 1:
+        total = tl.zeros((R,), tl.float32)
+        for k in tl.static_range(S.odd):
+            total += tl.sum(tl.where((tl.arange(0, left) == k)[None, :], y, 0.0), 1)
+        y = total
     return tl.reshape(y, (R * S.padded_blocks,))
+
+
+@triton.jit
+def length_of(chosen, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr):
+    """The lengths of vectors of integers [R, padded], without a vector's padding: [R * padded_blocks]."""
+    if S.odd > 1:
+        chosen = tl.where((tl.arange(0, S.padded) < S.dim)[None, :], chosen, 0)
+    size: tl.constexpr = S.padded // S.padded_blocks
+    squares = tl.sum(tl.reshape(chosen * chosen, (R * S.padded_blocks, size)), 1)
+    return tl.sqrt_rn(tl.maximum(squares, 1).to(tl.float32)) * E.unit
 
 
 @triton.jit
@@ -53,10 +94,10 @@ def inverse(scale):
 
 
 @triton.jit
-def turbo(x, signs, thresholds, integers, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr):
+def turbo(x, signs, paley, thresholds, integers, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr):
     """(codes [R, padded], norms [R * padded_blocks])."""
     norm = tl.sqrt_rn(summed_squares(x, S, R))
-    y = rotated(tl.div_rn(x, spread(tl.where(norm > 0, norm, 1.0), S, R)), signs, S, E, R)
+    y = rotated(tl.div_rn(x, spread(tl.where(norm > 0, norm, 1.0), S, R)), signs, paley, S, E, R)
     y = tl.reshape(y, (R * S.padded,))
     edges = tl.load(thresholds + tl.arange(0, 1 << E.bits))
     codes = tl.zeros((R * S.padded,), tl.int32)
@@ -65,9 +106,7 @@ def turbo(x, signs, thresholds, integers, S: tl.constexpr, E: tl.constexpr, R: t
         half = tl.zeros_like(codes) + (1 << (count - 1 - k))
         codes += tl.where(tl.gather(edges, codes + half - 1, 0) <= y, half, 0)
     chosen = tl.gather(tl.load(integers + tl.arange(0, 1 << E.bits)), codes, 0)
-    size: tl.constexpr = S.padded // S.padded_blocks
-    squares = tl.sum(tl.reshape(chosen * chosen, (R * S.padded_blocks, size)), 1)
-    length = tl.sqrt_rn(tl.maximum(squares, 1).to(tl.float32)) * E.unit
+    length = length_of(tl.reshape(chosen, (R, S.padded)), S, E, R)
     return tl.reshape(codes, (R, S.padded)), tl.div_rn(norm, length)
 
 
@@ -121,6 +160,23 @@ def store_plane(
 
 
 @triton.jit
+def rows_here(tokens, E: tl.constexpr):
+    """(a program's tokens, int32 [R]; its kv head; which tokens there are, [R])."""
+    R: tl.constexpr = E.tokens
+    r = tl.program_id(0) * R + tl.arange(0, R)
+    return r, tl.program_id(1), r < tokens
+
+
+@triton.jit
+def places_of(slots, memory, page_stride, r, head, there, S: tl.constexpr, TILE_BYTES: tl.constexpr):
+    """Of tokens: (where the head's tile begins in their page, pointers [R]; their place in it, [R]; which are stored, [R])."""
+    slot = tl.load(slots + r, mask=there, other=-1)
+    kept = slot >= 0
+    tile = memory + tl.where(kept, slot // S.page_tokens, 0) * page_stride + head * TILE_BYTES
+    return tile, slot % S.page_tokens, kept
+
+
+@triton.jit
 def loaded_rows(x, r, head, x_token, x_head, there, S: tl.constexpr):
     """(float32 [R, padded], 0 for what isn't finite; int32 [R], 1 where there was such a value)."""
     d = tl.arange(0, S.padded)
@@ -148,6 +204,7 @@ def append(
     memory,
     status,
     signs,
+    paley,
     thresholds,
     integers,
     x_token,
@@ -161,13 +218,8 @@ def append(
     """One side of E.tokens tokens and one kv head. x: floats [tokens, kv_heads, S.dim] by the strides x_token and x_head. slots:
     int64 [tokens], negative: not stored. status: int32 [1], raised where values can't be stored."""
     R: tl.constexpr = E.tokens
-    r = tl.program_id(0) * R + tl.arange(0, R)
-    head = tl.program_id(1)
-    there = r < tokens
-    slot = tl.load(slots + r, mask=there, other=-1)
-    kept = slot >= 0
-    t = slot % S.page_tokens
-    tile = memory + tl.where(kept, slot // S.page_tokens, 0) * page_stride + head * TILE_BYTES
+    r, head, there = rows_here(tokens, E)
+    tile, t, kept = places_of(slots, memory, page_stride, r, head, there, S, TILE_BYTES)
     d = tl.arange(0, S.padded)
     v, code = loaded_rows(x, r, head, x_token, x_head, there, S)
     if S.rows != "":
@@ -188,11 +240,11 @@ def append(
         large = tl.max(large.to(tl.int32), 1)
     else:
         if E.form == "turbo":
-            codes, scale = turbo(v, signs, thresholds, integers, S, E, R)
+            codes, scale = turbo(v, signs, paley, thresholds, integers, S, E, R)
             low = scale
         else:
             if E.rotation > 0:
-                v = rotated(v, signs, S, E, R)
+                v = rotated(v, signs, paley, S, E, R)
             codes, scale, low = blocks_of(v, S, E, R)
         wide: tl.constexpr = S.packing.wide
         plane = (tile + S.offset)[:, None]

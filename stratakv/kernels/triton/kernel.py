@@ -79,8 +79,7 @@ class Triton:
     def append(
         self, pool: Pool, key: torch.Tensor, value: torch.Tensor, slots: NDArray[np.int64], status: torch.Tensor
     ) -> None:
-        """See Kernel. Types whose rule the kernel doesn't know, and blocks that are no power of two, are encoded by the types
-        themselves, on the device."""
+        """See Kernel. Types whose rule the kernel doesn't know are encoded by the types themselves, on the device."""
         encoders = [encoder_of(pool.layout, name) for name in SIDES]
         if None in encoders:
             Torch().append(pool, key, value, slots, status)

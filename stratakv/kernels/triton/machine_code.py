@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stratakv.kernels.triton.appending import BLOCKS, SEAM
+from stratakv.kernels.triton.appending import BLOCKS, REGISTERS, SEAM
 from stratakv.kernels.triton.encoder import encoder_of
 from stratakv.kernels.triton.shape import Shape, shape_of
 from stratakv.kernels.triton.side import Name, side_of
@@ -22,13 +22,14 @@ _LABEL = re.compile(r"^(\.L_x_\d+):")
 
 @dataclass(frozen=True)
 class Code:
-    """registers: of a thread. stack: bytes of a thread, 0 where nothing is spilled. shared: bytes of a program. whole, loop:
-    instructions of all the code and of its largest loop once around, by their whole names."""
+    """registers: of a thread. stack: bytes of a thread, 0 where nothing is spilled. shared: bytes of a program. whole, loops,
+    loop: instructions of all the code, of what lies in any loop, and of the largest loop once around, by their whole names."""
 
     registers: int
     stack: int
     shared: int
     whole: Counter[str]
+    loops: Counter[str]
     loop: Counter[str]
 
     @property
@@ -88,17 +89,19 @@ def append_codes(capability: int, layout: PageLayout, name: Name) -> dict[str, C
     constants = {"S": side, "E": encoder, "TILE_BYTES": layout.tile_bytes}
 
     def compiled(function: Any, signature: dict[str, str], constants: dict[str, Any], warps: int = 4) -> Code:
-        return _compiled(capability, function, signature, constants, warps, fused=False)
+        registers = REGISTERS if warps > 1 else None
+        return _compiled(capability, function, signature, constants, warps, fused=False, registers=registers)
 
+    signs = {"signs": "*fp32", "paley": "*fp32"}
     if encoder.form != "trellis":
-        numbers = {"signs": "*fp32", "thresholds": "*fp32", "integers": "*i32"}
+        numbers = signs | {"thresholds": "*fp32", "integers": "*i32"}
         signature = {"x": "*bf16"} | into | numbers | rows | page | tokens
         return {"append": compiled(encoding.append, signature, constants)}
-    bins, ways, norms = {"bins": "*i16"}, {"ways": "*u8"}, {"norms": "*fp32"}
+    bins, norms = {"bins": "*i16"}, {"norms": "*fp32"}
     heads = {"S": side, "E": encoder, "HEADS": layout.kv_heads}
-    first = {"x": "*bf16", "status": "*i32"} | bins | norms | {"signs": "*fp32"} | rows | tokens
-    second = bins | {"costs": "*i64"} | ways | {"count": "i32"}
-    third = into | bins | ways | norms | {"numbers": "*u8", "integers": "*i32"} | page | tokens
+    first = {"x": "*bf16", "status": "*i32"} | bins | norms | signs | rows | tokens
+    second = bins | {"costs": "*i64", "ways": "*i32"} | {"count": "i32"}
+    third = into | bins | {"ways": "*u8"} | norms | {"numbers": "*u8", "integers": "*i32"} | page | tokens
     path = {"SIZE": side.size, "SEAM": SEAM, "R": BLOCKS}
     return {
         "prepare": compiled(trellis_encoding.prepare, first, heads),
@@ -141,11 +144,11 @@ def _compiled(
     return Code(registers, stack, found.metadata.shared, *read_code(listing))
 
 
-def read_code(listing: str) -> tuple[Counter[str], Counter[str]]:
-    """Instructions of a disassembly, and of its largest loop: from a label to the last branch back to it."""
+def read_code(listing: str) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Instructions of a disassembly, of its loops, and of the largest one: from a label to the last branch back to it."""
     labels: dict[str, int] = {}
     code: list[str] = []
-    best = (0, 0)
+    loops = [(0, 0)]
     for line in listing.splitlines():
         if (label := _LABEL.match(line.strip())) is not None:
             labels[label[1]] = len(code)
@@ -154,9 +157,11 @@ def read_code(listing: str) -> tuple[Counter[str], Counter[str]]:
             target = re.search(r"\((\.L_x_\d+)\)", found[3])
             if found[2].startswith("BRA") and target is not None and target[1] in labels:
                 begin = labels[target[1]]
-                if len(code) - begin > best[1] - best[0] and begin < len(code) - 1:
-                    best = begin, len(code)
-    return Counter(code), Counter(code[slice(*best)])
+                if begin < len(code) - 1:
+                    loops.append((begin, len(code)))
+    inside = {at for loop in loops for at in range(*loop)}
+    largest = max(loops, key=lambda loop: loop[1] - loop[0])
+    return Counter(code), Counter(code[at] for at in inside), Counter(code[slice(*largest)])
 
 
 def _tool(name: str, *arguments: str) -> str:

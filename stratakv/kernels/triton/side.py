@@ -81,9 +81,14 @@ class Side:
         return self.dim // self.blocks
 
     @property
-    def size_steps(self) -> int:
-        """Of halvings of a block."""
-        return (self.size - 1).bit_length()
+    def odd(self) -> int:
+        """Values that are left where a block is halved as long as that goes."""
+        return self.size // (self.size & -self.size)
+
+    @property
+    def halvings(self) -> int:
+        """Until then."""
+        return (self.size & -self.size).bit_length() - 1
 
     @property
     def per_word(self) -> int:

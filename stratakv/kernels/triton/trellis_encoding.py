@@ -11,17 +11,39 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from stratakv.kernels.triton.encoding import loaded_rows, rotated, spread, store_plane, store_scale, summed_squares
+from stratakv.kernels.triton.encoding import (
+    length_of,
+    loaded_rows,
+    places_of,
+    rotated,
+    rows_here,
+    spread,
+    store_plane,
+    store_scale,
+    summed_squares,
+)
 
 
 @triton.jit
 def path_places(head, r, S: tl.constexpr, HEADS: tl.constexpr):
-    """Of each value of R vectors: its step on its block's path, [1, padded], and the block's number, int32 [R, padded]."""
-    d = tl.arange(0, S.padded)
-    i = d % S.size
-    step = i % 8 * (S.size // 8) + i // 8
+    """Of each value of R vectors: its step on its block's path, [1, padded], and the block's number, int32 [R, padded]. A
+    vector's padding has the places of its last value."""
+    d = tl.minimum(tl.arange(0, S.padded), S.dim - 1)
+    step = step_of(d % S.size, S)
     block = (r * HEADS + head)[:, None] * S.blocks + (d // S.size)[None, :]
     return step[None, :], block
+
+
+@triton.jit
+def step_of(i, S: tl.constexpr):
+    """Of a block's values i, on the path."""
+    return i % 8 * (S.size // 8) + i // 8
+
+
+@triton.jit
+def way_at(step, block, count):
+    """Where a step's byte lies among the ways: four steps are a word."""
+    return ((step // 4) * count + block) * 4 + step % 4
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -31,6 +53,7 @@ def prepare(
     bins,
     norms,
     signs,
+    paley,
     x_token,
     x_head,
     tokens,
@@ -41,17 +64,16 @@ def prepare(
     """Bins, int16 [steps, tokens * HEADS * S.blocks], and norms, float32 of each block. x: floats [tokens, HEADS, S.dim] by the
     strides x_token and x_head."""
     R: tl.constexpr = E.tokens
-    r = tl.program_id(0) * R + tl.arange(0, R)
-    head = tl.program_id(1)
-    there = r < tokens
+    r, head, there = rows_here(tokens, E)
     v, code = loaded_rows(x, r, head, x_token, x_head, there, S)
     norm = tl.sqrt_rn(summed_squares(v, S, R))
-    y = rotated(tl.div_rn(v, spread(tl.where(norm > 0, norm, 1.0), S, R)), signs, S, E, R)
+    y = rotated(tl.div_rn(v, spread(tl.where(norm > 0, norm, 1.0), S, R)), signs, paley, S, E, R)
     scaled = tl.minimum(tl.maximum(y * E.bins, -1024.0), 1023.0)
     scaled = (scaled + 12582912.0) - 12582912.0  # rounded, halves to even: beyond 2^23 floats are integers
     step, block = path_places(head, r, S, HEADS)
     count = tokens * HEADS * S.blocks
-    tl.store(bins + step * count + block, (scaled.to(tl.int32) + 1024).to(tl.int16), mask=there[:, None])
+    mask = there[:, None] & (tl.arange(0, S.padded) < S.dim)[None, :]
+    tl.store(bins + step * count + block, (scaled.to(tl.int32) + 1024).to(tl.int16), mask=mask)
     norm = tl.where(code[:, None] == 0, tl.reshape(norm, (R, S.padded_blocks)), 0.0)
     b = (r * HEADS + head)[:, None] * S.blocks + tl.arange(0, S.padded_blocks)[None, :]
     tl.store(norms + b, norm, mask=there[:, None])
@@ -97,17 +119,21 @@ def lower_of(metric, state, other, number: tl.constexpr):
 
 @triton.jit(do_not_specialize=["count"])
 def paths(bins, costs, ways, count, SIZE: tl.constexpr, SEAM: tl.constexpr, R: tl.constexpr):
-    """The cheapest path of each of R blocks. costs: int64 [bins], 16 bits for each subset. ways: uint8 [steps, count], at last
-    x + 2 * subset of each step."""
+    """The cheapest path of each of R blocks. costs: int64 [bins], 16 bits for each subset. ways: int32 [steps / 4, count], at
+    last x + 2 * subset of four steps, a byte each, the first in the low one."""
     v = tl.program_id(0) * R + tl.arange(0, R)
     there = v < count
     a = tl.zeros((R,), tl.int32)
     b, c, d, e, f, g, h = a, a, a, a, a, a, a
     for i in range(SIZE - SEAM, SIZE):
         a, b, c, d, e, f, g, h, way = forward(a, b, c, d, e, f, g, h, bins, costs, i * count + v, there)
-    for i in range(SEAM):
-        a, b, c, d, e, f, g, h, way = forward(a, b, c, d, e, f, g, h, bins, costs, i * count + v, there)
-        tl.store(ways + i * count + v, way.to(tl.uint8), mask=there)
+    for four in range(SEAM // 4):
+        word = tl.zeros((R,), tl.int32)
+        for j in tl.static_range(4):
+            at = (four * 4 + j) * count + v
+            a, b, c, d, e, f, g, h, way = forward(a, b, c, d, e, f, g, h, bins, costs, at, there)
+            word |= way << 8 * j
+        tl.store(ways + four * count + v, word, mask=there)
     least, state = lower_of(a, tl.zeros((R,), tl.int32), b, 1)
     least, state = lower_of(least, state, c, 2)
     least, state = lower_of(least, state, d, 3)
@@ -115,34 +141,42 @@ def paths(bins, costs, ways, count, SIZE: tl.constexpr, SEAM: tl.constexpr, R: t
     least, state = lower_of(least, state, f, 5)
     least, state = lower_of(least, state, g, 6)
     least, state = lower_of(least, state, h, 7)
-    for k in range(SEAM):
-        way = tl.load(ways + (SEAM - 1 - k) * count + v, mask=there, other=0).to(tl.int32)
-        state = (state >> 1) | ((way >> state) & 1) << 2
+    for four in range(SEAM // 4):
+        word = tl.load(ways + (SEAM // 4 - 1 - four) * count + v, mask=there, other=0)
+        for j in tl.static_range(4):
+            state = (state >> 1) | ((word >> (24 - 8 * j + state)) & 1) << 2
     start = state
     never: tl.constexpr = 1 << 24  # more than any path costs
     a, b = tl.where(start == 0, 0, never), tl.where(start == 1, 0, never)
     c, d = tl.where(start == 2, 0, never), tl.where(start == 3, 0, never)
     e, f = tl.where(start == 4, 0, never), tl.where(start == 5, 0, never)
     g, h = tl.where(start == 6, 0, never), tl.where(start == 7, 0, never)
-    for i in range(SIZE):
-        a, b, c, d, e, f, g, h, way = forward(a, b, c, d, e, f, g, h, bins, costs, i * count + v, there)
-        tl.store(ways + i * count + v, way.to(tl.uint8), mask=there)
-    for k in range(SIZE):
-        at = (SIZE - 1 - k) * count + v
-        way = tl.load(ways + at, mask=there, other=0).to(tl.int32)
-        upper = (way >> state) & 1
-        register = state | upper << 3  # x and the three before it
-        z1 = (register ^ (register >> 1) ^ (register >> 3)) & 1
-        z0 = (register >> 2) & 1
-        tl.store(ways + at, (state & 1 | z0 << 1 | z1 << 2).to(tl.uint8), mask=there)
-        state = (state >> 1) | upper << 2
+    for four in range(SIZE // 4):
+        word = tl.zeros((R,), tl.int32)
+        for j in tl.static_range(4):
+            at = (four * 4 + j) * count + v
+            a, b, c, d, e, f, g, h, way = forward(a, b, c, d, e, f, g, h, bins, costs, at, there)
+            word |= way << 8 * j
+        tl.store(ways + four * count + v, word, mask=there)
+    for four in range(SIZE // 4):
+        at = (SIZE // 4 - 1 - four) * count + v
+        word = tl.load(ways + at, mask=there, other=0)
+        found = tl.zeros((R,), tl.int32)
+        for j in tl.static_range(4):
+            upper = (word >> (24 - 8 * j + state)) & 1
+            register = state | upper << 3  # x and the three before it
+            z1 = (register ^ (register >> 1) ^ (register >> 3)) & 1
+            z0 = (register >> 2) & 1
+            found |= (state & 1 | z0 << 1 | z1 << 2) << (24 - 8 * j)
+            state = (state >> 1) | upper << 2
+        tl.store(ways + at, found, mask=there)
 
 
 @triton.jit
-def quarters(bins, ways, numbers, at, mask):
+def quarters(bins, ways, numbers, step, block, count, mask):
     """Of values: x + 2 * subset, and the number of the nearest level within the subset."""
-    way = tl.load(ways + at, mask=mask, other=0).to(tl.int32)
-    bin = tl.load(bins + at, mask=mask, other=0).to(tl.int32)
+    way = tl.load(ways + way_at(step, block, count), mask=mask, other=0).to(tl.int32)
+    bin = tl.load(bins + step * count + block, mask=mask, other=0).to(tl.int32)
     return way, tl.load(numbers + bin * 4 + (way >> 1)).to(tl.int32)
 
 
@@ -165,19 +199,12 @@ def finish(
 ):
     """What `prepare` and `paths` found, into pages; as encoding.append."""
     R: tl.constexpr = E.tokens
-    r = tl.program_id(0) * R + tl.arange(0, R)
-    head = tl.program_id(1)
-    there = r < tokens
-    slot = tl.load(slots + r, mask=there, other=-1)
-    kept = slot >= 0
-    t = slot % S.page_tokens
-    tile = memory + tl.where(kept, slot // S.page_tokens, 0) * page_stride + head * TILE_BYTES
+    r, head, there = rows_here(tokens, E)
+    tile, t, kept = places_of(slots, memory, page_stride, r, head, there, S, TILE_BYTES)
     count = tokens * HEADS * S.blocks
     step, block = path_places(head, r, S, HEADS)
-    way, u = quarters(bins, ways, numbers, step * count + block, there[:, None])
-    chosen = tl.load(integers + 4 * u + (way >> 1))
-    squares = tl.sum(tl.reshape(chosen * chosen, (R * S.padded_blocks, S.size)), 1)
-    length = tl.sqrt_rn(tl.maximum(squares, 1).to(tl.float32)) * E.unit
+    way, u = quarters(bins, ways, numbers, step, block, count, there[:, None])
+    length = length_of(tl.load(integers + 4 * u + (way >> 1)), S, E, R)
     b = (r * HEADS + head)[:, None] * S.blocks + tl.arange(0, S.padded_blocks)[None, :]
     norm = tl.reshape(tl.load(norms + b, mask=there[:, None], other=0.0), (R * S.padded_blocks,))
     scale = tl.div_rn(norm, length)
@@ -190,11 +217,10 @@ def finish(
         narrow: tl.constexpr = S.packing.narrow
         field = x | u >> wide << 1
         store_plane((tile + S.narrow)[:, None], field, t, kept, 32 // narrow, narrow, S.narrow_bytes // 4, S.padded)
-        d = tl.arange(0, S.padded)
+        i = tl.arange(0, S.padded) % S.size
         span: tl.constexpr = S.size // S.stretches
-        i = d % S.size % span * S.stretches + d % S.size // span
-        step = (i % 8 * (S.size // 8) + i // 8)[None, :]
-        way, u = quarters(bins, ways, numbers, step * count + block, there[:, None])
+        step = step_of(i % span * S.stretches + i // span, S)[None, :]
+        way, u = quarters(bins, ways, numbers, step, block, count, there[:, None])
         store_plane(plane, u & ((1 << wide) - 1), t, kept, S.per_word, wide, S.words, S.padded)
     large = store_scale(tile, S.scale, scale, t, kept, S, R)
     worst = tl.max(tl.where(there, 2 * tl.max(large, 1), 0), 0)

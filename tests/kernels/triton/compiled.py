@@ -15,7 +15,7 @@ from stratakv.kernels.triton.machine_code import Code, append_codes, attention_c
 
 
 def report(what: str, code: Code) -> None:
-    narrow = [name for name in code.loop if name.startswith("LDG") and (".U8" in name or ".S8" in name)]
+    narrow = [name for name in code.loops if name.startswith("LDG") and (".U8" in name or ".S8" in name)]
     print(
         json.dumps(
             {"what": what, "registers": code.registers, "stack": code.stack, "shared": code.shared, "narrow": narrow}

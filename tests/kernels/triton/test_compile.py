@@ -69,8 +69,11 @@ def test_every_type(capability: int, name: str, tmp_path: Path) -> None:
     check(capability, cases, tmp_path)
 
 
-def test_the_largest_loop_of_a_listing_is_found() -> None:
+def test_loops_of_a_listing_are_found() -> None:
     listing = """
+.L_x_2:
+        /*0000*/                   LDG.E.U16 R1, [R4.64] ;
+        /*0000*/              @P0  BRA `(.L_x_2) ;
         /*0000*/                   MOV R1, c[0x0][0x28] ;
 .L_x_0:
         /*0010*/                   LDG.E.U8 R2, [R4.64] ;
@@ -79,6 +82,7 @@ def test_the_largest_loop_of_a_listing_is_found() -> None:
 .L_x_1:
         /*0040*/                   BRA `(.L_x_1);
 """
-    whole, loop = read_code(listing)
-    assert whole == {"MOV": 1, "LDG.E.U8": 1, "FADD": 1, "BRA": 2}
-    assert loop == {"LDG.E.U8": 1, "FADD": 1, "BRA": 1}
+    whole, loops, largest = read_code(listing)
+    assert whole == {"LDG.E.U16": 1, "MOV": 1, "LDG.E.U8": 1, "FADD": 1, "BRA": 3}
+    assert loops == {"LDG.E.U16": 1, "LDG.E.U8": 1, "FADD": 1, "BRA": 2}
+    assert largest == {"LDG.E.U8": 1, "FADD": 1, "BRA": 1}

@@ -58,7 +58,9 @@ def test_bytes_equal_the_torch_body_s(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "v", "dim"), [("tcq4", "turbo4", 256), ("tcq5", "tcq6", 32), ("tcq3", "tcq2", 64)], ids=str
+    ("k", "v", "dim"),
+    [("tcq4", "turbo4", 256), ("tcq5", "tcq6", 32), ("tcq3", "tcq2", 64), ("tcq4", "turbo8", 40)],
+    ids=str,
 )
 def test_trellis_bytes_equal_the_torch_body_s(k: str, v: str, dim: int) -> None:
     """Few: interpreting a path's steps takes a second a side."""
@@ -90,6 +92,12 @@ def test_bytes_at_some_other_dims(name: str, dim: int) -> None:
     compare(name, dim)
 
 
+@pytest.mark.parametrize(("name", "dim"), [("turbo4", 96), ("turbo3", 80), ("turbo5", 112), ("turbo2", 192)])
+def test_blocks_that_are_no_power_of_two(name: str, dim: int) -> None:
+    """Rotated by Paley's matrices."""
+    compare(name, dim)
+
+
 @pytest.mark.parametrize("name", ["turbo4", "q8_0", "q4_1", "q5_0", "f16", "bf16"])
 def test_what_can_t_be_stored_is_told(name: str) -> None:
     layout, good = row_layout(name, name, (64, 64)), states(64)
@@ -106,10 +114,4 @@ def test_what_can_t_be_stored_is_told(name: str) -> None:
 def test_states_in_half_precision_and_not_contiguous(dtype: torch.dtype) -> None:
     x = torch.randn(2, len(SLOTS), 64, generator=torch.Generator().manual_seed(0)).to(dtype).transpose(0, 1)
     layout = row_layout("turbo3", "q4_1", (64, 64))
-    assert torch.equal(written(Triton(), layout, x, x)[0], written(TORCH, layout, x, x)[0])
-
-
-def test_blocks_that_are_no_power_of_two_are_the_types_own() -> None:
-    layout, x = row_layout("turbo4", "q8_0", (96, 96)), states(96)
-    assert encoder_of(layout, "k") is None
     assert torch.equal(written(Triton(), layout, x, x)[0], written(TORCH, layout, x, x)[0])
