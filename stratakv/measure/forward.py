@@ -54,12 +54,13 @@ class Reading:
             piece = self._ids[None, start:end].to(model.device)
             with torch.inference_mode():
                 logits = model(input_ids=piece, past_key_values=cache, use_cache=True, **arguments).logits[0]
-                scored = logits[len(logits) - wanted :][: max(0, last - begin)].float()
+                scored = [logits[len(logits) - wanted :][: max(0, last - begin)].float()]
+            del logits  # what waits here holds no piece: of 60 profiles on a vocabulary of 262,144 that was 16 GiB
             self.allocated = cache.nbytes()
             if end == context:
                 del cache  # others may still be at this piece
-            if len(scored):
-                yield scored
+            if len(scored[0]):
+                yield scored.pop()
 
 
 def context_logits(

@@ -36,6 +36,15 @@ def test_a_lossless_profile_gives_the_perplexity_of_a_dense_model(loaded: Loaded
     assert np.exp(ours.nll.mean()) == pytest.approx(np.exp(expected.mean()), rel=1e-5)
 
 
+def test_a_reading_that_waits_holds_no_logits(loaded: LoadedModel, contexts: Contexts) -> None:
+    """Every profile's reading waits while the others are at the same piece."""
+    reading = iter(Reading(loaded, resolve("turbo4", loaded.geometry), contexts.ids[0], 50))
+    for piece in reading:
+        storage = weakref.ref(piece.untyped_storage())
+        del piece
+        assert storage() is None, "the suspended reading keeps it"
+
+
 @pytest.mark.parametrize("text", PROFILES)
 def test_what_update_was_given_is_never_read_again(
     text: str, loaded: LoadedModel, contexts: Contexts, monkeypatch: pytest.MonkeyPatch
