@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -53,7 +54,8 @@ def main() -> None:
     for architecture in wanted or FUSED:
         path = Path(directory) / f"{architecture}-16x768.gguf"
         if not path.exists():
-            write_tiny_gguf(path, architecture, **{**SIZES, **MORE.get(architecture, {})})
+            sizes: dict[str, Any] = {**SIZES, **MORE.get(architecture, {})}
+            write_tiny_gguf(path, architecture, **sizes)
         print(path)
 
 

@@ -20,6 +20,7 @@ from stratakv.measure.intervals import change_interval
 from stratakv.measure.rows import quality_rows
 from stratakv.profile import Profile, load_profile, resolve
 from stratakv.profile.profile import pair_text
+from stratakv.profile.spans import NONE
 from stratakv.tune.effort import EFFORTS
 from stratakv.tune.measurer import Measurer, Pairs
 from stratakv.tune.problem import Problem
@@ -65,7 +66,7 @@ def main() -> None:
     passes, profiles = {}, []
     for name, count, draws in (("first", effort.gradient_contexts, effort.draws), (f"{dear} contexts", dear, 2)):
         measurer = Measurer(loaded, select, store)
-        found = by_gradient(measurer, types, reference.pairs, count, draws)
+        found = by_gradient(measurer, types, reference.pairs, count, draws, [NONE])[NONE]
         passes[name] = measurer.costs["gradient"]
         profiles.append(Profile(name, loaded.geometry, solved(problem, found, reference.pairs)))
     profiles += [load_profile(path, loaded.geometry, loaded.fingerprint) for path in args.profile]
@@ -102,9 +103,9 @@ def main() -> None:
     for line in lines:
         change, *ends = line["first_against_it"]
         told = f"{change:+.1%} [{', '.join(f'{end:+.1%}' for end in ends)}]"
-        spent = f"{line['passes']:g} passes, {line['seconds']:.1f} s" if line["passes"] else ""
+        took = f"{line['passes']:g} passes, {line['seconds']:.1f} s" if line["passes"] else ""
         print(
-            f"{line['name']:14} {line['bytes_per_token']:6,} {1e3 * line['kld']:.3f}  first against it {told}  {spent}"
+            f"{line['name']:14} {line['bytes_per_token']:6,} {1e3 * line['kld']:.3f}  first against it {told}  {took}"
         )
         print(f"    {' '.join(line['pairs'])}")
     if args.json:

@@ -22,6 +22,7 @@ from stratakv.measure.intervals import change_interval
 from stratakv.measure.rows import quality_rows
 from stratakv.profile import Profile, load_profile, resolve
 from stratakv.profile.profile import pair_text
+from stratakv.profile.spans import NONE
 from stratakv.tune.effort import EFFORTS
 from stratakv.tune.measurer import Measurer, Pairs
 from stratakv.tune.problem import Problem
@@ -64,7 +65,7 @@ def main() -> None:
     found: dict[str, Pairs] = {}
     by_count: dict[int, Sensitivity] = {}
     for count in dict.fromkeys((1, 8, args.ablation_contexts)):
-        by_count[count] = by_gradient(measurer, TYPES, reference.pairs, count, 2)
+        by_count[count] = by_gradient(measurer, TYPES, reference.pairs, count, 2, [NONE])[NONE]
         found[f"gradients of {count}"] = solved(problem, by_count[count].predicted)
     batches = range(args.ablation_contexts // measurer.batch)
     ablated = by_ablation(measurer, by_count[args.ablation_contexts], TYPES, batches)
