@@ -23,11 +23,12 @@ def picked(x, at, R: tl.constexpr):
 @triton.jit
 def mixed(x, paley, S: tl.constexpr, E: tl.constexpr, R: tl.constexpr):
     """Each run of E.paley values times Paley's matrix, term by term: [R, padded] -> the same, in runs of E.run places."""
-    runs: tl.constexpr = S.padded // E.run
-    y = tl.zeros((R, runs, E.run), tl.float32)
+    run: tl.constexpr = E.run
+    runs: tl.constexpr = S.padded // run
+    y = tl.zeros((R, runs, run), tl.float32)
     for column in range(E.paley):
         value = picked(x, tl.arange(0, runs) * E.paley + column, R)
-        y += tl.load(paley + column * E.run + tl.arange(0, E.run))[None, None, :] * value[:, :, None]
+        y += tl.load(paley + column * run + tl.arange(0, run))[None, None, :] * value[:, :, None]
     return tl.reshape(y, (R, S.padded))
 
 
@@ -63,7 +64,8 @@ def summed_squares(x, S: tl.constexpr, R: tl.constexpr):
         y = tl.reshape(a + b, (R, S.padded >> (k + 1)))
     if S.odd > 1:
         total = tl.zeros((R,), tl.float32)
-        for k in tl.static_range(S.odd):
+        odd: tl.constexpr = S.odd
+        for k in tl.static_range(odd):
             total += tl.sum(tl.where((tl.arange(0, left) == k)[None, :], y, 0.0), 1)
         y = total
     return tl.reshape(y, (R * S.padded_blocks,))
