@@ -137,13 +137,12 @@ def second_opinion(kld: Floats, against: Mapping[str, tuple[str, Floats]], conte
     interval = mean_interval(parts)
     compared = [{"name": name, "what": what, **_change(kld, other)} for name, (what, other) in against.items()]
     ends = "" if interval is None else f" [{milli(interval[0])}, {milli(interval[1])}]"
-    words = [f"KLD {milli(float(kld.mean()))}{ends} e-3 nats"]
-    for each in compared:
-        size = kld_in_words(each["change"], each["change_ci95"], 1.0).removeprefix("KLD ")
-        words.append(f"{size} against {each['name']}, {each['what']}")
+    words = [f"KLD {milli(float(kld.mean()))}{ends} e-3 nats", *map(_in_words, compared)]
     read = f"{passes} forward passes, {len(kld)} context{'s' * (len(kld) > 1)} of {context:,} tokens that nothing was chosen on"
     if over == "blocks":
         read += f"; intervals over blocks of {_size(kld)} predictions, other text may differ more"
+        if passes < FEWEST * MIN_BLOCKS and any(each["kind"] == "not shown" for each in compared):
+            read += f"; --second-opinion {FEWEST * MIN_BLOCKS} shows smaller differences"
     return {
         "passes": passes,
         "contexts": len(kld),
@@ -156,6 +155,17 @@ def second_opinion(kld: Floats, against: Mapping[str, tuple[str, Floats]], conte
         "against": compared,
         "words": f"{'; '.join(words)} ({read})",
     }
+
+
+def worse_in_words(name: str, opinion: Mapping[str, Any]) -> list[str]:
+    """A warning where a profile of that name is shown to be worse than the best uniform pair, by `second_opinion`'s fields; an
+    interval that holds 0 warns of nothing, its line says that no difference is shown."""
+    if not opinion["against"] or (against := opinion["against"][0])["kind"] != "worse":
+        return []
+    return [
+        f"on text that the choice didn't see, {name} is worse than {against['name']}, {against['what']}: take that, or measure "
+        "more (--second-opinion 24, a higher --effort)"
+    ]
 
 
 NONE_ASKED: dict[str, Any] = {
@@ -191,6 +201,14 @@ def _change(kld: Floats, other: Floats) -> dict[str, Any]:
         "change_ci95": None if interval is None else list(interval),
         "kind": "not shown" if open_ else "better" if change < 0 else "worse",
     }
+
+
+def _in_words(each: Mapping[str, Any]) -> str:
+    size = kld_in_words(each["change"], each["change_ci95"], 1.0).removeprefix("KLD ")
+    whom = f"against {each['name']}, {each['what']}"
+    if each["kind"] == "not shown" and each["change_ci95"] is not None:
+        return f"no difference shown {whom} ({size})"
+    return f"{size} {whom}"
 
 
 def _parts(kld: Floats) -> Floats:

@@ -26,7 +26,7 @@ from stratakv.tune.effort import EFFORTS, Effort
 from stratakv.tune.far import far_for_tuning, mixed, weight_of
 from stratakv.tune.headroom import headroom
 from stratakv.tune.measurer import Measurer, Pairs, Report
-from stratakv.tune.opinion import Opinion
+from stratakv.tune.opinion import Opinion, worse_in_words
 from stratakv.tune.options import Damages
 from stratakv.tune.problem import Problem
 from stratakv.tune.sensitivity import Sensitivity, by_ablation, by_gradient
@@ -34,8 +34,6 @@ from stratakv.tune.span_choice import best_uniform, choose_spans, span_options
 from stratakv.tune.split import Split, open_store, split_contexts
 from stratakv.tune.types import allowed_types, types_to_ablate, useful_types
 from stratakv.tune.verify import Found, designed, fidelity, measured_rows, search
-
-_NOT_BETTER = {"worse": "worse than", "not shown": "not shown to be better than"}
 
 
 @dataclass(frozen=True)
@@ -290,11 +288,8 @@ def _warnings(
     told = []
     if len(set(profile.pairs)) == 1:
         told.append(f"{profile.name} is uniform: no mix of types is expected to be better at {budget.text}")
-    elif opinion["against"] and (against := opinion["against"][0])["kind"] != "better":
-        told.append(
-            f"on text that the choice didn't see, {profile.name} is {_NOT_BETTER[against['kind']]} {against['name']}, "
-            f"{against['what']}: take that, or measure more (--second-opinion 24, a higher --effort)"
-        )
+    else:
+        told += worse_in_words(profile.name, opinion)
     used, larger = problem.size(best.pairs), problem.next_size(best.model.damages())
     if used < 0.995 * problem.budget:
         more = "more bytes would not help" if larger is None else f"the next better assignment takes {larger:,}"
