@@ -28,7 +28,7 @@ from stratakv.profile import LayerGeometry
 from stratakv.profile.spans import NONE, Spans
 from stratakv.profile.spread import fit
 from stratakv.tune.layers import Chain, chain
-from stratakv.tune.memory import LOGITS_AT_ONCE
+from stratakv.tune.memory import LOGITS_AT_ONCE, Heap
 from stratakv.tune.pooled import pooled
 from stratakv.tune.reads import Watched, keeps_its_form, taken_apart
 
@@ -101,7 +101,7 @@ def squares(
     ordinals = {layer.layer: ordinal for ordinal, layer in enumerate(geometry)}
 
     def collect() -> None:
-        """Add what the last backward pass through some layers found."""
+        """Add what the backward passes through some layers found."""
         for index, pair in watched.reads.items():
             ordinal = ordinals[index]
             fitted = [_fitted(each, geometry[ordinal], types) for each in spans]
@@ -110,10 +110,8 @@ def squares(
                     raise UserError(f"{loaded.name} reads K and V by itself, so it can't have spans: leave them out")
                 if not each.noted:
                     raise NotDifferentiableError(f"no gradient comes to {'KV'[side]} of KV layer {ordinal}")
-                parts = each.squares(fitted)
-                sealed[:, ordinal, side] += parts[0]
-                fine[:, ordinal, side] += parts[1]
-                errors[ordinal, side] = each.errors
+                sealed[:, ordinal, side], fine[:, ordinal, side], errors[ordinal, side] = each.squares(fitted)
+        watched.reads.clear()
 
     if first is None:
         first = len(ids) // 2 if apart else 0
@@ -152,15 +150,21 @@ class _Passes:
 
     def by_layer(self, links: Chain, collect: Callable[[], None]) -> None:
         """Layer by layer, recomputing."""
+        heap = Heap()
+        heap.trim()
         gradients = self._at_the_end(links)
         for call in reversed(links.calls):
+            heap.trim()
             x = call.x.detach().requires_grad_()
             with torch.enable_grad():
                 y = call.again(x, self.watched.cache())
             for draw, gradient in enumerate(gradients):
-                (gradients[draw],) = torch.autograd.grad(y, x, gradient, retain_graph=draw + 1 < self.draws)
-                collect()
-            self.watched.reads.clear()
+                if draw:
+                    self.watched.next_draw()
+                (below,) = torch.autograd.grad(y, x, gradient, retain_graph=draw + 1 < self.draws)
+                gradient.copy_(below)  # where it lies already: see layers._Kept
+            del y, below  # with all that hangs on them
+            collect()
 
     def whole(self, collect: Callable[[], None]) -> None:
         """Through the whole model at once."""
@@ -179,9 +183,11 @@ class _Passes:
             hook.remove()
         logits = logits[0, self.first : -1]
         for draw in range(self.draws):
+            if draw:
+                self.watched.next_draw()
             sketch = self._sketch(logits.detach())
             torch.autograd.grad(logits, leaf[0], sketch, retain_graph=draw + 1 < self.draws)
-            collect()
+        collect()
 
     def _at_the_end(self, links: Chain) -> list[torch.Tensor]:
         """Gradients with respect to the last layer's output, one a draw, some positions at a time: logits are large."""

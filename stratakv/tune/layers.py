@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,28 +16,19 @@ from stratakv.tune.replay import decoder_layers
 
 @dataclass(frozen=True)
 class Call:
-    """A decoder layer, what it was called with, and the cache among that."""
+    """A decoder layer, what it was called with beside hidden states, the cache among that, and x, the hidden states."""
 
     layer: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     cache: Any
-
-    @property
-    def x(self) -> torch.Tensor:
-        """The hidden states that it was given."""
-        x: torch.Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
-        return x
+    x: torch.Tensor
 
     def again(self, x: torch.Tensor, cache: Any) -> torch.Tensor:
         """The hidden states that the layer makes of others, with another cache."""
         args = [cache if each is self.cache else each for each in self.args]
         kwargs = {name: cache if each is self.cache else each for name, each in self.kwargs.items()}
-        if args:
-            args[0] = x
-        else:
-            kwargs["hidden_states"] = x
-        return _hidden(self.layer(*args, **kwargs))
+        return _hidden(self.layer(x, *args, **kwargs))
 
 
 @dataclass(frozen=True)
@@ -67,25 +57,49 @@ def chain(loaded: LoadedModel, ids: torch.Tensor, cache: Any) -> Chain | None:
     """One forward pass without gradients over ids [1, context]. None for layers that can't be told, or that are no chain."""
     model: Any = loaded.model
     layers = decoder_layers(loaded)
-    calls: list[Call] = []
-    outs: list[Any] = []
     if not layers:
         return None
+    kept = _Kept(cache, len(layers))
     with ExitStack() as stack:
         for layer in layers:
-            keep = partial(_keep_call, calls, cache)
-            stack.callback(layer.register_forward_pre_hook(keep, with_kwargs=True).remove)
-            stack.callback(layer.register_forward_hook(lambda _m, _a, out: outs.append(out)).remove)
+            stack.callback(layer.register_forward_pre_hook(kept.enter, with_kwargs=True).remove)
+            stack.callback(layer.register_forward_hook(kept.leave).remove)
         keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         model(input_ids=ids, past_key_values=cache, use_cache=True, **({"logits_to_keep": 1} if keeps else {}))
-    if [call.layer for call in calls] != layers:
+    if [call.layer for call in kept.calls] != layers or not kept.linked:
         return None
-    linked = all(call.x is _hidden(out) for call, out in zip(calls[1:], outs[:-1], strict=True))
-    return Chain(model, tuple(calls), outs[-1]) if linked else None
+    return Chain(model, tuple(kept.calls), kept.out)
 
 
-def _keep_call(calls: list[Call], cache: Any, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    calls.append(Call(layer, args, kwargs, cache))
+class _Kept:
+    """The calls of a forward pass as they come. linked: whether each layer got what the one before it gave.
+
+    All hidden states lie in one piece of memory: among what each layer needs for a moment, and gives back, they would leave holes
+    that the next layer's don't fit into.
+    """
+
+    def __init__(self, cache: Any, layers: int) -> None:
+        self.cache, self.layers = cache, layers
+        self.calls: list[Call] = []
+        self.linked = True
+        self.out: Any = None
+        self._states = torch.empty(0)
+
+    def enter(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a layer."""
+        x: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+        self.linked &= not self.calls or x is _hidden(self.out)
+        if not self.calls:
+            self._states = x.new_empty(self.layers, *x.shape)
+        self.linked &= len(self.calls) < self.layers and x.shape == self._states.shape[1:]
+        if self.linked:
+            state = self._states[len(self.calls)].copy_(x)
+            rest = {name: each for name, each in kwargs.items() if each is not x}
+            self.calls.append(Call(layer, args[1:], rest, self.cache, state))
+
+    def leave(self, _layer: Any, _args: Any, out: Any) -> None:
+        """After it."""
+        self.out = out
 
 
 def _hidden(out: Any) -> torch.Tensor:

@@ -1,21 +1,27 @@
-"""The memory that gradients take beside the weights, before they are asked for."""
+"""The memory that gradients take beside the weights: how much, before they are asked for, and given back while they are taken."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from stratakv.engine.load import LoadedModel, free_memory
 from stratakv.errors import UserError
 from stratakv.tune.replay import decoder_layers
 
+_SPARE = 128 << 20  # bytes that the heap may keep
 LOGITS_AT_ONCE = 1 << 24  # values: 64 MiB of float32
 _LOGITS_HELD = 5  # arrays of them: themselves, predictions, signs, and what the graph keeps
 _MLP_HELD, _WIDTH_HELD, _SCORES_HELD = 6, 16, 4  # values of a layer's graph, as multiples of tokens times sizes
+_ERROR_HELD = 6  # of a type's error and what finds it, as multiples of what is stored
 _LIBRARIES = 300 << 20  # what the first backward pass of a process loads, and buffers
 
 
-def gradient_memory(loaded: LoadedModel, context: int, types: int) -> int:
-    """Bytes, about, for one context of so many tokens and so many types."""
+def gradient_memory(loaded: LoadedModel, context: int, draws: int, pages: int = 1) -> int:
+    """Bytes, about, for one context of so many tokens. draws: backward passes. pages: of readers that are told apart."""
     config: Any = loaded.model.config.get_text_config(decoder=True)
     width = int(getattr(config, "hidden_size", 0) or 0)
     inner = int(getattr(config, "intermediate_size", 0) or 4 * width)
@@ -26,18 +32,44 @@ def gradient_memory(loaded: LoadedModel, context: int, types: int) -> int:
     stored = max(layer.kv_heads * sum(layer.head_dim) for layer in loaded.geometry.kv_layers)
     whole = not decoder_layers(loaded)
     values = layers * context * width + layer * (layers if whole else 1)
-    values += context * stored * types * (layers if whole else 1)
+    values += context * stored * (draws * pages * (layers if whole else 1) + _ERROR_HELD)
     values += _LOGITS_HELD * (
         vocabulary * context if whole else max(vocabulary, min(LOGITS_AT_ONCE, vocabulary * context))
     )
     return 4 * values + _LIBRARIES
 
 
-def check_gradient_memory(loaded: LoadedModel, context: int, types: int) -> None:
+def check_gradient_memory(loaded: LoadedModel, context: int, draws: int, pages: int = 1) -> None:
     """UserError where that isn't free."""
-    needed, free = gradient_memory(loaded, context, types), free_memory()
+    needed, free = gradient_memory(loaded, context, draws, pages), free_memory()
     if needed > free:
+        fewer = " or --recent 0 (then no spans are chosen)" if pages > 1 else ""
         raise UserError(
             f"gradients of {context:,} tokens need about {needed / 2**30:.1f} GiB beside the weights, {free / 2**30:.1f} GiB are "
-            f"free: give a smaller -c, or fewer --types than {types}"
+            f"free: give a smaller -c than {context}{fewer}"
         )
+
+
+class Heap:
+    """Keeps the C library's heap near what is in use, where it is glibc's.
+
+    Its holes don't fit the next layer's tensors, as aligned blocks don't fit into holes of their own size, and stay resident.
+    """
+
+    def __init__(self) -> None:
+        linux = sys.platform == "linux"
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if linux else None
+        self._least = 0
+
+    def trim(self) -> None:
+        """Give back what lies free, the first time and where more than _SPARE has come since: pages that come anew cost time."""
+        if self._trim is None or _anonymous() - self._least <= _SPARE:
+            return
+        self._trim(0)
+        self._least = _anonymous()
+
+
+def _anonymous() -> int:
+    """Bytes of this process that no file holds."""
+    _, resident, shared, *_ = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

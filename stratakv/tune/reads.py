@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,14 @@ class Reads:
     """K or V of one layer, x [1, kv_heads, tokens, dim], and the products of its gradients with its errors in each type.
 
     by_page: whether the layer's attention tells the readers' pages apart (`taken_apart`), read: whether it has. noted: whether a
-    gradient has come.
+    gradient has come. Gradients are kept, one a draw and page, and errors are made one type at a time: there are more types.
     """
 
     def __init__(self, types: Sequence[str], x: torch.Tensor, by_page: bool) -> None:
         self.types, self.x, self.by_page = tuple(types), x.detach(), by_page
-        self.read = self.noted = False
-        self._errors: list[torch.Tensor] = []
-        pages = -(-x.shape[2] // PAGE_TOKENS) if by_page else 1
-        self._products = torch.zeros(pages, len(types), *x.shape[1:3])
+        self.read = False
+        self._pages = -(-x.shape[2] // PAGE_TOKENS) if by_page else 1
+        self._gradients: list[dict[int, torch.Tensor]] = [{}]
 
     def read_by(self, x: torch.Tensor, page: int) -> torch.Tensor:
         """x as the queries of a page see it."""
@@ -46,27 +46,39 @@ class Reads:
 
     def add(self, gradient: torch.Tensor, page: int) -> None:
         """gradient: of what the queries of a page read, as x."""
-        self.noted = True
-        if not self._errors:
-            x = self.x.float()
-            kinds = map(kv_type, self.types)
-            self._errors = [type_.decode(encode(type_, x), x.shape[-1])[0] - x[0] for type_ in kinds]
-        gradient = gradient[0].float()
-        for row, error in zip(self._products[page], self._errors, strict=True):
-            row += torch.linalg.vecdot(gradient, error).cpu()
+        there = self._gradients[-1]
+        there[page] = there[page] + gradient if page in there else gradient
 
-    def squares(self, spans: Sequence[Spans]) -> tuple[Floats, Floats]:
-        """Squares of the products since the last call, summed over all vectors, [spans, types] each: of what is sealed under the
-        spans, or all that a type does that keeps its own form in them, and of what the others have in the spans' type there."""
-        products, self._products = self._products.double().numpy(), torch.zeros_like(self._products)
+    def next_draw(self) -> None:
+        """What is added from here on is of another draw."""
+        self._gradients.append({})
+
+    @property
+    def noted(self) -> bool:
+        """Whether a gradient has come."""
+        return any(self._gradients)
+
+    def squares(self, spans: Sequence[Spans]) -> tuple[Floats, Floats, Floats]:
+        """Squares of the products, summed over all vectors and draws, [spans, types] each: of what is sealed under the spans, or
+        all that a type does that keeps its own form in them, and of what the others have in the spans' type there. And squared
+        errors, summed over all vectors: [types]."""
+        products = np.zeros((len(self._gradients), self._pages, len(self.types), *self.x.shape[1:3]))
+        errors = np.zeros(len(self.types))
+        x = self.x.float()
+        for column, name in enumerate(self.types):
+            error = kv_type(name).decode(encode(kv_type(name), x), x.shape[-1])[0] - x[0]
+            errors[column] = float(error.double().square().sum())
+            for of_draw, there in zip(products, self._gradients, strict=True):
+                for page, gradient in there.items():
+                    of_draw[page, column] = torch.linalg.vecdot(gradient[0].float(), error).cpu().numpy()
+        parts = [self._of_draw(each, spans) for each in products]
+        sealed, fine = (np.sum([part[which] for part in parts], axis=0) for which in (0, 1))
+        return sealed, fine, errors
+
+    def _of_draw(self, products: Floats, spans: Sequence[Spans]) -> tuple[Floats, Floats]:
         whole = np.square(products.sum(0)).sum((-1, -2))
         parts = [self._split(products, each, whole) if each else (whole, np.zeros_like(whole)) for each in spans]
         return np.stack([sealed for sealed, _ in parts]), np.stack([fine for _, fine in parts])
-
-    @property
-    def errors(self) -> Floats:
-        """Squared errors, summed over all vectors: [types]."""
-        return np.array([float(each.double().square().sum()) for each in self._errors])
 
     def _split(self, products: Floats, spans: Spans, whole: Floats) -> tuple[Floats, Floats]:
         pages, column = len(products), self.types.index(spans.type)
@@ -118,6 +130,11 @@ class Watched:
         for index in self.layers:
             cache.layers[index].update = partial(self._update, index)
         return cache
+
+    def next_draw(self) -> None:
+        """Gradients from here on are of another draw."""
+        for each in chain.from_iterable(self.reads.values()):
+            each.next_draw()
 
     def _update(
         self, index: int, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any

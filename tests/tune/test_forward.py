@@ -16,7 +16,6 @@ from stratakv.errors import UserError
 from stratakv.measure.corpus import cut, read_text
 from stratakv.profile import resolve
 from stratakv.profile.spans import NONE
-from stratakv.tune import memory
 from stratakv.tune.forward import FORWARD_PASSES, forward_damage
 from stratakv.tune.gradient import NotDifferentiableError, gradient_damage, passes_of
 from stratakv.tune.measurer import Measurer
@@ -68,14 +67,6 @@ def test_a_model_without_gradients_falls_back_and_says_so(cut_by: Any, tmp_path:
     assert len([line for line in said if "can't be differentiated" in line and "forward passes alone" in line]) == 1
     assert measurer.costs["gradient"].passes == 2 * FORWARD_PASSES
     assert any(line.startswith(f"gradient: {2 * passes_of(1)} forward passes of 24 tokens") for line in said)
-
-
-def test_too_little_memory_names_the_switches(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = loaded_tiny("llama")
-    memory.check_gradient_memory(loaded, 512, 20)
-    monkeypatch.setattr(memory, "free_memory", lambda: 1 << 20)
-    with pytest.raises(UserError, match=r"512 tokens need about .* GiB beside the weights.*-c.*--types than 20"):
-        memory.check_gradient_memory(loaded, 512, 20)
 
 
 def some_ids() -> torch.Tensor:

@@ -85,6 +85,25 @@ def test_layers_that_cannot_have_spans_have_the_damage_without(monkeypatch: pyte
         span_damage(loaded_tiny("llama"), some_ids(300), TYPES, 1, 0, SPANS)
 
 
+def test_draws_are_squared_apart() -> None:
+    """Two draws, of which one comes in two parts, as from two layers that read the same K."""
+    draw = torch.Generator().manual_seed(0)
+    x, once, again, more = (torch.randn(1, 2, 5, 32, generator=draw) for _ in range(4))
+    reads = reads_module.Reads(TYPES, x, by_page=False)
+    assert not reads.noted
+    reads.add(once, 0)
+    reads.next_draw()
+    reads.add(again, 0)
+    reads.add(more, 0)
+    (sealed,), (fine,), errors = reads.squares((NONE,))
+    for column, name in enumerate(TYPES):
+        error = kv_type(name).decode(encode(kv_type(name), x), 32) - x
+        expected = sum(float((each * error).sum(-1).double().square().sum()) for each in (once, again + more))
+        assert sealed[column] == pytest.approx(expected, rel=1e-5)
+        assert errors[column] == pytest.approx(float(error.square().sum()), rel=1e-5)
+    assert reads.noted and not fine.any()
+
+
 def in_two_forms(loaded: LoadedModel, ids: torch.Tensor, spans: Spans) -> Floats:
     """The same by hand, [kv_layers, 2, types]: every layer reads two leaves of K and of V, one sealed and one fine."""
     model: Any = loaded.model

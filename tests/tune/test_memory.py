@@ -1,0 +1,59 @@
+"""The memory of gradients: told before they are asked for, in one piece where it lasts, and given back between layers."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from tiny_models import loaded_tiny
+from transformers import DynamicCache
+
+from stratakv.errors import UserError
+from stratakv.tune import memory
+from stratakv.tune.layers import chain
+
+
+@pytest.mark.parametrize(("pages", "switch"), [(1, "smaller -c than 512$"), (4, "smaller -c than 512 or --recent 0")])
+def test_too_little_memory_names_the_switches(pages: int, switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loaded_tiny("llama")
+    memory.check_gradient_memory(loaded, 512, 1, pages)
+    monkeypatch.setattr(memory, "free_memory", lambda: 1 << 20)
+    with pytest.raises(UserError, match=f"512 tokens need about .* GiB beside the weights.*{switch}"):
+        memory.check_gradient_memory(loaded, 512, 1, pages)
+
+
+def test_more_draws_and_pages_take_more() -> None:
+    loaded = loaded_tiny("llama")
+    least = memory.gradient_memory(loaded, 512, 1)
+    assert least < memory.gradient_memory(loaded, 512, 2) < memory.gradient_memory(loaded, 512, 2, 4)
+    assert least < memory.gradient_memory(loaded, 1024, 1)
+
+
+def test_hidden_states_of_all_layers_are_one_piece() -> None:
+    loaded = loaded_tiny("llama")
+    ids = torch.arange(3, 27)[None]
+    links = chain(loaded, ids, DynamicCache(config=loaded.model.config))
+    assert links is not None
+    assert len({call.x.untyped_storage().data_ptr() for call in links.calls}) == 1
+    with torch.no_grad():
+        states = loaded.model(input_ids=ids, output_hidden_states=True).hidden_states
+    for call, state in zip(links.calls, states, strict=False):
+        torch.testing.assert_close(call.x, state)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the heap is only looked at on Linux")
+def test_what_lies_free_in_the_heap_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = 1024
+    heap = memory.Heap()
+    if heap._trim is None:
+        pytest.skip("not glibc's heap")
+    heap.trim()
+    kept = [torch.zeros(25_000) for _ in range(blocks)][::2]  # 100 KB each; holes between them
+    full = memory._anonymous()
+    heap.trim()
+    assert memory._anonymous() > full - blocks * 10_000, "less than what may be kept has come"
+    monkeypatch.setattr(memory, "_SPARE", 0)
+    heap.trim()
+    assert memory._anonymous() < full - blocks * 30_000
+    assert all(not block.any() for block in kept)
