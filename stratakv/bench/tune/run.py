@@ -30,13 +30,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """model: what -m takes, or SHAPE, then of each number of `layers`. context: tokens. draws: backward passes."""
+    """model: what -m takes, or SHAPE, then of each number of `layers`. context: tokens. draws: backward passes of each."""
 
     model: str
     context: int
     draws: int
     threads: int
-    layers: tuple[int, ...] = (2, 4)
+    layers: tuple[int, ...] = (4, 8)
+
+    @property
+    def contexts(self) -> int:
+        """As many as `tune --effort first` takes."""
+        return _FIRST.at(self.context).gradient_contexts
 
 
 def bench_tune(settings: TuneSettings, *, command: str, report: Report) -> Row:
@@ -48,7 +53,8 @@ def bench_tune(settings: TuneSettings, *, command: str, report: Report) -> Row:
         describe_model(settings.model)
     with _files(settings, report) as files:
         for file in files:
-            report(f"{Path(file).stem}: {passes_of(settings.draws)} forward passes of {settings.context} tokens")
+            passes = settings.contexts * passes_of(settings.draws)
+            report(f"{Path(file).stem}: {passes} forward passes of {settings.context} tokens")
             rows.append(_measured(file, settings))
     if settings.model == SHAPE:
         rows.append(_extrapolated(rows))
@@ -62,6 +68,7 @@ def bench_tune(settings: TuneSettings, *, command: str, report: Report) -> Row:
         "rows": rows,
         "goals": _goals(rows[-1], settings),
         "context": settings.context,
+        "contexts": settings.contexts,
         "draws": settings.draws,
         "threads": settings.threads,
     }
@@ -76,7 +83,7 @@ def format_tune(data: Row) -> str:
             "layers",
             "passes",
             "seconds",
-            f"seconds of `tune --effort first` ({_first_passes()} passes)",
+            f"seconds of `tune --effort first` ({data['rows'][0]['first_passes']} passes)",
             "weights MiB",
         ]
     ]
@@ -113,8 +120,9 @@ def _measured(file: str, settings: TuneSettings) -> Row:
     with Worker([sys.executable, "-m", "stratakv.bench.tune.worker"], file) as worker:
         model = worker.ask(do="load", model=file, threads=settings.threads)
         worker.reset_peak()
-        found = worker.ask(do="one", context=settings.context, draws=settings.draws)
+        found = worker.ask(do="gradients", contexts=settings.contexts, context=settings.context, draws=settings.draws)
         peak = worker.peak_bytes()
+    found |= {"first_passes": settings.contexts * passes_of(_FIRST.draws)}
     return _row({**model, **found}, None if peak is None else peak - model["weight_bytes"], extrapolated=False)
 
 
@@ -138,12 +146,8 @@ def _extrapolated(rows: Sequence[Row]) -> Row:
 
 
 def _row(found: Row, beside: int | None, *, extrapolated: bool) -> Row:
-    first_seconds = found["seconds"] / found["passes"] * _first_passes()
+    first_seconds = found["seconds"] / found["passes"] * found["first_passes"]
     return {**found, "first_seconds": first_seconds, "beside_weights_bytes": beside, "extrapolated": extrapolated}
-
-
-def _first_passes() -> int:
-    return _FIRST.gradient_contexts * passes_of(_FIRST.draws)
 
 
 def _goals(row: Row, settings: TuneSettings) -> list[Row]:

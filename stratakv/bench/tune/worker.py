@@ -1,7 +1,7 @@
 """One model whose gradients are taken, behind a pipe, so that its peak memory is its own: JSON lines in, JSON lines out.
 
-Requests: {"do": "load", "model", "threads"}: {"name", "layers", "weight_bytes"}; {"do": "pass", "context", "draws"}: {"seconds",
-"passes", "types"}, of one context of random tokens.
+Requests: {"do": "load", "model", "threads"}: {"name", "layers", "weight_bytes"}; {"do": "gradients", "contexts", "context",
+"draws"}: {"seconds", "passes", "types"}, of contexts of random tokens.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ class _Session:
         layers = len(description.geometry.layers)
         return {"name": description.name, "layers": layers, "weight_bytes": weights.nbytes}
 
-    def one(self, context: int, draws: int) -> dict[str, Any]:
+    def gradients(self, contexts: int, context: int, draws: int) -> dict[str, Any]:
         """The damage of all types that the model can store."""
         types = allowed_types(self.loaded.geometry, None)
         embedding: Any = self.loaded.model.get_input_embeddings()
-        ids = torch.randint(embedding.num_embeddings, (context,), generator=torch.Generator().manual_seed(0))
+        drawn = torch.Generator().manual_seed(0)
+        ids = torch.randint(embedding.num_embeddings, (contexts, context), generator=drawn)
         began = time.perf_counter()
-        gradient_damage(self.loaded, ids, types, draws, seed=0)
-        return {"seconds": time.perf_counter() - began, "passes": passes_of(draws), "types": len(types)}
+        for seed, each in enumerate(ids):
+            gradient_damage(self.loaded, each, types, draws, seed)
+        return {"seconds": time.perf_counter() - began, "passes": contexts * passes_of(draws), "types": len(types)}
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ def add_parser(kinds: Any) -> argparse.ArgumentParser:
         help=f"GGUF file, directory, hub name, 'embedded', or '{_SHAPE}': random weights",
     )
     parser.add_argument("-c", "--context", default="512", metavar="N", help="tokens (512)")
-    parser.add_argument("--draws", type=int, default=1, metavar="N", help="backward passes (1)")
+    parser.add_argument("--draws", type=int, default=1, metavar="N", help="backward passes of each context (1)")
     parser.add_argument(
-        "--layers", default="2,4", metavar="N,N", help=f"layers that {_SHAPE} is measured with, even numbers (2,4)"
+        "--layers", default="4,8", metavar="N,N", help=f"layers that {_SHAPE} is measured with, even numbers (4,8)"
     )
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (torch's number)")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(args.json)
     layers = sizes(args.layers, "--layers")
     if len(set(layers)) < 2 or any(number % 2 for number in layers):
-        raise UserError(f"--layers {args.layers}: give two different even numbers or more, such as 2,4")
+        raise UserError(f"--layers {args.layers}: give two different even numbers or more, such as 4,8")
     context = size(args.context, "-c")
     if context < 4:
         raise UserError(f"-c {args.context}: 4 tokens at least")
