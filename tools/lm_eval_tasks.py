@@ -163,11 +163,15 @@ def _passages(text: str, words: int, count: int) -> Iterator[str]:
     """Whole sentences of about so many words that share no word of the text, from its beginning, spaces for line breaks."""
     sentences = re.findall(r"[A-Z][^.!?]{20,300}\.(?=\s)", " ".join(text.split()))
     held: list[str] = []
+    there = 0
     for sentence in sentences:
         held.append(sentence)
-        if sum(len(each.split()) for each in held) >= words and sentence[-2].isalpha() and count:
+        there += len(sentence.split())
+        if there >= words and sentence[-2].isalpha():
+            if count == 0:
+                return
             yield " ".join(held)
-            held, count = [], count - 1
+            held, there, count = [], 0, count - 1
 
 
 def _json(path: Path, docs: Iterator[Doc]) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed: make lm-eval")
+
+from lm_eval.tasks import TaskManager
 
 from stratakv.cli import lm_eval as command
 from stratakv.cli.main import main
@@ -20,21 +23,24 @@ ARGUMENTS = ["--model_args", "pretrained=embedded,profile=turbo4", "--limit", "2
 
 
 def test_a_task_runs_from_the_command_line_to_its_table(
-    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The task has a closed form of its standard error: the command line resamples 100,000 times for others. The harness's own
+    thousands of tasks, which it would read first, are left out."""
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
     argv, out = list(sys.argv), tmp_path / "results.json"
     words = [
         "lm-eval",
         "--include_path",
         str(tasks),
         "--tasks",
-        "stratakv_words",
+        "stratakv_arithmetic",
         *ARGUMENTS,
         "--output_path",
         str(out),
     ]
     assert main(words) == 0
-    assert "|stratakv_words|" in capsys.readouterr().out
+    assert "|stratakv_arithmetic|" in capsys.readouterr().out
     (file,) = tmp_path.glob("results*.json")
     found = json.loads(file.read_text())["config"]
     assert (found["model"], found["profile"]) == ("stratakv", "turbo4")
