@@ -144,6 +144,7 @@ class Measurer:
                 self._rough = True
                 self.say(
                     f"this model can't be differentiated ({error}): layers are compared by forward passes alone, rougher"
+                    + (", which don't see what spans save: --recent and --first set them" if any(spans) else "")
                 )
         damage = forward_damage(self.loaded, self.ids[index], types)
         return np.broadcast_to(damage, (len(spans), *damage.shape)), FORWARD_PASSES

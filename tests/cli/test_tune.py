@@ -247,6 +247,37 @@ def test_where_the_most_exact_types_fit_nothing_is_searched(
     assert data["fidelity"]["points"] == []
 
 
+def test_a_budget_between_two_sizes_says_what_the_next_one_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "tune",
+        "-m",
+        "embedded",
+        "-c",
+        "64",
+        "--effort",
+        "first",
+        "--types",
+        "turbo4,q8_0",
+        "--second-opinion",
+        "0",
+    ]
+    assert main([*words, "--bytes-per-token", "3220", "--out", str(tmp_path), "--name", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert "takes 3,168 of the 3,220 bytes: the next better assignment takes 3,308" in out
+
+
+def test_too_little_memory_for_gradients_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stratakv.tune.memory.free_memory", lambda: 1 << 20)
+    assert main(["tune", "-m", "embedded", "-c", "64", "--out", str(tmp_path)]) == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "error" in each]
+    assert "gradients of 64 tokens need about" in line and "give a smaller -c than 64" in line
+    assert not list(tmp_path.glob("*.*")), "nothing is half-written"
+
+
 def test_judging_with_the_claims_in_words(
     tuned: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,8 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.measure.corpus import cut, read_text
 from stratakv.profile import resolve
-from stratakv.profile.spans import NONE
+from stratakv.profile.spans import NONE, Spans
+from stratakv.tune import measurer as measurer_module
 from stratakv.tune.forward import FORWARD_PASSES, forward_damage
 from stratakv.tune.gradient import NotDifferentiableError, gradient_damage, passes_of
 from stratakv.tune.measurer import Measurer
@@ -65,8 +66,21 @@ def test_a_model_without_gradients_falls_back_and_says_so(cut_by: Any, tmp_path:
     found = by_gradient(measurer, ("q8_0", "q4_0"), (("q8_0", "q8_0"),) * 4, 2, 1, (NONE,))[NONE]
     assert np.isfinite(found.damage).all() and (found.damage > 0).all()
     assert len([line for line in said if "can't be differentiated" in line and "forward passes alone" in line]) == 1
+    assert not any("spans" in line for line in said), "none were asked for"
     assert measurer.costs["gradient"].passes == 2 * FORWARD_PASSES
     assert any(line.startswith(f"gradient: {2 * passes_of(1)} forward passes of 24 tokens") for line in said)
+
+
+def test_without_gradients_spans_are_not_seen_and_that_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    def fails(*_: Any) -> None:
+        raise NotDifferentiableError("no gradient comes to K of KV layer 0")
+
+    loaded, said, spans = loaded_tiny("llama"), list[str](), Spans(1, "q8_0")
+    monkeypatch.setattr(measurer_module, "span_damage", fails)
+    measurer = Measurer(loaded, some_ids()[None], Store(tmp_path, {"model": "x"}), say=said.append)
+    found = by_gradient(measurer, ("q8_0", "q4_0"), (("q8_0", "q8_0"),) * 4, 1, 1, (NONE, spans))
+    np.testing.assert_array_equal(found[NONE].damage, found[spans].damage)
+    assert any("which don't see what spans save: --recent and --first set them" in line for line in said)
 
 
 def some_ids() -> torch.Tensor:
