@@ -9,6 +9,8 @@ from stratakv.bench.goals import goal
 from stratakv.bench.peers.llama import F16_PEERS
 
 CONTEXT = 32768
+GPU_BATCH, GPU_CONTEXT = 8, 131072
+SDPA = "torch SDPA bf16"
 
 Row = dict[str, Any]
 
@@ -73,6 +75,33 @@ def goals(rows: Sequence[Row], prefill: Sequence[Row], encode: Sequence[Row]) ->
         ns = next((row["ns_per_vector"] for row in encode if row["name"] == type_ and row["head_dim"] == 128), None)
         found.append(goal(f"encode {type_}, one core", "at most", most, ns, "ns a 128-vector"))
     return found
+
+
+def gpu_goals(rows: Sequence[Row], prefill: Sequence[Row], encode: Sequence[Row]) -> list[Row]:
+    """Those set for an H100 or H200: 8 sequences of 128k tokens, 4 query heads a kv head; prompts of 32k."""
+    decode = {
+        row["name"]: row
+        for row in rows
+        if (row["batch"], row["context"]) == (GPU_BATCH, GPU_CONTEXT) and row["q_heads"] == 4 * row["kv_heads"]
+    }
+
+    def share(found: dict[str, Row]) -> float | None:
+        return float(found["turbo4"]["share_of_copy_bandwidth"]) if "turbo4" in found else None
+
+    def faster(name: str) -> float | None:
+        return float(decode[SDPA]["ms"] / decode[name]["ms"]) if {SDPA, name} <= decode.keys() else None
+
+    prompts = {
+        row["name"]: row["ms"] / row["sdpa_ms"] for row in prefill if row["queries"] == CONTEXT == row["context"]
+    }
+    written = {row["name"]: row for row in encode}
+    return [
+        goal("turbo4, 8 sequences of 128k tokens", "at least", 0.70, share(decode), "of copy bandwidth"),
+        goal("turbo4 against SDPA bf16, the same", "at least", 3, faster("turbo4"), "times faster"),
+        goal("turbo3 against SDPA bf16, the same", "at least", 3.5, faster("turbo3"), "times faster"),
+        goal("turbo4, a prompt of 32k against SDPA bf16", "at most", 1.15, prompts.get("turbo4"), "times the time"),
+        goal("encode turbo4", "at least", 0.50, share(written), "of copy bandwidth"),
+    ]
 
 
 def _share(decode: dict[tuple[str, int], Row], name: str, groups: int) -> float | None:

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
 from stratakv.bench.attention.caches import Pair, Shape, pair_name
+from stratakv.bench.attention.goals import SDPA, gpu_goals
+from stratakv.bench.goals import goal_in_words
 from stratakv.bench.peers.gpu_attention import GPU_PEERS, Decode, GpuPeer
 from stratakv.bench.result import Report, quiet, result
 from stratakv.bench.timing import load_average
@@ -107,7 +109,7 @@ def bench_gpu(
                 left_out.append(f"{part}, {what}: {error}")
         return found
 
-    measured = {
+    measured: dict[str, Any] = {
         "device": str(device),
         "card": torch.cuda.get_device_name(device) if device.type == "cuda" else "none: a CPU",
         "power": _power() if device.type == "cuda" else None,
@@ -118,6 +120,7 @@ def bench_gpu(
         "left_out": left_out,
     }
     notes = ["medians of CUDA events; random states; ours includes rotating the query and un-rotating the output"]
+    measured["goals"] = gpu_goals(measured["rows"], measured["prefill"], measured["encode"])
     return result(SCHEMA, measured, command=command, load=load, notes=notes)
 
 
@@ -140,7 +143,8 @@ def format_gpu(data: dict[str, Any]) -> str:
         f"{row['share_of_copy_bandwidth']:6.1%}"
         for row in data["encode"]
     ]
-    return "\n".join(lines + [f"left out: {each}" for each in data["left_out"]])
+    lines += [f"left out: {each}" for each in data["left_out"]]
+    return "\n".join(lines + [goal_in_words(each) for each in data["goals"]])
 
 
 class PeerError(Exception):
@@ -288,7 +292,7 @@ class _Bench:
 
 
 def _name(pair: Pair | None) -> str:
-    return "torch SDPA bf16" if pair is None else pair_name(pair)
+    return SDPA if pair is None else pair_name(pair)
 
 
 def _copy_bandwidth(device: torch.device, timer: Timer, settings: GpuSettings) -> float:

@@ -1,8 +1,8 @@
 """What the GPU's attention kernel would need on cards that aren't at hand: from its machine code, nothing is measured.
 
 A roofline: a row (one kv head's K and V of one token) costs bytes and instructions; the time is that of the dearest of
-memory, instruction issue, integer units and shared memory, each as fast as its data sheet says. Real kernels also wait,
-so these times are the least possible ones.
+memory, instruction issue, integer units, shared memory and matrix units, each as fast as its data sheet says. Real
+kernels also wait, so these times are the least possible ones.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ BATCH, CONTEXT = 8, 131072
 
 @dataclass(frozen=True)
 class Card:
-    """By its data sheet. capability: 90 for 9.0; clock: GHz; bandwidth: GB/s."""
+    """By its data sheet. capability: 90 for 9.0; clock: GHz; bandwidth: GB/s; matrix: products of 16 x 8 x 16 in f16 with sums in
+    float32 that a multiprocessor does a cycle."""
 
     name: str
     capability: int
     multiprocessors: int
     clock: float
     bandwidth: float
+    matrix: float
 
 
 CARDS = (
-    Card("A100 SXM 80 GB", 80, 108, 1.41, 2039),
-    Card("RTX 4090", 89, 128, 2.52, 1008),
-    Card("H100 SXM", 90, 132, 1.755, 3350),
+    Card("A100 SXM 80 GB", 80, 108, 1.41, 2039, 0.5),
+    Card("RTX 4090", 89, 128, 2.52, 1008, 0.125),
+    Card("H100 SXM", 90, 132, 1.755, 3350, 1.0),
 )
 # Warp instructions that a multiprocessor of 8.0 to 9.0 takes a cycle
 _ISSUED, _INTEGER, _SHARED = 4.0, 2.0, 1.0
@@ -95,6 +97,7 @@ def _row(pair: Pair, layout: PageLayout, groups: int, card: Card) -> dict[str, A
         "issue": code.instructions * a_row / _ISSUED,
         "integers": code.count(*_INTEGER_NAMES) * a_row / _INTEGER,
         "shared memory": code.count(*_SHARED_NAMES) * a_row / _SHARED,
+        "matrix units": code.count("HMMA") * a_row / card.matrix,
     }
     seconds = {what: each / (card.multiprocessors * card.clock * 1e9) for what, each in cycles.items()}
     seconds["memory"] = nbytes / (card.bandwidth * 1e9)

@@ -27,8 +27,8 @@ from stratakv.pages.pool import Pool
 
 SIDES: tuple[Name, Name] = ("k", "v")
 _LOG2E = log2(2.718281828459045)
-# Compute capabilities whose code is compiled in the tests: Ampere, Ada, Hopper, Blackwell
-_LEAST_CAPABILITY = (8, 0)
+# Major compute capabilities whose code is compiled in the tests: Ampere and Ada, Hopper, Blackwell twice
+_CAPABILITIES = (8, 9, 10, 12)
 _MOST_SPLITS = 64
 
 
@@ -219,9 +219,9 @@ def _refused_device(device: torch.device) -> str | None:
             f"the Triton kernels are compiled for NVIDIA GPUs, not for {(torch.version.hip and 'ROCm') or device.type}"
         )
     capability = torch.cuda.get_device_capability(device)
-    if capability < _LEAST_CAPABILITY:
-        least, given = (".".join(map(str, each)) for each in (_LEAST_CAPABILITY, capability))
-        return f"the Triton kernels need compute capability {least}, this GPU has {given}"
+    if capability[0] not in _CAPABILITIES:
+        given, known = ".".join(map(str, capability)), ", ".join(f"{major}.x" for major in _CAPABILITIES)
+        return f"the Triton kernels know the compute capabilities {known}; this GPU has {given}"
     return None
 
 

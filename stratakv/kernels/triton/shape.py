@@ -53,7 +53,9 @@ def shape_of(layout: PageLayout, groups: int, queries: int) -> Shape:
     padded = any(dim & (dim - 1) for dim in (layout.k_dim, layout.v_dim)) and not {"f16", "bf16"}.isdisjoint(names)
     tile = gcd(64 // (1 + wide) // (1 + exact) // (1 + padded), layout.page_tokens)  # within a page
     warps, stages = (8 if rows > 32 or (wide and (rows > 16 or exact)) else 4), (1 if wide and exact else 2)
-    # left to itself ptxas spills one register to fit one program more; told how many there are, it makes do: 3 programs of 128
-    # threads have 168 each
-    registers = None if not wide else 168 if rows == 16 and {"bf16", "f32"}.isdisjoint(names) else 255
-    return Shape(groups, rows // groups, rows, tile, warps, stages, 4 if rows == 16 else 2, registers)
+    # left to itself ptxas spills some registers to fit one program more; told how many there are, it makes do: 3 programs of 128
+    # threads have 168 each, 2 have 255. Trellis types need more than 168 in some shapes
+    trellis = rows == 16 and any(str(side.packing).startswith("trellis") for side in (layout.k, layout.v))
+    three = rows == 16 and not trellis and {"bf16", "f32"}.isdisjoint(names)
+    registers = (168 if three else 255) if wide or trellis else None
+    return Shape(groups, rows // groups, rows, tile, warps, stages, 4 if rows == 16 and not trellis else 2, registers)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stratakv.bench.attention.goals import goals
+from stratakv.bench.attention.goals import goals, gpu_goals
 from stratakv.bench.goals import goal_in_words
 
 
@@ -40,3 +40,22 @@ def test_prefill_goal_is_against_the_fastest_peer() -> None:
     goal = next(goal for goal in goals([], prefill, []) if goal["goal"].startswith("prefill of 8k"))
     assert goal["measured"] == pytest.approx(1.3)
     assert goal["met"] is False
+
+
+def test_goals_of_a_gpu() -> None:
+    shape = {"batch": 8, "context": 131072, "q_heads": 32, "kv_heads": 8}
+    rows = [
+        {**shape, "name": "turbo4", "ms": 1.0, "share_of_copy_bandwidth": 0.6},
+        {**shape, "name": "torch SDPA bf16", "ms": 3.2, "share_of_copy_bandwidth": 0.9},
+        {
+            **shape,
+            "name": "turbo3",
+            "batch": 1,
+            "ms": 0.1,
+            "share_of_copy_bandwidth": 0.9,
+        },  # another batch says nothing
+    ]
+    prefill = [{"name": "turbo4", "context": 32768, "queries": 32768, "ms": 2.4, "sdpa_ms": 2.0}]
+    found = gpu_goals(rows, prefill, [{"name": "turbo4", "share_of_copy_bandwidth": 0.5}])
+    assert [goal["met"] for goal in found] == [False, True, None, False, True]
+    assert found[1]["measured"] == pytest.approx(3.2) and found[3]["measured"] == pytest.approx(1.2)

@@ -61,6 +61,8 @@ def test_every_part_runs() -> None:
     assert [(row["name"], row["kernel"], row["tokens"]) for row in data["encode"]] == [(*OURS, 70)]
     assert all((row["name"], row["kernel"]) == OURS and row["sdpa_ms"] > 0 for row in data["prefill"])
     assert all(row["ms"] > 0 and row["gb_s"] > 0 for row in (*data["rows"], *data["encode"]))
+    assert len(data["goals"]) == 5 and all(goal["met"] is None for goal in data["goals"])  # of other sizes
+    assert found["text"].count("unknown  ") == 5
     assert "turbo4/q8_0" in found["text"] and "none: a CPU" in found["text"] and "9 queries over 70" in found["text"]
 
 

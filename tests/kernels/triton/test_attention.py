@@ -55,9 +55,9 @@ def test_every_type_on_either_side(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TYPES)
 def test_every_type_in_some_pairs(name: str) -> None:
-    """With a quarter of the others at each head_dim, another quarter at each."""
+    """With an eighth of the others at each head_dim, another eighth at each."""
     for at, dim in enumerate((64, 96, 128, 256)):
-        across(name, TYPES[at::4], dim)
+        across(name, TYPES[(at + TYPES.index(name)) % 8 :: 8], dim)
 
 
 @pytest.mark.sweep
@@ -182,6 +182,20 @@ def test_what_is_refused_is_said() -> None:
         assert words in str(TRITON.refuses(layout, device))
     for name in kernel_names()[:-1]:
         assert f"not of rows{PAGE_TOKENS}-v1" in str(CpuKernel(name).refuses(row_layout("f16", "f16", (64, 64)), CPU))
+
+
+@pytest.mark.parametrize(
+    ("capability", "words"),
+    [((8, 6), None), ((9, 0), None), ((12, 0), None), ((7, 5), "this GPU has 7.5"), ((13, 0), "this GPU has 13.0")],
+)
+def test_a_gpu_that_is_not_known_is_torch_s(
+    capability: tuple[int, int], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    layout, gpu = row_layout("turbo4", "f16", (64, 64)), torch.device("cuda")
+    why = TRITON.refuses(layout, gpu)
+    assert why is None if words is None else words in str(why)
+    assert kernel_for(layout, gpu) == (TRITON if words is None else TORCH)
 
 
 def test_it_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
