@@ -83,6 +83,7 @@ def format_tune(data: Row) -> str:
             "layers",
             "passes",
             "seconds",
+            "CPU seconds",
             f"seconds of `tune --effort first` ({data['rows'][0]['first_passes']} passes)",
             "weights MiB",
         ]
@@ -90,7 +91,8 @@ def format_tune(data: Row) -> str:
     cells[0].append("beside them MiB")
     for row in data["rows"]:
         beside = row["beside_weights_bytes"]
-        numbers = [str(row["layers"]), str(row["passes"]), f"{row['seconds']:.1f}", f"{row['first_seconds']:.0f}"]
+        numbers = [str(row["layers"]), str(row["passes"]), f"{row['seconds']:.1f}"]
+        numbers += [f"{row['cpu_seconds']:.1f}", f"{row['first_seconds']:.0f}"]
         numbers += [_mib(row["weight_bytes"]), "" if beside is None else _mib(beside)]
         cells.append([row["name"] + (" (extrapolated)" if row["extrapolated"] else ""), *numbers])
     lines = [conditions(data, f"{data['context']} tokens"), "", *align(cells)]
@@ -140,6 +142,7 @@ def _extrapolated(rows: Sequence[Row]) -> Row:
         "layers": LAYERS,
         "weight_bytes": round(at_all("weight_bytes")),
         "seconds": at_all("seconds"),
+        "cpu_seconds": at_all("cpu_seconds"),
     }
     beside = round(at_all("beside_weights_bytes")) if known else None
     return _row({**last, **model}, beside, extrapolated=True)

@@ -1,7 +1,7 @@
 """One model whose gradients are taken, behind a pipe, so that its peak memory is its own: JSON lines in, JSON lines out.
 
 Requests: {"do": "load", "model", "threads"}: {"name", "layers", "weight_bytes"}; {"do": "gradients", "contexts", "context",
-"draws"}: {"seconds", "passes", "types"}, of contexts of random tokens.
+"draws"}: {"seconds", "cpu_seconds", "passes", "types"}, of contexts of random tokens.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ class _Session:
         embedding: Any = self.loaded.model.get_input_embeddings()
         drawn = torch.Generator().manual_seed(0)
         ids = torch.randint(embedding.num_embeddings, (contexts, context), generator=drawn)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         for seed, each in enumerate(ids):
             gradient_damage(self.loaded, each, types, draws, seed)
-        return {"seconds": time.perf_counter() - began, "passes": contexts * passes_of(draws), "types": len(types)}
+        spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
+        return {**spent, "passes": contexts * passes_of(draws), "types": len(types)}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,13 @@ def test_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     data = json.loads(results.read_text())
     assert data["schema"] == "stratakv/bench-tune/1"
     (row,) = data["rows"]
-    assert row["layers"] == 12 and row["passes"] == 24 and row["seconds"] > 0 and not row["extrapolated"]
+    assert (
+        row["layers"] == 12
+        and row["passes"] == 24
+        and row["seconds"] > 0
+        and row["cpu_seconds"] > 0
+        and not row["extrapolated"]
+    )
     assert row["beside_weights_bytes"] is None or row["beside_weights_bytes"] > 2**20
     assert row["first_seconds"] == pytest.approx(row["seconds"])
     out = capsys.readouterr().out
@@ -45,7 +51,7 @@ def test_the_whole_shape_lies_on_the_line_through_few_layers(monkeypatch: pytest
     def measured(file: str, settings: TuneSettings) -> dict[str, Any]:
         layers = int(Path(file).stem.split("-")[-2])
         found = {"name": Path(file).stem, "layers": layers, "weight_bytes": 1000 + 10 * layers}
-        found |= {"seconds": 4.0 + layers, "passes": 3, "types": 5, "first_passes": 6}
+        found |= {"seconds": 4.0 + layers, "cpu_seconds": 2 * layers, "passes": 3, "types": 5, "first_passes": 6}
         return run._row(found, 50 + 2 * layers, extrapolated=False)
 
     monkeypatch.setattr(run, "_measured", measured)
@@ -53,7 +59,12 @@ def test_the_whole_shape_lies_on_the_line_through_few_layers(monkeypatch: pytest
     data = bench_tune(TuneSettings(shape.SHAPE, 512, 1, 2, (2, 4, 6)), command="", report=lambda line: None)
     last = data["rows"][-1]
     assert [row["layers"] for row in data["rows"]] == [2, 4, 6, 32] and last["extrapolated"]
-    assert last["seconds"] == 36 and last["weight_bytes"] == 1320 and last["beside_weights_bytes"] == 114
+    assert (
+        last["seconds"] == 36
+        and last["cpu_seconds"] == 64
+        and last["weight_bytes"] == 1320
+        and last["beside_weights_bytes"] == 114
+    )
     assert last["first_seconds"] == pytest.approx(2 * 36)
     assert {each["goal"] for each in data["goals"]} == {"memory beside the weights", "gradients of a first profile"}
     assert "(extrapolated)" in format_tune(data)
