@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
     cache.add_argument(
         "--deterministic",
         action="store_true",
-        help="the same request gets the same answer in any company, where steps with prompts may take longer",
+        help="the same request gets the same answer in any company where torch attends too; steps with prompts may take longer",
     )
     cache.add_argument("-t", "--threads", type=int, metavar="N", help="threads of the CPU (torch's choice)")
     cache.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto: a GPU if -ngl asks for it (auto)")

@@ -139,16 +139,17 @@ def test_a_layout_of_odd_pages_is_refused() -> None:
 
 @compiled
 @pytest.mark.parametrize("types", [("turbo4", "turbo4"), ("q8_0", "turbo2"), ("f16", "turbo3")])
-@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("before", [900, 4500])
+@pytest.mark.parametrize("window", [None, 300, 2300])
 def test_a_prompt_gives_the_same_to_the_bit_however_it_is_cut(
-    kernel: Kernel, types: tuple[str, str], window: int | None
+    kernel: Kernel, types: tuple[str, str], before: int, window: int | None
 ) -> None:
-    given = Sequences(*types, [1100])
+    given = Sequences(*types, [before + 200])
     given.fill()
     q = given.query(200)
 
     def piece(begin: int, end: int) -> torch.Tensor:
-        cut = given.step([end - begin], [900 + end], prefill=np.ones(1, dtype=bool), window=window)
+        cut = given.step([end - begin], [before + end], prefill=np.ones(1, dtype=bool), window=window)
         return kernel.attend(q[begin:end], given.pool, cut, Options(0.125)).out
 
     whole = piece(0, 200)
@@ -158,20 +159,18 @@ def test_a_prompt_gives_the_same_to_the_bit_however_it_is_cut(
 
 
 @compiled
-def test_tokens_that_see_little_are_not_torchs_in_a_long_chunk(kernel: Kernel) -> None:
-    given = Sequences("turbo4", "turbo4", [40, 2500, 300])
+def test_chunks_before_others_and_their_sums(kernel: Kernel) -> None:
+    given = Sequences("turbo4", "turbo4", [2500, 40, 300])
     given.fill()
-    q = given.query(1 + 700 + 100)
-    step = given.step([1, 700, 100], prefill=np.array([False, True, True]))
+    q = given.query(700 + 1 + 100)
+    step = given.step([700, 1, 100], prefill=np.array([True, False, True]))
     split = Split.of(step)
     assert split.decoding is None
-    assert [(chunk.queries, chunk.tokens) for chunk in split.chunks] == [(slice(1 + 248, 1 + 700), 2500)]
+    assert split.others.tokens.tolist() == [700] and len(split.chunks.tokens) == 800
     found, expected = (of.attend(q, given.pool, step, Options(0.125), lse=True) for of in (kernel, TORCH))
-    assert error(found.out, expected.out) <= 1e-3
+    assert error(found.out[:700], expected.out[:700]) <= 1e-3 and error(found.out, expected.out) <= 1e-2
     assert found.lse is not None and expected.lse is not None
     torch.testing.assert_close(found.lse, expected.lse, rtol=1e-3, atol=1e-3)
-    near = given.step([0, 248, 0], [40, 2048, 300], prefill=np.array([False, True, True]))
-    assert torch.equal(found.out[1:249], kernel.attend(q[1:249], given.pool, near, Options(0.125)).out)
 
 
 def test_steps_that_one_compiled_call_can_take() -> None:
@@ -183,11 +182,8 @@ def test_steps_that_one_compiled_call_can_take() -> None:
     assert decoding([1, 1, 1], [False, False, False]) == 3
     assert decoding([1, 1, 32, 5], [False, False, True, True]) == 2
     assert decoding([7], [True]) == 0
-    assert decoding([1, 2048], [False, True]) == 1  # which sees few tokens
+    assert decoding([1, 2500], [False, True]) == 1
     assert decoding([1, 64], [False, True], before=9000) == 1
-    assert decoding([1, 2112], [False, True]) == 1  # few tokens see more
-    assert decoding([1, 2113], [False, True]) is None
-    assert decoding([1, 65], [False, True], before=2048) is None
     assert decoding([5, 1], [True, False]) is None  # short chunks come last
     assert decoding([1, 0], [False, True]) == 2
 

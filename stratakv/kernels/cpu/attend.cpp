@@ -55,9 +55,9 @@ const Kernel &find_kernel(const std::string &name) {
 namespace {
 
 // Pages that one softmax goes over before it is merged with others. By the sequence alone, never by what else there is
-// or how many threads: so a token's sums are the same in any company. Longer ones for chunks of prompts, whose states
-// are large; by their arithmetic, since how many tokens a chunk has hangs on company.
-std::int64_t unit_pages(const Attention &a) { return a.precise ? 16 : 4; }
+// or how many threads: so a token's sums are the same in any company. All of them for chunks of prompts: their states
+// are large, and where a softmax begins mustn't hang on how a prompt is cut.
+std::int64_t unit_pages(const Attention &a) { return a.precise ? std::int64_t(1) << 32 : 4; }
 
 std::int64_t unit_count(const Attention &a, std::int64_t pages) {
     const std::int64_t unit = unit_pages(a);

@@ -2,91 +2,16 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <initializer_list>
-#include <limits>
-#include <utility>
-#include <vector>
 
+#include "prompt_body.h"
+#include "softmax.h"
 #include "tile_integer.h"
 #include "tile_rows.h"
 
 namespace {
 
-using stratakv::Attention;
-using stratakv::Partial;
 using stratakv::Softmaxes;
-
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-
-// 2^x for x <= 0, next to nothing below -126: 2^n times a polynomial on [-1/2, 1/2], relative error below 1e-7.
-inline F exp2_negative(F x) {
-    x = fmax(x, fset1(-126.0f));
-    const F n = round(x), r = fsub(x, n);
-    F p = fset1(1.3276471960e-03f);
-    p = fma(p, r, fset1(9.6755415026e-03f));
-    p = fma(p, r, fset1(5.5507132751e-02f));
-    p = fma(p, r, fset1(2.4022119721e-01f));
-    p = fma(p, r, fset1(6.9314696706e-01f));
-    p = fma(p, r, fset1(1.0000000717e+00f));
-    return scale_by_power(p, n);
-}
-
-// Memory of one thread, kept between calls: nothing of the history's size, nothing allocated in a step after the first.
-class Scratch {
-public:
-    ~Scratch() { std::free(start_); }
-
-    // One list says all pieces: what points at each, and how many values it has. Behind each lie 64 bytes or more that
-    // may be read.
-    struct Piece {
-        template <typename T>
-        Piece(T *&pointer, std::size_t count) : to(&pointer), bytes(count * sizeof(T)) {}
-        void *to;  // the pointer
-        std::size_t bytes;
-    };
-    void lay(std::initializer_list<Piece> pieces) {
-        std::size_t size = 0;
-        for (const Piece &piece : pieces) size += padded(piece.bytes);
-        if (size > size_) {
-            std::free(start_);
-            size_ = (size + 4095) / 4096 * 4096;
-            start_ = static_cast<std::uint8_t *>(std::aligned_alloc(64, size_));
-        }
-        std::uint8_t *at = start_;
-        for (const Piece &piece : pieces) std::memcpy(piece.to, &at, sizeof at), at += padded(piece.bytes);
-#ifdef STRATAKV_CHECKED
-        ends_.clear(), at = start_;
-        for (const Piece &piece : pieces) {
-            ends_.push_back({at + piece.bytes, at += padded(piece.bytes)});
-            std::memset(ends_.back().first, kMark, ends_.back().second - ends_.back().first);
-        }
-#endif
-    }
-
-    // That nothing was written behind any piece: looked at in the tests' builds.
-    void check() const {
-#ifdef STRATAKV_CHECKED
-        for (const auto &[begin, end] : ends_)
-            if (!std::all_of(begin, end, [](std::uint8_t byte) { return byte == kMark; })) {
-                std::fputs("scratch memory: a piece was written beyond its end\n", stderr);
-                std::abort();
-            }
-#endif
-    }
-
-private:
-    static std::size_t padded(std::size_t bytes) { return (bytes + 127) / 64 * 64; }
-
-    std::uint8_t *start_ = nullptr;
-    std::size_t size_ = 0;
-#ifdef STRATAKV_CHECKED
-    static constexpr std::uint8_t kMark = 0xa7;
-    std::vector<std::pair<std::uint8_t *, std::uint8_t *>> ends_;
-#endif
-};
 
 struct Work {
     int q_tokens, rows, k_stride, lanes;  // lanes: floats of one output row in unit order
@@ -104,51 +29,15 @@ struct Work {
     float *buffer;           // some decoded rows
 };
 
-inline bool integer_side(const Attention &a, const Side &side) { return side.vectors && !a.precise; }
-
-inline int subs(Codes codes) {
-    int found = 1;
-    with_codes(codes, [&](auto c) { found = Packing<decltype(c)::value>::kSub; });
-    return found;
-}
-
-// Which value each lane of the integer path's output is; -1: none. Kept: a step asks for it again and again.
-template <Codes C>
-const std::int32_t *lane_dims(const Side &v, int lanes) {
-    thread_local struct {
-        int dim = 0, blocks = 0;
-        std::vector<std::int32_t> dims;
-    } kept;
-    if (kept.dim == v.dim && kept.blocks == v.blocks) return kept.dims.data();
-    kept.dim = v.dim, kept.blocks = v.blocks, kept.dims.resize(lanes);
-    constexpr int kSub = Packing<C>::kSub, kRuns = is_trellis(C) ? 1 : kSub;
-    const int bytes = v.base_bytes / v.blocks, units = (v.dim / v.blocks + 15) / 16;
-    for (int i = 0; i < lanes; ++i) {
-        const int unit = i / 16 / kRuns;
-        int sub = i / 16 % kRuns, byte = unit * 16 + i % 16;
-        if (is_trellis(C)) {  // in the order of trellis_v; unit: of 16 values
-            const int at = unit % units * 16 + i % 16;
-            sub = at / bytes, byte = unit / units * bytes + at % bytes;
-        }
-        kept.dims[i] = byte >= v.base_bytes || sub >= kSub ? -1 : dim_of<C>(byte, sub, stretch_of(v));
-    }
-    return kept.dims.data();
-}
-
-// Whether scores are multiplied by the scale before anything else: a softcap wants it, and the maximum of negative
-// multiples.
-inline bool premultiplied(const Attention &a) { return a.softcap > 0 || !(a.scale > 0); }
-
 inline Work prepare(const Attention &a, int sequence, int head, Scratch &scratch) {
     Work w{};
     const Side &k = a.k, &v = a.v;
     w.q_tokens = a.q_tokens(sequence);
     w.rows = a.groups * w.q_tokens;
     w.k_stride = (k.dim + 15) / 16 * 16;
-    const bool k_integer = integer_side(a, k), v_integer = integer_side(a, v);
+    const bool k_integer = k.vectors, v_integer = v.vectors;
     const bool trellis = v_integer && is_trellis(v.codes);
-    const int kSub = trellis ? 1 : subs(v.codes), unit_bytes = (trellis ? v.dim : v.base_bytes) / v.blocks;
-    w.lanes = v_integer ? v.blocks * ((unit_bytes + 15) / 16) * kSub * 16 : (v.dim + 15) / 16 * 16;
+    w.lanes = v_integer ? lanes_of(v) : (v.dim + 15) / 16 * 16;
     w.integer.rows = w.weights.rows = w.rows;
     w.integer.words_per_row = k_integer ? k.base_bytes / 4 * subs(k.codes) : 0;
     const std::size_t rows = w.rows;
@@ -296,7 +185,7 @@ inline void prefetch_rest(const Attention &a, const std::uint8_t *next) {
 
 inline void finish(const Attention &a, const Work &w, const Partial &partial) {
     const Side &v = a.v;
-    const bool integer = integer_side(a, v);
+    const bool integer = v.vectors;
     const int block_dim = v.dim / v.blocks;
     for (int r = 0; r < w.rows; ++r) {
         const float *lanes = w.out + std::size_t(r) * w.lanes;
@@ -316,9 +205,13 @@ inline void finish(const Attention &a, const Work &w, const Partial &partial) {
 
 const char *run(const Attention &a, int sequence, int head, std::int64_t page_begin, std::int64_t page_end,
                 std::int64_t unit, const Partial *partial) {
+    if (a.precise) {
+        run_prompt(a, sequence, head, page_begin, page_end, unit, partial);
+        return simd::kName;
+    }
     thread_local Scratch scratch;
     Work w = prepare(a, sequence, head, scratch);
-    const bool k_integer = integer_side(a, a.k), v_integer = integer_side(a, a.v);
+    const bool k_integer = a.k.vectors, v_integer = a.v.vectors;
     const std::int64_t *pages = a.pages + a.page_start[sequence];
     const std::int32_t *firsts = a.first + a.query_start[sequence], *lasts = a.last + a.query_start[sequence];
     const int lowest = *std::min_element(firsts, firsts + w.q_tokens),

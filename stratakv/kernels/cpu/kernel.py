@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from stratakv.kernels.converting import convert
-from stratakv.kernels.cpu import prefill
+from stratakv.kernels.cpu import masked
 from stratakv.kernels.cpu.layout import MAX_HEAD_DIM, compiled, encodes, knows
-from stratakv.kernels.cpu.split import Chunk, Split
+from stratakv.kernels.cpu.split import Split
 from stratakv.kernels.kernel import Attended, Options, Part, attend_apart
 from stratakv.kernels.native import native
-from stratakv.kernels.step import Rectangle, Step
+from stratakv.kernels.step import Step
 from stratakv.kernels.torch_kernel import Torch
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
@@ -73,7 +73,7 @@ class CpuKernel:
         return self._attend(query, (pool,), Split.of(step), options, lse)
 
     def attend_both(self, query: torch.Tensor, written: Part, other: Part, options: Options) -> torch.Tensor:
-        """See Kernel: in one compiled call, but for masks with holes and tokens that are far into a prompt."""
+        """See Kernel: in one compiled call, but for masks with holes."""
         if written.step.mask is not None or other.step.mask is not None:
             return attend_apart(query, ((self, written), (self, other)), options).out
         return self._attend(query, (written.pool, other.pool), Split.of(written.step, other.step), options, False).out
@@ -106,22 +106,12 @@ class CpuKernel:
         out = torch.empty(*query.shape[:2], pools[0].layout.v_dim, dtype=query.dtype)
         sums = torch.empty(query.shape[:2]) if lse else None
 
-        def fill(rows: torch.Tensor | slice, found: Attended) -> None:
+        for part, precise in ((split.others, self.precise), (split.chunks, True)):
+            rows = torch.from_numpy(part.tokens)
+            found = self._read(query[rows], pools, part.steps, options, lse, precise)
             out[rows] = found.out
             if sums is not None and found.lse is not None:
                 sums[rows] = found.lse
-
-        for part, precise in ((split.others, self.precise), (split.short_chunks, True)):
-            if len(part.tokens):
-                rows = torch.from_numpy(part.tokens)
-                fill(rows, self._read(query[rows], pools, part.steps, options, lse, precise))
-        if len(pools) == 1:
-            for chunk in split.chunks:
-                fill(chunk.queries, self._attend_chunk(query[chunk.queries], pools[0], chunk, options))
-        elif len(tokens := split.apart.tokens):
-            rows = torch.from_numpy(tokens)
-            parts = [(self, Part(*each)) for each in zip(pools, split.apart.steps, strict=True)]
-            fill(rows, attend_apart(query[rows], parts, options))
         return Attended(out, sums)
 
     def _read(
@@ -154,38 +144,15 @@ class CpuKernel:
         )
         return Attended(out, sums)
 
-    def _attend_chunk(self, query: torch.Tensor, pool: Pool, chunk: Chunk, options: Options) -> Attended:
-        mask = None
-        if not chunk.causal:
-            position = torch.arange(chunk.tokens)
-            first, last = torch.from_numpy(chunk.first)[:, None], torch.from_numpy(chunk.last)[:, None]
-            mask = ((position >= first) & (position < last))[None, None]
-        shape = Rectangle(chunk.pages[None], 0, chunk.tokens)
-        return self._attend_blocks(query[None].transpose(1, 2), pool, shape, options, mask, chunk.window)
-
     def _attend_under_mask(self, query: torch.Tensor, pool: Pool, step: Step, options: Options, lse: bool) -> Attended:
-        assert step.rectangle is not None
-        queries = query.unflatten(0, (len(step), -1)).transpose(1, 2)
-        found = self._attend_blocks(queries, pool, step.rectangle, options, step.mask, None)
-        return found if lse else Attended(found.out)
-
-    def _attend_blocks(
-        self,
-        query: torch.Tensor,
-        pool: Pool,
-        shape: Rectangle,
-        options: Options,
-        mask: torch.Tensor | None,
-        window: int | None,
-    ) -> Attended:
-        """query: [sequences, q_heads, query tokens of each, k_dim]."""
-        layout = pool.layout
+        assert step.rectangle is not None and step.mask is not None
+        layout, queries = pool.layout, query.unflatten(0, (len(step), -1)).transpose(1, 2)
         # one layout in memory, whatever else the step holds: products are rounded by it
-        q = layout.k.rotate(query.float().contiguous())
+        q = layout.k.rotate(queries.float().contiguous())
         q = q.to(torch.bfloat16) if query.dtype == torch.bfloat16 else q
-        out, lse = prefill.attend(q, pool, shape, options, self.name, mask=mask, window=window)
+        out, sums = masked.attend(q, pool, step.rectangle, step.mask, options, self.name)
         out = layout.v.unrotate(out).transpose(1, 2).flatten(0, 1).to(query.dtype).contiguous()
-        return Attended(out, lse.transpose(1, 2).flatten(0, 1))
+        return Attended(out, sums.transpose(1, 2).flatten(0, 1) if lse else None)
 
 
 def _contiguous_vectors(states: torch.Tensor) -> torch.Tensor:

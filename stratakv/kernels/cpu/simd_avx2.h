@@ -22,6 +22,10 @@ constexpr const char *kName = "avx2";
 constexpr int kCodeOffset = 0;
 // vpmaddubsw saturates at 16 bits: 2 * 127 * 128 still fits, 8 bits would not.
 constexpr int kWeightBits = 7;
+// Vectors of floats that registers hold beside what is multiplied.
+constexpr int kSums = 4;
+// Whether prompts decode codes by whole vectors (tile_floats.h).
+constexpr bool kDecodesVectors = true;
 
 template <typename Function>
 inline I each(Function f) {

@@ -23,6 +23,10 @@ constexpr const char *kName = "avx512";
 constexpr int kCodeOffset = 128;
 // Bits of one plane of softmax weights: 8 unsigned bits fit, since products accumulate in 32 bits.
 constexpr int kWeightBits = 8;
+// Vectors of floats that registers hold beside what is multiplied.
+constexpr int kSums = 16;
+// Whether prompts decode codes by whole vectors (tile_floats.h).
+constexpr bool kDecodesVectors = true;
 
 inline I load(const void *p) { return {_mm512_loadu_si512(p)}; }
 inline void store(void *p, I a) { _mm512_storeu_si512(p, a.v); }

@@ -20,6 +20,10 @@ constexpr const char *kName = "neon";
 // sdot multiplies signed by signed bytes: codes stay as they are, weights have 7 bits.
 constexpr int kCodeOffset = 0;
 constexpr int kWeightBits = 7;
+// Vectors of floats that registers hold beside what is multiplied.
+constexpr int kSums = 4;
+// Whether prompts decode codes by whole vectors (tile_floats.h).
+constexpr bool kDecodesVectors = true;
 
 template <typename Function>
 inline I each(Function f) {

@@ -26,6 +26,11 @@ constexpr const char *kName = "portable";
 // Products of any bytes: codes stay signed, weights have all 8 bits.
 constexpr int kCodeOffset = 0;
 constexpr int kWeightBits = 8;
+// Vectors of floats that registers hold beside what is multiplied.
+constexpr int kSums = 4;
+// Whether prompts decode codes by whole vectors (tile_floats.h): here loops over lanes are slower than rows, and much
+// code.
+constexpr bool kDecodesVectors = false;
 
 template <typename Function>
 inline I each(Function f) {

@@ -1,4 +1,4 @@
-"""How a CPU takes a step: single tokens in integers, short chunks of prompts in float32, long ones block by block."""
+"""How a CPU takes a step: single tokens in integers, chunks of prompts in float32."""
 
 from __future__ import annotations
 
@@ -15,33 +15,11 @@ Ints = NDArray[np.int64]
 
 # Sequences with more query tokens than this are chunks of prompts
 FEW_QUERY_TOKENS = 8
-# Query tokens of a chunk that see so many tokens or fewer read packed rows as decoding does, in float32, in the step's one
-# compiled call. They see one unit of pages (attend.cpp), so that their sums are the same to the bit however a prompt was cut
-NEAR = 2048
-# Those that see more are decoded in whole blocks for torch, unless they are so few
-SHORT_CHUNK = 64
 # So many query tokens at a time: their scores stay in the first-level cache, and tokens after them aren't looked at.
 # 512 tokens of SmolLM2 (turbo4, two cores of Zen 5), ms in pieces of 512, 128, 64 and 32, and by torch: at a prompt's begin 333,
 # 243, 217, 201, 321; after 512 tokens 548, 406, 344, 327, 421; after 1,536 966, 711, 604, 574, 621. Integers would take less,
 # with errors of 6e-5: enough to move a code here and there, and with it greedy tokens
 PIECE = 32
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """One sequence with many query tokens, its last ones. pages: int64 [pages], its table. queries: which query tokens
-    of the step are its own. tokens: how many it has in its pages.
-
-    causal: each sees all tokens up to its own, of the last `window`; otherwise first and last, int32 [queries], say what it sees.
-    """
-
-    pages: NDArray[np.int64]
-    queries: slice
-    tokens: int
-    causal: bool
-    window: int | None
-    first: NDArray[np.int32]
-    last: NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +36,17 @@ class Split:
     sequence with the same block table.
 
     given: the step, and where there are two kinds of pages that of the other kind: of the same query tokens, in the same
-    sequences or longer ones. steps: the same, cut alike. far: bool [sequences], pieces of prompts whose tokens see too many.
+    sequences or longer ones. steps: the same, cut alike.
     """
 
     given: tuple[Step, ...]
     steps: tuple[Step, ...]
-    far: NDArray[np.bool_]
 
     @staticmethod
     def of(step: Step, *more: Step) -> Split:
         """The steps' split."""
         key = (Split, *map(id, more))  # the split keeps them, so that their ids stay their own
-        return step.once(key, lambda: Split((step, *more), *_cut((step, *more))))
+        return step.once(key, lambda: Split((step, *more), _cut((step, *more))))
 
     def __len__(self) -> int:
         return len(self.steps[0])
@@ -84,31 +61,20 @@ class Split:
 
     @cached_property
     def decoding(self) -> int | None:
-        """How many sequences there are before the pieces of chunks, where these are the last ones and torch has nothing
-        to do: what one compiled call can take. None for other steps."""
+        """How many sequences there are before the pieces of chunks, where these are the last ones: what one compiled call
+        can take. None for other steps."""
         if any(step.mask is not None for step in self.steps):
             return None
         if _decodes(self.steps[0]):
             return len(self)
         chunks = np.flatnonzero(self._prefill)
         count = len(self) - len(chunks)
-        return count if (chunks >= count).all() and not self.far.any() else None
+        return count if (chunks >= count).all() else None
 
     @cached_property
-    def chunks(self) -> tuple[Chunk, ...]:
-        """Far chunks of prompts, for torch; of a step over one kind of pages."""
-        return tuple(self._chunk(s) for s in np.flatnonzero(self.far).tolist())
-
-    @cached_property
-    def apart(self) -> Part:
-        """Far chunks of prompts; of a step over two kinds of pages, which are attended apart."""
-        tokens = self._tokens(self.far)
-        return Part(tuple(_at(step, tokens) for step in self.given), tokens)
-
-    @cached_property
-    def short_chunks(self) -> Part:
-        """Pieces of chunks."""
-        return self._part(self._prefill & ~self.far)
+    def chunks(self) -> Part:
+        """Pieces of chunks of prompts."""
+        return self._part(self._prefill)
 
     @cached_property
     def others(self) -> Part:
@@ -119,23 +85,9 @@ class Split:
     def _prefill(self) -> NDArray[np.bool_]:
         return _prompts(self.steps[0], np.diff(self.steps[0].query_start))
 
-    def _tokens(self, mine: NDArray[np.bool_]) -> Ints:
-        return np.flatnonzero(np.repeat(mine, np.diff(self.steps[0].query_start)))
-
     def _part(self, mine: NDArray[np.bool_]) -> Part:
-        tokens = self._tokens(mine)
+        tokens = np.flatnonzero(np.repeat(mine, np.diff(self.steps[0].query_start)))
         return Part(tuple(_at(step, tokens) for step in self.steps), tokens)
-
-    def _chunk(self, s: int) -> Chunk:
-        (step,) = self.steps
-        queries = slice(int(step.query_start[s]), int(step.query_start[s + 1]))
-        first, last = step.first[queries], step.last[queries]
-        sees = int((last - first).max())
-        window = sees if first[-1] > 0 else None
-        expected = np.zeros_like(last) if window is None else np.maximum(last - sees, 0)
-        causal = not ((np.diff(last) != 1).any() or (first != expected).any())
-        pages = np.ascontiguousarray(step.pages[step.page_start[s] : step.page_start[s + 1]])
-        return Chunk(pages, queries, int(last.max()), causal, window, first, last)
 
 
 def _seen_at(step: Step) -> tuple[int, ...]:
@@ -155,42 +107,26 @@ def _prompts(step: Step, counts: NDArray[np.int32]) -> NDArray[np.bool_]:
     return many & (counts > 0)
 
 
-def _cut(steps: tuple[Step, ...]) -> tuple[tuple[Step, ...], NDArray[np.bool_]]:
-    """The steps with their chunks in pieces, and which pieces are far: the tokens of a chunk from the first on that sees too
-    many, unless they are few."""
+def _cut(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps with their chunks in pieces."""
     one, runs = steps[0], steps[-1]
-    whole = steps, np.zeros(len(one), dtype=np.bool_)
     if any(step.mask is not None for step in steps):
-        return whole
+        return steps
     alike = one is runs or one.query_start is runs.query_start or np.array_equal(one.query_start, runs.query_start)
     if alike and all(map(_decodes, steps)):
-        return whole
+        return steps
     counts = np.diff(one.query_start)
     prompts = _prompts(one, counts)
     if alike and not (prompts & (counts > PIECE)).any():
-        return whole
-    sees = np.max([step.last - step.first for step in steps], axis=0)
-    edges = np.repeat(_edges(sees, runs.query_start), np.diff(runs.query_start))
+        return steps
     cuts: list[int] = []
     for s in np.flatnonzero(counts).tolist():
         begin, end = one.query_start[s : s + 2].tolist()
-        edge = min(max(int(edges[begin]), begin), end) if prompts[s] else begin
-        cuts += [begin, *range(begin + PIECE, edge, PIECE), *([edge] if begin < edge < end else [])]
+        cuts += range(begin, end, PIECE) if prompts[s] else [begin]
     begins = np.array(cuts, dtype=np.int64)
     owner = _owners(one, begins)
     sizes, tokens = np.diff([*cuts, len(one.slots)]), np.arange(len(one.slots))
-    cut = tuple(_pieces(step, _owners(step, begins), sizes, tokens, prompts[owner]) for step in steps)
-    return cut, prompts[owner] & (begins >= edges[begins])
-
-
-def _edges(sees: NDArray[np.int32], query_start: NDArray[np.int32]) -> Ints:
-    """For each sequence the first of the query tokens that are far. sees: how many tokens each query token sees."""
-    found = query_start[1:].astype(np.int64)
-    for s, (begin, end) in enumerate(zip(query_start[:-1].tolist(), query_start[1:].tolist(), strict=True)):
-        far = np.flatnonzero(sees[begin:end] > NEAR)
-        if len(far) and end - begin - far[0] > SHORT_CHUNK:
-            found[s] = begin + far[0]
-    return found
+    return tuple(_pieces(step, _owners(step, begins), sizes, tokens, prompts[owner]) for step in steps)
 
 
 def _owners(step: Step, tokens: Ints) -> Ints:

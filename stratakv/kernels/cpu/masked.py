@@ -1,9 +1,8 @@
-"""Attention of many queries over packed pages: blocks of tokens are decoded into a small buffer, torch multiplies, the
+"""Attention under a mask over packed pages: blocks of tokens are decoded into a small buffer, torch multiplies, the
 partial softmaxes are merged by their log-sum-exp. Working memory doesn't grow with the context."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,66 +19,34 @@ _MASKED = -1e30  # an additive mask whose rows stay finite where a block shows a
 
 
 def attend(
-    q: torch.Tensor,
-    pool: Pool,
-    shape: Rectangle,
-    options: Options,
-    kernel: str,
-    *,
-    mask: torch.Tensor | None = None,
-    window: int | None = None,
+    q: torch.Tensor, pool: Pool, shape: Rectangle, mask: torch.Tensor, options: Options, kernel: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """q: float32 or bfloat16 [batch, q_heads, q_tokens, k_dim] in K's stored basis; products are in its dtype, sums float32.
 
-    mask: boolean or additive, [batch or 1, 1 or q_heads, q_tokens, tokens]. Without one the last query sees the last
-    token, each one those up to its own; window: itself and the window - 1 tokens before it. kernel: which compiled body
-    decodes. Returns float32 [batch, q_heads, q_tokens, v_dim] in V's stored basis, zeros where a query sees nothing,
-    and the log-sum-exp [batch, q_heads, q_tokens].
+    mask: boolean or additive, [batch or 1, 1 or q_heads, q_tokens, tokens]. kernel: which compiled body decodes. Returns
+    float32 [batch, q_heads, q_tokens, v_dim] in V's stored basis, zeros where a query sees nothing, and the log-sum-exp
+    [batch, q_heads, q_tokens].
     """
     batch, q_heads, q_tokens, _ = q.shape
     state = _Softmax(batch, q_heads, q_tokens, pool.layout.v_dim)
     flash = options.softcap is None and pool.layout.k_dim == pool.layout.v_dim
     product = _flash if flash else _explicit
-    own = max(shape.tokens - q_tokens, 0)  # first token that belongs to the queries themselves
-    for begin, end in _blocks(shape.tokens, own):
-        # queries low ... high - 1 see something of the block
-        low, high, part = 0, q_tokens, None
-        if mask is not None:
-            part = mask[..., begin:end]
-            if part.dtype == torch.bool:
-                if not bool(part.any()):
-                    continue
-                part = None if bool(part.all()) else _additive(part, q.dtype)
-        elif window is not None:
-            low, high = max(0, begin - own), min(q_tokens, end + window - 1 - own)
-            if low >= high:
+    for begin in range(0, shape.tokens, BLOCK_TOKENS):
+        end = min(begin + BLOCK_TOKENS, shape.tokens)
+        part: torch.Tensor | None = mask[..., begin:end]
+        assert part is not None
+        if part.dtype == torch.bool:
+            if not bool(part.any()):
                 continue
-            distance = torch.arange(low + own, high + own)[:, None] - torch.arange(begin, end)
-            seen = (distance >= 0) & (distance < window)
-            part = None if bool(seen.all()) else _additive(seen[None, None], q.dtype)
+            part = None if bool(part.all()) else _additive(part, q.dtype)
         k, v = (_decode(pool, shape, kernel, side, begin, end, q.dtype) for side in _SIDES)
-        if part is not None or mask is not None or window is not None or begin < own:
-            part = part if part is None else part.to(q.dtype)
-            state.add(low, *product(q[:, :, low:high], k, v, options, part, False))
-            continue
-        low, high = begin - own, end - own
-        state.add(low, *product(q[:, :, low:high], k, v, options, None, True))
-        if high < q_tokens:
-            state.add(high, *product(q[:, :, high:], k, v, options, None, False))
-    if mask is not None:
-        state.forget(_sees_nothing(mask))
+        state.add(*product(q, k, v, options, part if part is None else part.to(q.dtype)))
+    state.forget(_sees_nothing(mask))
     return state.result(options.sinks)
 
 
 def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, _MASKED)
-
-
-def _blocks(tokens: int, own: int) -> Iterator[tuple[int, int]]:
-    """Blocks that don't mix tokens before and after `own`, so that causality is a matter of whole blocks."""
-    for low, high in ((0, own), (own, tokens)):
-        for begin in range(low, high, BLOCK_TOKENS):
-            yield begin, min(begin + BLOCK_TOKENS, high)
 
 
 def _sees_nothing(mask: torch.Tensor) -> torch.Tensor:
@@ -118,13 +85,12 @@ class _Softmax:
         self.out = torch.zeros(batch, heads, tokens, dim)
         self.lse = torch.full((batch, heads, tokens), -torch.inf)
 
-    def add(self, first: int, out: torch.Tensor, lse: torch.Tensor) -> None:
-        """Merge a block's output [.., tokens, dim] and log-sum-exp [.., tokens] for the queries from `first` on."""
-        here = slice(first, first + out.shape[2])
-        old, merged = self.lse[:, :, here], torch.logaddexp(self.lse[:, :, here], lse)
-        self.out[:, :, here].mul_((old - merged).exp_().unsqueeze(-1))
-        self.out[:, :, here].addcmul_(out, (lse - merged).exp_().unsqueeze(-1))
-        self.lse[:, :, here] = merged
+    def add(self, out: torch.Tensor, lse: torch.Tensor) -> None:
+        """Merge a block's output [.., tokens, dim] and log-sum-exp [.., tokens]."""
+        old, merged = self.lse, torch.logaddexp(self.lse, lse)
+        self.out.mul_((old - merged).exp_().unsqueeze(-1))
+        self.out.addcmul_(out, (lse - merged).exp_().unsqueeze(-1))
+        self.lse = merged
 
     def forget(self, rows: torch.Tensor) -> None:
         """Queries [batch or 1, 1 or heads, tokens] that saw nothing but masks."""
@@ -140,23 +106,23 @@ class _Softmax:
 
 
 def _flash(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options, mask: torch.Tensor | None, causal: bool
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """torch's flash attention for CPUs; query heads of a kv head are folded into rows where no mask tells rows apart."""
     batch, q_heads, q_tokens, dim = q.shape
     groups = q_heads // k.shape[1]
-    if mask is None and not causal:
+    if mask is None:
         q = q.reshape(batch, k.shape[1], groups * q_tokens, dim)
     elif groups > 1:
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, causal, attn_mask=mask, scale=options.scale
+        q, k, v, 0.0, False, attn_mask=mask, scale=options.scale
     )
     return out.reshape(batch, q_heads, q_tokens, dim).float(), lse.reshape(batch, q_heads, q_tokens)
 
 
 def _explicit(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options, mask: torch.Tensor | None, causal: bool
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits written out: for a softcap, and for V narrower than K."""
     batch, q_heads, q_tokens, dim = q.shape
@@ -165,8 +131,6 @@ def _explicit(
     logits = (folded @ k.transpose(-1, -2)).float().view(batch, q_heads, q_tokens, tokens) * options.scale
     if options.softcap is not None:
         logits = options.softcap * torch.tanh(logits / options.softcap)
-    if causal:
-        logits = logits.masked_fill(torch.ones(q_tokens, tokens, dtype=torch.bool).triu(1), _MASKED)
     if mask is not None:
         logits = logits + mask.float()
     lse = torch.logsumexp(logits, dim=-1)

@@ -1,4 +1,4 @@
-"""Attention of many queries block by block against the torch body on the whole: causal, masked, softcap, sinks, bf16."""
+"""Chunks of prompts against the torch body on the whole: causal, windows, softcap, sinks, bf16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from packed_views import Packed, pages
 from stratakv import KVCache, load_model
 from stratakv.assets import judging_text
 from stratakv.kernels.choice import TORCH, kernel_names
-from stratakv.kernels.cpu import prefill, split
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.cpu.layout import knows
 from stratakv.kernels.step import Step
@@ -22,16 +21,9 @@ TYPES = [name for name in type_names() if knows(kv_type(name))]
 pytestmark = pytest.mark.skipif(not KERNELS, reason="installed without a C++ compiler: there is no kernel to test")
 
 
-@pytest.fixture(autouse=True)
-def _all_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("NEAR", -1), ("SHORT_CHUNK", 0), ("PIECE", 1)):
-        monkeypatch.setattr(split, name, value)
-
-
 def both(packed: Packed, q: torch.Tensor, step: Step | None = None, kernel: str = "", **options):
     """(the kernel's output, the torch body's)."""
     step = step or packed.step(q.shape[2])
-    assert step.mask is not None or len(split.Split.of(step).chunks) == len(step)
     out = packed.attend(CpuKernel(kernel or KERNELS[0]), q, step, **options).out
     return out, packed.attend(TORCH, q, step, **options).out
 
@@ -46,8 +38,7 @@ def test_every_type(kernel: str, name: str) -> None:
 
 @pytest.mark.parametrize("q_tokens", [9, 500, 1300])
 @pytest.mark.parametrize("options", [{}, {"softcap": 4.0}, {"sinks": torch.linspace(-2, 3, 8)}], ids=str)
-def test_blocks_are_merged(q_tokens: int, options, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefill, "BLOCK_TOKENS", 300)
+def test_options(q_tokens: int, options) -> None:
     view, q = pages("turbo4", "q8_0", (64, 64), 1300, batch=1), torch.randn(1, 8, q_tokens, 64)
     torch.testing.assert_close(*both(view, q, **options), rtol=1e-4, atol=1e-5)
 
@@ -60,37 +51,30 @@ def test_different_dims_and_views_that_start_late() -> None:
     torch.testing.assert_close(*both(late, q), rtol=1e-4, atol=1e-5)
 
 
-def test_masks_windows_and_paddings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefill, "BLOCK_TOKENS", 100)
-    view, q = pages("turbo4", "turbo4", (64, 64), 350, batch=2), torch.randn(2, 4, 50, 64)
-    mask = torch.ones(2, 1, 50, 350, dtype=torch.bool).tril(300) & torch.ones(50, 350, dtype=torch.bool).triu(100)
-    mask[1, :, :, :220] = False
-    torch.testing.assert_close(*both(view, q, view.step(50).under(mask)), rtol=1e-4, atol=1e-5)
-    mask[0, :, 7] = False  # a query that sees nothing
-    found, expected = both(view, q, view.step(50).under(mask))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert not found[0, :, 7].any()
-    holes = mask & (torch.arange(350) % 3 > 0)
-    step = view.step(50).under(holes)
-    assert step.mask is not None and step is not view.step(50).under(holes)
-    torch.testing.assert_close(*both(view, q, step), rtol=1e-4, atol=1e-5)
-    bias = torch.randn(2, 4, 50, 350).masked_fill(~mask, -1e30)
-    bias[0, :, 7] = 0.0
-    torch.testing.assert_close(*both(view, q, view.step(50).under(bias)), rtol=1e-4, atol=1e-5)
-
-
 def test_queries_that_see_all_tokens_later_ones_too() -> None:
     view, q = pages("turbo4", "turbo4", (64, 64), 350, batch=2), torch.randn(2, 4, 50, 64)
     step = view.step(50).seeing_all()
     found, expected = both(view, q, step)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     everything = view.step(50).under(torch.ones(1, 1, 50, 350, dtype=torch.bool))
+    assert everything.mask is None
     torch.testing.assert_close(found, both(view, q, everything)[1], rtol=1e-4, atol=1e-5)
 
 
+def test_masks_that_are_windows_and_a_query_that_sees_nothing() -> None:
+    view, q = pages("turbo4", "turbo4", (64, 64), 350, batch=2), torch.randn(2, 4, 50, 64)
+    mask = torch.ones(2, 1, 50, 350, dtype=torch.bool).tril(300) & torch.ones(50, 350, dtype=torch.bool).triu(100)
+    mask[1, :, :, :220] = False
+    mask[0, :, 7] = False
+    step = view.step(50).under(mask)
+    assert step.mask is None
+    found, expected = both(view, q, step)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not found[0, :, 7].any()
+
+
 @pytest.mark.parametrize("window", [1, 40, 99, 250, 1000])
-def test_windows_without_a_mask(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefill, "BLOCK_TOKENS", 100)
+def test_windows(window: int) -> None:
     view, q = pages("turbo4", "turbo4", (64, 64), 350, batch=1), torch.randn(1, 4, 170, 64)
     step = Step.causal(list(view.tables), [350], [170], window=window)
     mask = torch.ones(170, 350, dtype=torch.bool).tril(180).triu(181 - window)
