@@ -115,7 +115,7 @@ def _by_plugin(profile: Profile, model: str) -> str:
     if any(layer.role in ("linear", "chunked") for layer in profile.geometry.layers):
         return "stratakv's plugin for vLLM refuses models whose layers keep a state or attend in chunks"
     option = json.dumps({PROFILE: rule_line(profile.pairs)})
-    command = shlex.join(["vllm", "serve", model, "--additional-config", option])
+    command = shlex.join(["vllm", "serve", model, "--enforce-eager", "--additional-config", option])
     return (
         f"with stratakv's plugin vLLM 0.32 gives every layer its own types, {profile.bytes_per_token:,} bytes a token, tested on "
         f"a CPU and never run on a GPU: {command}"
