@@ -1,4 +1,4 @@
-// The algorithm, once for all instruction sets: pages of one (sequence, kv head), tile by tile, a running softmax.
+// Decoding, once for all instruction sets: pages of one (sequence, kv head), tile by tile, a running softmax.
 #pragma once
 #include <algorithm>
 #include <cmath>

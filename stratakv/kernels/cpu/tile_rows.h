@@ -1,5 +1,5 @@
-// Float arithmetic on one tile, row by row: for floats, for the precise mode, and for head dims whose code bytes don't
-// fill whole words and vectors.
+// Float arithmetic on one tile, row by row, for the few queries of decoding: floats, and head dims whose code bytes
+// don't fill whole words and vectors.
 #pragma once
 #include <algorithm>
 #include <cstring>
