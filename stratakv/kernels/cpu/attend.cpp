@@ -85,9 +85,10 @@ const char *attend(const Kernel &kernel, const Attention *kinds, int count, int 
         int group;
     };
     // A sequence and kv head: where its units' partial softmaxes begin, kind by kind, and how many of its parts aren't
-    // done.
+    // done. One that is alone lies in the memory of the thread that computes it: those of long prompts are large.
     struct Group {
         std::size_t begin[kMostKinds + 1];
+        std::size_t alone;  // its floats, 0: there are several
         std::atomic<int> left{0};
     };
     // Pages of one kind that a sequence sees, and the softmaxes that go over them.
@@ -103,7 +104,14 @@ const char *attend(const Kernel &kernel, const Attention *kinds, int count, int 
     ranges.clear();
     std::int64_t total = 0, work = 0;
     std::size_t floats = 0, units = 0;
-    for (int s = 0; s < a.sequences; ++s)
+    const auto alone = [&](int s) {
+        std::int64_t own = 0;
+        for (int kind = 0; kind < count; ++kind) own += ranges[s * count + kind].units;
+        return own == 1;
+    };
+    for (int s = 0; s < a.sequences; ++s) {
+        const std::size_t size = a.partial_floats(s);
+        std::int64_t own_units = 0;
         for (int kind = 0; kind < count; ++kind) {
             const std::int32_t *first = kinds[kind].first, *last = kinds[kind].last;
             std::int32_t low = 0, high = 0;
@@ -115,14 +123,16 @@ const char *attend(const Kernel &kernel, const Attention *kinds, int count, int 
             const std::int64_t begin = low / kPageTokens,
                                pages = std::max<std::int64_t>(
                                    0, (std::int64_t(high) + kPageTokens - 1) / kPageTokens - begin);
-            const std::size_t size = a.partial_floats(s);
             // of the first kind there is one at least, which says where nothing is seen
             const std::int64_t own = !size || (kind && !pages) ? 0 : unit_count(a, pages);
             ranges.push_back({begin, pages, own});
             total += pages * a.kv_heads;
             work += pages * a.kv_heads * a.groups * a.q_tokens(s);
-            units += own * a.kv_heads, floats += own * a.kv_heads * size;
+            own_units += own;
         }
+        units += own_units * a.kv_heads;
+        if (own_units > 1) floats += own_units * a.kv_heads * size;
+    }
     // waking a thread takes as long as some dozens of tiles
     if (work < 64) threads = 1;
     // Several parts a thread, so that the last one isn't waited for long.
@@ -137,6 +147,7 @@ const char *attend(const Kernel &kernel, const Attention *kinds, int count, int 
         const std::size_t size = a.partial_floats(s), rows = std::size_t(a.groups) * a.q_tokens(s);
         for (int h = 0; h < a.kv_heads; ++h, ++number) {
             Group &group = groups[number];
+            group.alone = alone(s) ? size : 0;
             for (int kind = 0; kind < count; ++kind) {
                 const Range &range = ranges[s * count + kind];
                 group.begin[kind] = partials.size();
@@ -144,6 +155,7 @@ const char *attend(const Kernel &kernel, const Attention *kinds, int count, int 
                     parts.push_back({kind, s, h, range.begin + u * unit,
                                      range.begin + std::min(range.pages, (u + together) * unit), group.begin[kind] + u,
                                      number});
+                if (group.alone) continue;
                 for (std::int64_t u = 0; u < range.units; ++u, at += size)
                     partials.push_back({at, at + rows, at + 2 * rows});
             }
@@ -157,14 +169,23 @@ const char *attend(const Kernel &kernel, const Attention *kinds, int count, int 
     std::atomic<const char *> ran{""};
     parallel_for(threads, static_cast<int>(parts.size()), [&](int i) {
         const Part &part = all[i];
-        ran = kernel.run(kinds[part.kind], part.sequence, part.head, part.begin, part.end, unit, of + part.unit);
         Group &group = groups[part.group];
+        Partial own;
+        if (group.alone) {
+            thread_local std::vector<float> floats_of_one;
+            if (floats_of_one.size() < group.alone) floats_of_one.resize(group.alone);
+            const std::size_t rows = std::size_t(a.groups) * a.q_tokens(part.sequence);
+            own = {floats_of_one.data(), floats_of_one.data() + rows, floats_of_one.data() + 2 * rows};
+        }
+        const Partial *to = group.alone ? &own : of + part.unit;
+        ran = kernel.run(kinds[part.kind], part.sequence, part.head, part.begin, part.end, unit, to);
         if (--group.left) return;
         // who finishes last merges
         Softmaxes found[kMostKinds];
         for (int kind = 0; kind < count; ++kind)
-            found[kind] = {kinds + kind, of + group.begin[kind],
-                           static_cast<int>(group.begin[kind + 1] - group.begin[kind])};
+            found[kind] = {
+                kinds + kind, group.alone ? to : of + group.begin[kind],
+                group.alone ? int(part.kind == kind) : static_cast<int>(group.begin[kind + 1] - group.begin[kind])};
         kernel.merge(part.sequence, part.head, found, count, one_basis);
     });
     return ran;
