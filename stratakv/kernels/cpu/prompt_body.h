@@ -179,7 +179,7 @@ inline void soften_block(const Attention &a, const PromptWork &w, int origin, in
 
 inline void finish_prompt(const Side &v, const PromptWork &w, const Partial &partial) {
     for (int r = 0; r < w.rows; ++r) {
-        partial.maximum[r] = w.maximum[r] * w.factor, partial.sum[r] = w.sum[r];
+        partial.maximum[r] = w.sum[r] > 0 ? w.maximum[r] * w.factor : kMinusInfinity, partial.sum[r] = w.sum[r];
         float *out = partial.out + std::size_t(r) * v.dim;
         for (int lane = 0; lane < w.lanes; ++lane)
             if (const int d = w.dims ? w.dims[lane] : lane; d >= 0 && d < v.dim)
