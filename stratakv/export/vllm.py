@@ -118,7 +118,7 @@ def _by_plugin(profile: Profile, model: str) -> str:
     command = shlex.join(["vllm", "serve", model, "--enforce-eager", "--additional-config", option])
     return (
         f"with stratakv's plugin vLLM 0.32 gives every layer its own types, {profile.bytes_per_token:,} bytes a token, tested on "
-        f"a CPU and never run on a GPU: {command}"
+        f"a CPU without compiled graphs (--enforce-eager) and never run on a GPU: {command}"
     )
 
 
