@@ -52,6 +52,12 @@ def test_every_type_on_either_side(name: str) -> None:
         compare(row_pages(k, v, (128, 128), [200]), [1], 4)
 
 
+@pytest.mark.parametrize("k", TYPES)
+def test_every_pair(k: str) -> None:
+    for v in TYPES:
+        compare(row_pages(k, v, (64, 64), [20]), [1], 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TYPES)
 def test_every_type_in_some_pairs(name: str) -> None:
