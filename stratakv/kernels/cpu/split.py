@@ -15,10 +15,10 @@ Ints = NDArray[np.int64]
 
 # Sequences with more query tokens than this are chunks of prompts
 FEW_QUERY_TOKENS = 8
-# So many query tokens at a time: their scores stay in the first-level cache, and tokens after them aren't looked at.
-# 512 tokens of SmolLM2 (turbo4, two cores of Zen 5), ms in pieces of 512, 128, 64 and 32, and by torch: at a prompt's begin 333,
-# 243, 217, 201, 321; after 512 tokens 548, 406, 344, 327, 421; after 1,536 966, 711, 604, 574, 621. Integers would take less,
-# with errors of 6e-5: enough to move a code here and there, and with it greedy tokens
+# So many query tokens at a time: their scores stay in the first-level cache, and tokens after them aren't looked at. Chosen with
+# the kernel before today's: 512 tokens of SmolLM2 (turbo4, two cores of Zen 5), ms in pieces of 512, 128, 64, 32, and by torch:
+# at a prompt's begin 333, 243, 217, 201, 321; after 512 tokens 548, 406, 344, 327, 421; after 1,536 966, 711, 604, 574, 621.
+# Integers would take less, with errors of 6e-5: enough to move a code here and there, and with it greedy tokens
 PIECE = 32
 
 
