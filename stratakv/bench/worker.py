@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,10 @@ class Worker:
         if "error" in answer:
             raise UserError(f"{self.name}: {answer['error']}")
         return answer
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, for instance SIGSTOP to one that has to wait without a thread at work."""
+        self._process.send_signal(number)
 
     def reset_peak(self) -> None:
         """Let the peak of the memory begin again at what is resident now (Linux; elsewhere it is not known)."""
