@@ -15,9 +15,10 @@ Ints = NDArray[np.int64]
 
 # Sequences with more query tokens than this are chunks of prompts
 FEW_QUERY_TOKENS = 8
-# So many query tokens at a time: their scores stay in the first-level cache, and tokens after them aren't looked at. Prompts of 2,048
-# tokens in turbo4, two cores of Zen 5, least of three turns, s in pieces of 16, 32, 64 and 128: SmolLM2 1.08, 1.04, 1.02, 1.05, Gemma 3
-# 0.89, 0.90, 0.99, 1.09. Integers would take less, with errors of 6e-5: enough to move a code here and there, and with it greedy tokens
+# So many query tokens at a time: their scores stay in the first-level cache, and tokens after them aren't looked at. Prompts
+# of 2,048 tokens in turbo4, two cores of Zen 5, least of three turns, s in pieces of 16, 32, 64 and 128: SmolLM2 1.08, 1.04,
+# 1.02, 1.05, Gemma 3 0.89, 0.90, 0.99, 1.09. Integers would take less, with errors of 6e-5: enough to move a code here and
+# there, and with it greedy tokens
 PIECE = 32
 
 
