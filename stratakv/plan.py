@@ -14,7 +14,8 @@ from stratakv.pages.footprint import LONGEST, allocated_bytes, longest_context
 from stratakv.profile import ModelGeometry, Profile, resolve
 from stratakv.profile.parse import respanned_each, with_default_spans
 from stratakv.profile.rules import rule_line
-from stratakv.profile.spans import Sizes
+from stratakv.profile.spans import NONE, Sizes
+from stratakv.profile.spread import LayerSpans, fitted
 
 SCHEMA = "stratakv/plan/1"
 # What is compared where nothing was tuned, most bytes first on usual models; of equal bytes the one with less error
@@ -71,14 +72,14 @@ def _as_served(profile: Profile, wish: Wish) -> Profile:
 
 
 def front_candidates(
-    front: Sequence[dict[str, Any]], geometry: ModelGeometry, tuned: Sizes | None = None, sizes: Sizes | None = None
+    front: Sequence[dict[str, Any]], geometry: ModelGeometry, tuned: LayerSpans = NONE, sizes: Sizes | None = None
 ) -> list[Candidate]:
     """The points of a tuned front (of an evidence file).
 
-    tuned: spans that the KLDs are of. sizes: spans instead of those. Both are for the points that can have them; where they make
-    any difference, every KLD is unknown. Raises UserError where the points don't fit the model.
+    tuned: spans that the KLDs are of. sizes: spans instead of those in every layer. Both are for the points that can have them;
+    where they make any difference, every KLD is unknown. Raises UserError where the points don't fit the model.
     """
-    tuned, sizes = tuned or {}, sizes or {}
+    sizes = sizes or {}
     found = []
     for point in front:
         pairs = tuple((k, v) for k, v in point["pairs"])
@@ -87,11 +88,11 @@ def front_candidates(
                 f"the evidence is of a model with {len(pairs)} KV layers, this one has {len(geometry.kv_layers)}"
             )
         kld = point["predicted_kld"] if point["kld"] is None else point["kld"]
-        profile = Profile(f"front at {point['bpv']:.3f} bpv", geometry, pairs)
+        profile = Profile(f"front at {point['bpv']:.3f} bpv", geometry, pairs, spans=fitted(tuned, geometry, pairs))
         found.append(Candidate(profile, float(kld), point["kld"] is not None))
-    asked, known = _with_spans(found, {**tuned, **sizes}), _with_spans(found, tuned)
-    if [each.profile.spans for each in asked] == [each.profile.spans for each in known]:
-        return known
+    asked = _with_spans(found, sizes)
+    if [each.profile.spans for each in asked] == [each.profile.spans for each in found]:
+        return found
     return [Candidate(each.profile) for each in asked]
 
 

@@ -23,7 +23,6 @@ from stratakv.sizes import size_text
 if TYPE_CHECKING:
     from stratakv.engine.describe import ModelDescription
     from stratakv.plan import Candidate, Wish
-    from stratakv.profile.spans import Sizes
 
 _MOST_ROWS = 14
 _BYTES = {"f32": 4, "bf16": 2, "f16": 2}
@@ -66,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.engine.size import stays_packed, weights_size
     from stratakv.evidence import read_evidence
     from stratakv.plan import front_candidates, plan, usual_candidates
+    from stratakv.profile.spread import layer_spans_from_json
 
     wish, sizes = _wish(args), sizes_from_args(args)
     evidence = None if args.evidence is None else read_evidence(args.evidence)
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
         candidates = usual_candidates(model.geometry, sizes, wish)
     else:
         _check_model(evidence, model, args.evidence)
-        candidates = front_candidates(evidence["front"], model.geometry, _spans_of(evidence), sizes)
+        tuned = layer_spans_from_json(evidence.get("spans"))
+        candidates = front_candidates(evidence["front"], model.geometry, tuned, sizes)
     known = candidates[0].kld is not None
     if evidence is not None and not known and wish.quality is not None:
         raise UserError(f"--quality {wish.quality:g}: {_other_spans(args, evidence)}")
@@ -240,18 +241,13 @@ def _check_model(evidence: dict[str, Any], model: ModelDescription, path: str) -
         )
 
 
-def _spans_of(evidence: dict[str, Any]) -> Sizes:
-    """The spans that a tuning was for."""
-    spans = evidence.get("spans") or {}
-    return {word: (spans[word], spans[f"{word}_type"]) for word in ("recent", "first") if spans.get(word)}
-
-
 def _other_spans(args: argparse.Namespace, evidence: dict[str, Any]) -> str:
     """Why KLDs are unknown though there is evidence, and what makes them known."""
-    from stratakv.profile.spans import Spans
+    from stratakv.profile.spans import NONE
+    from stratakv.profile.spread import layer_spans_from_json, layer_spans_text
 
-    theirs = _spans_of(evidence)
-    tuned, asked = (Spans().having(sizes) for sizes in (theirs, {**theirs, **sizes_from_args(args)}))
+    tuned = layer_spans_from_json(evidence.get("spans"))
+    asked = (NONE if isinstance(tuned, tuple) else tuned).having(sizes_from_args(args))
     words = [
         f" --{word} {pages}:{type_}"
         for word, pages, type_ in (
@@ -261,7 +257,8 @@ def _other_spans(args: argparse.Namespace, evidence: dict[str, Any]) -> str:
         if pages
     ]
     return (
-        f"the KLDs in {args.evidence} are of {tuned.text() or 'no spans'}, with {asked.text() or 'no spans'} they are unknown: "
+        f"the KLDs in {args.evidence} are of {layer_spans_text(tuned) or 'no spans'}, with {asked.text() or 'no spans'} they are "
+        "unknown: "
         f"leave --recent and --first out, or {_tuning(args.model, '--budget turbo4' + ''.join(words))}"
     )
 

@@ -39,7 +39,9 @@ _OPINION = {  # files from before second opinions lack it, and those of `sensiti
     "against": [{"name": str, "what": str, "kld": NUMBER, "change": NUMBER, "change_ci95": INTERVAL, "kind": str}],
     "words": str,
 }
+_BY_LAYER = {"spans": list, "predicted_kld": NUMBER, "bytes": int, "lower_bound": NUMBER, "taken": bool}
 _SPAN_CHOICE = {
+    "by_layer": (_BY_LAYER, ABSENT),
     "options": [{"spans": (_SPANS, None), "predicted_kld": (*NUMBER, None), "bytes": (int, None)}],
     "words": str,
 }
@@ -81,8 +83,14 @@ def read_evidence(path: str | Path) -> Data:
     """The evidence that was written beside a profile. Raises UserError for what is missing or of another kind."""
     wanted = "an evidence file that `stratakv tune` wrote"
     data = read_checked(path, SCHEMA, _FIELDS, wanted)
-    if data.get("spans") is not None and (problem := first_problem(data["spans"], _SPANS, "spans")):
+    spans = data.get("spans")
+    kind: Any = [(_SPANS, None)] if isinstance(spans, list) else _SPANS
+    if spans is not None and (problem := first_problem(spans, kind, "spans")):
         raise UserError(f"{path}: {problem}: give {wanted}")
+    if isinstance(spans, list) and len(spans) != data["model"]["kv_layers"]:
+        raise UserError(
+            f"{path}: spans of {len(spans)} layers, the model has {data['model']['kv_layers']}: give {wanted}"
+        )
     return data
 
 

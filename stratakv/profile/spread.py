@@ -1,14 +1,17 @@
-"""A whole profile's spans, given to each layer as far as it can have them."""
+"""Spans that are wished for, of a whole profile or of each layer, given to each layer as far as it can have them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from stratakv.errors import UserError
 from stratakv.profile.geometry import LayerGeometry, ModelGeometry
 from stratakv.profile.profile import Pair, ordinals_text
 from stratakv.profile.spans import NONE, PAGE_TOKENS, Spans, spans_text
 from stratakv.profile.storage import DECODED, LayerStorage
+
+LayerSpans = Spans | tuple[Spans, ...]  # of all KV layers, or of each where they differ
 
 
 def spread(spans: Spans, geometry: ModelGeometry, pairs: Sequence[Pair]) -> tuple[tuple[Spans, ...], tuple[str, ...]]:
@@ -39,9 +42,42 @@ def spread_each(
     return tuple(found), said
 
 
-def fitted(spans: Spans, geometry: ModelGeometry, pairs: Sequence[Pair]) -> tuple[Spans, ...]:
+def fitted(wish: LayerSpans, geometry: ModelGeometry, pairs: Sequence[Pair]) -> tuple[Spans, ...]:
     """The same without words: nothing at all where no layer can have any."""
-    return tuple(fit(spans, layer, pair)[0] for layer, pair in zip(geometry.kv_layers, pairs, strict=True))
+    wishes = of_each_layer(wish, len(pairs))
+    return tuple(
+        fit(spans, layer, pair)[0] for spans, layer, pair in zip(wishes, geometry.kv_layers, pairs, strict=True)
+    )
+
+
+def of_each_layer(wish: LayerSpans, layers: int) -> tuple[Spans, ...]:
+    """By KV ordinal."""
+    return wish if isinstance(wish, tuple) else (wish,) * layers
+
+
+def layer_spans_text(wish: LayerSpans) -> str:
+    """`Spans.text` of all layers', '' for none; '2, 5: recent 1 page turbo8, first 0 pages; rest: none' where they differ."""
+    if not isinstance(wish, tuple):
+        return wish.text()
+    groups: dict[Spans, list[int]] = {}
+    for ordinal, spans in enumerate(wish):
+        groups.setdefault(spans, []).append(ordinal)
+    rest = max(groups, key=lambda spans: len(ordinals_text(groups[spans])))
+    said = {spans: spans.in_clause() if spans else "none" for spans in groups}
+    clauses = [f"{ordinals_text(named)}: {said[spans]}" for spans, named in groups.items() if spans != rest]
+    return "; ".join([*clauses, f"rest: {said[rest]}"])
+
+
+def layer_spans_json(wish: LayerSpans) -> Any:
+    """As `Spans.to_json`; a list by KV ordinal where they differ."""
+    return [spans.to_json() for spans in wish] if isinstance(wish, tuple) else wish.to_json()
+
+
+def layer_spans_from_json(data: Any) -> LayerSpans:
+    """The reverse of `layer_spans_json`."""
+    if isinstance(data, list):
+        return tuple(Spans(**each) if each else NONE for each in data)
+    return Spans(**data) if data else NONE
 
 
 def fit(spans: Spans, layer: LayerGeometry, pair: Pair) -> tuple[Spans, str | None]:

@@ -162,8 +162,12 @@ def _limit(rows: Sequence[Data]) -> float:
     return 2.0 * float(tuned[0] if tuned else min(row["bytes_per_token"] for row in rows if row["kld_mean"] > 0))
 
 
-def _spans(spans: Data) -> str:
-    """As `Spans.text` says it, '' for none: not by that, since a page is made without torch, which profiles import."""
+def _spans(spans: Data | list[Data | None]) -> str:
+    """As `Spans.text` says it, '' for none, and where layers differ how many have which: not by that, since a page is made
+    without torch, which profiles import."""
+    if isinstance(spans, list):
+        texts = [_spans(each or {}) or "none" for each in spans]
+        return ", ".join(f"{text} in {texts.count(text)} of {len(texts)} layers" for text in dict.fromkeys(texts))
     there = [word for word in ("recent", "first") if spans.get(word)]
     return "; ".join(f"{word}: {spans[word]} page{'s' * (spans[word] != 1)} {spans[f'{word}_type']}" for word in there)
 

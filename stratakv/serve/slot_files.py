@@ -189,6 +189,8 @@ def _check_header(cache: PagedCache, header: dict[str, Any]) -> None:
     rules = header.get("spans", []), _rules(cache)
     if rules[0] != rules[1]:
         saved, here = (_rules_text(each) for each in rules)
+        if saved == here:
+            saved, here = (_rules_text(each, "layer {}: ") for each in rules)
         raise UserError(f"it was saved with {saved}, this server has {here}: start one with the same spans")
     theirs = header.get("layers")
     if (
@@ -209,12 +211,12 @@ def _check_header(cache: PagedCache, header: dict[str, Any]) -> None:
         raise UserError(f"its states are laid out as {theirs}, this version reads {LAYOUT}: save the slot again")
 
 
-def _rules_text(rules: Any) -> str:
+def _rules_text(rules: Any, start: str = "") -> str:
     try:
-        texts = dict.fromkeys(f"{text}" for _, text in rules)
+        texts = dict.fromkeys(f"{start.format(layer)}{text}" for layer, text in rules)
     except (TypeError, ValueError):
         return "something unknown"
-    return " and ".join(texts) or "no spans"
+    return " and ".join(sorted(texts)) or "no spans"
 
 
 def _type_text(given: Any) -> str:

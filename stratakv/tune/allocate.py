@@ -1,9 +1,9 @@
 """One (K type, V type) pair a KV layer under a budget of bytes: the multiple-choice knapsack, solved exactly.
 
-Dynamic programming over byte units (Kellerer, Pferschy, Pisinger 2004, "Knapsack Problems", chapter 11): the unit is the
-greatest common divisor of all differences of sizes, so nothing is rounded, and one table holds every budget: the whole
-Pareto front. Corrections for pairs of layers are exact too: layers that a correction ties together are solved as one, whose
-options are the best combination of each size. Knows no model: numbers in, choices out.
+One budget is solved by `knapsack`. The whole Pareto front comes from dynamic programming over byte units (Kellerer, Pferschy,
+Pisinger 2004, "Knapsack Problems", chapter 11): the unit is the greatest common divisor of all differences of sizes, so nothing
+is rounded, and one table holds every budget. Corrections for pairs of layers are exact too: layers that a correction ties
+together are solved as one, whose options are the best combination of each size. Knows no model: numbers in, choices out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,17 @@ import numpy.typing as npt
 
 from stratakv.errors import UserError
 from stratakv.profile.profile import Pair
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from stratakv.tune.knapsack import Floats, Ints, cheapest
 
 MAX_UNITS = 1 << 18
 MAX_COMBINATIONS = 1 << 22
+_AT_ONCE = 64  # of the front's points
 
 
 @dataclass(frozen=True)
 class Options:
-    """What one KV layer may store: pairs[i] takes sizes[i] bytes and does costs[i] of damage (KLD in nats)."""
+    """What one KV layer may store: pairs[i] takes sizes[i] bytes and does costs[i] of damage (KLD in nats). A pair may be there
+    more than once, as with spans and without."""
 
     pairs: tuple[Pair, ...]
     sizes: tuple[int, ...]
@@ -52,20 +52,22 @@ class Correction:
 
 @dataclass(frozen=True)
 class Allocation:
-    """A choice: pairs by KV ordinal, their bytes, their predicted damage. certificate: what is known about its optimality."""
+    """A choice: pairs by KV ordinal, their bytes, their predicted damage. options: which of each layer's. certificate: what is
+    known about its optimality."""
 
     pairs: tuple[Pair, ...]
     size: int
     cost: float
+    options: tuple[int, ...] = ()
     certificate: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Table:
-    """The knapsack of a model's layers, solved for every budget.
+    """The knapsack of a model's layers, for one budget or for all.
 
     layers: the options by KV ordinal. corrections: see `Correction`; layers tied together may have at most MAX_COMBINATIONS
-    combinations (three layers of 160 pairs), ValueError otherwise. unit: bytes; exact as long as the table has at most
-    MAX_UNITS units, beyond that sizes are rounded up to larger units and the certificate says so.
+    combinations (three layers of 160 pairs), ValueError otherwise. unit: bytes, of the front; exact as long as that has at most
+    MAX_UNITS units, beyond that sizes are rounded up to larger units there.
     """
 
     def __init__(self, layers: Sequence[Options], corrections: Sequence[Correction] = ()) -> None:
@@ -78,9 +80,9 @@ class Table:
         self.unit = exact * max(1, -(-span // (exact * MAX_UNITS)))
         self.exact = self.unit == exact
         self._units = [-(-each // self.unit) for each in extra]
-        self._best = self._fill()
 
-    def _fill(self) -> list[Floats]:
+    @cached_property
+    def _best(self) -> list[Floats]:
         """best[i][u]: the least damage of the first i items in exactly u units, infinite where no choice takes that."""
         best = [np.zeros(1)]
         for item, units in zip(self._items, self._units, strict=True):
@@ -94,28 +96,56 @@ class Table:
 
     def solve(self, budget: int) -> Allocation:
         """The least damage in at most `budget` bytes; of equal ones the smallest. UserError where nothing fits."""
-        room = (budget - self.base) // self.unit
-        if room < 0:
+        if budget < self.base:
             raise UserError(
                 f"a budget of {budget:,} bytes is below the {self.base:,} that the smallest allowed types take: "
                 "give more bytes, or allow smaller types"
             )
-        (found,) = self._at(np.array([np.argmin(self._best[-1][: room + 1])]))
-        bound = lower_bound(self._items, budget)
+        chosen, bound = cheapest(self._items, budget)
+        options = np.zeros(len(self.layers), dtype=np.int64)
+        for item, option in zip(self._items, chosen, strict=True):
+            options[list(item.ordinals)] = item.choices[option]
         certificate = {
-            "method": f"dynamic programming over units of {self.unit} bytes",
-            "optimal": self.exact,
-            "gap": 0.0 if self.exact else found.cost - bound,
+            "method": "undominated partial choices within a Lagrangian gap",
+            "optimal": True,
+            "gap": 0.0,
             "lower_bound": bound,
             "lower_bound_by": "Lagrangian relaxation",
         }
-        return Allocation(found.pairs, found.size, found.cost, certificate)
+        size = sum(int(item.sizes[option]) for item, option in zip(self._items, chosen, strict=True))
+        cost = sum(float(item.costs[option]) for item, option in zip(self._items, chosen, strict=True))
+        return self._allocation(options, size, cost, certificate)
 
-    def front(self) -> list[Allocation]:
-        """All budgets: each allocation does less damage than any smaller one, from the smallest to the least damage."""
+    def front(self, most: int | None = None) -> list[Allocation]:
+        """All budgets: each allocation does less damage than any smaller one, from the smallest to the least damage.
+
+        most: so many of them, evenly thinned.
+        """
+        units = self._front_units
+        if most is not None and len(units) > most:
+            units = units[np.unique(np.linspace(0, len(units) - 1, most).round().astype(int))]
+        return self._at(units)
+
+    def beyond(self, budget: int) -> Allocation | None:
+        """The first of the front that takes more than the budget; None where none does."""
+        units = self._front_units
+        units = units[self.base + self.unit * units > budget]
+        for first in range(0, len(units), _AT_ONCE):
+            larger = [each for each in self._at(units[first : first + _AT_ONCE]) if each.size > budget]
+            if larger:
+                return larger[0]
+        return None
+
+    @cached_property
+    def _front_units(self) -> Ints:
         best = self._best[-1]
-        before = np.minimum.accumulate(np.concatenate(([np.inf], best[:-1])))
-        return self._at(np.flatnonzero(best < before))
+        return np.flatnonzero(best < np.minimum.accumulate(np.concatenate(([np.inf], best[:-1]))))
+
+    def _allocation(
+        self, options: Ints, size: int, cost: float, certificate: Mapping[str, Any] | None = None
+    ) -> Allocation:
+        pairs = tuple(layer.pairs[i] for layer, i in zip(self.layers, options, strict=True))
+        return Allocation(pairs, size, cost, tuple(map(int, options)), certificate or {})
 
     def _at(self, units: Ints) -> list[Allocation]:
         """The choices that lead to exactly these units, found backwards: the option whose sum is the table's own number."""
@@ -132,10 +162,7 @@ class Table:
             size += item.sizes[option]
             cost += item.costs[option]
             choices[:, item.ordinals] = item.choices[option]
-        return [
-            Allocation(tuple(layer.pairs[i] for layer, i in zip(self.layers, row, strict=True)), int(s), float(c))
-            for row, s, c in zip(choices, size, cost, strict=True)
-        ]
+        return [self._allocation(row, int(s), float(c)) for row, s, c in zip(choices, size, cost, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -146,30 +173,6 @@ class _Item:
     sizes: Ints
     costs: Floats
     choices: npt.NDArray[np.int32]
-
-
-def lower_bound(items: Sequence[Any], budget: int) -> float:
-    """No choice within the budget does less damage: the Lagrangian dual, found by bisection on the price of a byte.
-
-    items: anything with sizes and costs. Any price gives a valid bound, so it holds however the bisection ends.
-    """
-    columns = [(np.asarray(item.sizes, dtype=np.float64), np.asarray(item.costs)) for item in items]
-
-    def at(price: float) -> tuple[float, float]:
-        chosen = [(sizes, costs, int(np.argmin(costs + price * sizes))) for sizes, costs in columns]
-        size = sum(float(sizes[i]) for sizes, _, i in chosen)
-        return sum(float(costs[i]) for _, costs, i in chosen) + price * (size - budget), size
-
-    low, high = 0.0, max(float(np.ptp(costs)) for _, costs in columns) + 1.0
-    best, size = at(low)
-    if size <= budget:
-        return best
-    for _ in range(100):
-        price = (low + high) / 2
-        value, size = at(price)
-        best = max(best, value)
-        low, high = (price, high) if size > budget else (low, price)
-    return best
 
 
 def _groups(layers: int, corrections: Sequence[Correction]) -> list[tuple[int, ...]]:

@@ -14,7 +14,7 @@ from stratakv.profile import LayerStorage, ModelGeometry, Profile, Spans, resolv
 from stratakv.profile.modes import MODES
 from stratakv.profile.presets import PRESETS
 from stratakv.profile.profile import Pair, ordinals_text, pair_text
-from stratakv.profile.spread import fitted
+from stratakv.profile.spread import LayerSpans, fitted
 from stratakv.tune.options import size_of
 
 Family = Literal["tuned", "uniform", "mode", "rule", "permutation", "bare"]
@@ -60,7 +60,7 @@ def baselines(tuned: Profile, reference: Profile, permutations: int, seed: int =
     return list(found.values())
 
 
-def spanned(profile: Profile, spans: Spans) -> Profile:
+def spanned(profile: Profile, spans: LayerSpans) -> Profile:
     """The profile with these spans as far as it can have them, and a name that says so."""
     found = fitted(spans, profile.geometry, profile.pairs)
     return replace(profile, name=f"{profile.name} + spans", spans=found) if any(found) else profile

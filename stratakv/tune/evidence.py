@@ -11,8 +11,7 @@ from stratakv.measure.corpus import Text
 from stratakv.measure.rows import METRICS_VERSION
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import pair_text
-from stratakv.profile.spans import Spans
-from stratakv.profile.spread import fitted
+from stratakv.profile.spread import LayerSpans, fitted, layer_spans_from_json, layer_spans_json, layer_spans_text
 from stratakv.tune.run import Request, Tuned
 from stratakv.tune.sensitivity import agreement, cells_json, split_half
 
@@ -66,12 +65,12 @@ def evidence_of(tuned: Tuned, text: Text, request: Request, command: str) -> dic
         reference=tuned.reference.name,
         warnings=tuned.warnings,
         told=tuned.told,
-        more={"metrics_version": METRICS_VERSION, "spans": tuned.problem.spans.to_json()},
+        more={"metrics_version": METRICS_VERSION, "spans": layer_spans_json(tuned.problem.spans)},
     )
 
 
 def _with_spans(
-    front: Sequence[dict[str, Any]], spans: Spans, geometry: ModelGeometry, context: int
+    front: Sequence[dict[str, Any]], spans: LayerSpans, geometry: ModelGeometry, context: int
 ) -> list[dict[str, Any]]:
     """The points with their bytes at the tuning's context too, as rows count them; as they are without spans."""
     if not spans:
@@ -91,7 +90,8 @@ def format_evidence(data: Mapping[str, Any]) -> str:
              f"{data['chosen']['bpv']:.3f} bpv (budget {data['budget']['text']})"]  # fmt: skip
     lines += [f"  KV layer {ordinal:>3}  {pair_text((k, v))}" for ordinal, (k, v) in enumerate(data["chosen"]["pairs"])]
     if data.get("spans"):
-        lines.append(f"spans: {Spans(**data['spans']).text()}; bytes a token and bpv are those outside of them")
+        spans = layer_spans_text(layer_spans_from_json(data["spans"]))
+        lines.append(f"spans: {spans}; bytes a token and bpv are those outside of them")
     lines += [f"{name.replace('_', ' ')}: {words}" for name, words in said(data)]
     agreed, fit = data["sensitivity"]["agreement"], data["fidelity"]
     if agreed["by_type"]:

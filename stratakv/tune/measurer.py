@@ -16,7 +16,7 @@ from stratakv.measure.divergence import Floats
 from stratakv.profile import Profile
 from stratakv.profile.profile import Pair, pair_text
 from stratakv.profile.spans import NONE, Spans
-from stratakv.profile.spread import fitted
+from stratakv.profile.spread import LayerSpans, fitted, layer_spans_text
 from stratakv.tune.forward import FORWARD_PASSES, forward_damage
 from stratakv.tune.gradient import NotDifferentiableError, passes_of, span_damage
 from stratakv.tune.replay import Replay, batch_size
@@ -50,7 +50,7 @@ class Measurer:
     ids: torch.Tensor
     store: Store
     report: Report = lambda stage, done, total: None
-    spans: Spans = NONE
+    spans: LayerSpans = NONE
     say: Callable[[str], None] = lambda line: None
     first: int | None = None
     costs: dict[str, Cost] = field(default_factory=dict)
@@ -150,7 +150,7 @@ class Measurer:
         return np.broadcast_to(damage, (len(spans), *damage.shape)), FORWARD_PASSES
 
     def _one(self, pairs: Pairs, batch: int, around: Pairs | None) -> Floats:
-        name = " ".join([str(batch), *map(pair_text, pairs), *([self.spans.text()] if self.spans else [])])
+        name = " ".join([str(batch), *map(pair_text, pairs), *([layer_spans_text(self.spans)] if self.spans else [])])
         line = self.store.get("kld", name)
         if line is None:
             started = time.perf_counter()

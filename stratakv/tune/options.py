@@ -11,7 +11,7 @@ from stratakv.pages.footprint import allocated_in
 from stratakv.profile import LayerGeometry, LayerStorage, ModelGeometry
 from stratakv.profile.profile import Pair
 from stratakv.profile.spans import NONE, Spans
-from stratakv.profile.spread import fit
+from stratakv.profile.spread import LayerSpans, fit, of_each_layer
 from stratakv.tune.allocate import Options
 
 Damages = Sequence[Mapping[Pair, float]]
@@ -25,7 +25,7 @@ def options_for(
     pairs: Collection[Pair] | None = None,
     floors: Mapping[int, Pair] | None = None,
     context: int | None = None,
-    spans: Spans = NONE,
+    spans: LayerSpans = NONE,
 ) -> list[Options]:
     """The allocator's input, by KV ordinal.
 
@@ -41,7 +41,8 @@ def options_for(
     if beyond:
         raise UserError(f"a floor for KV layer {beyond[0]}: the model has KV layers 0 to {len(layers) - 1}")
     found = []
-    for ordinal, (layer, known) in enumerate(zip(layers, damages, strict=True)):
+    wishes = of_each_layer(spans, len(layers))
+    for ordinal, (layer, known, wish) in enumerate(zip(layers, damages, wishes, strict=True)):
         floor = (floors or {}).get(ordinal)
         kept = [
             pair
@@ -54,7 +55,7 @@ def options_for(
             raise UserError(
                 f"KV layer {ordinal}: no measured pair of types is allowed: allow more types, or a lower floor"
             )
-        sizes = tuple(size_of(layer, pair, context, spans) for pair in kept)
+        sizes = tuple(size_of(layer, pair, context, wish) for pair in kept)
         found.append(Options(tuple(kept), sizes, tuple(float(known[pair]) for pair in kept)))
     return found
 

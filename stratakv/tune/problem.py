@@ -11,8 +11,8 @@ from stratakv.errors import UserError
 from stratakv.pages.footprint import longest_context
 from stratakv.profile import ModelGeometry, Profile
 from stratakv.profile.profile import Pair
-from stratakv.profile.spans import NONE, Spans
-from stratakv.profile.spread import fitted
+from stratakv.profile.spans import NONE
+from stratakv.profile.spread import LayerSpans, fitted, layer_spans_text, of_each_layer
 from stratakv.sizes import size_text
 from stratakv.tune.allocate import Allocation, Table
 from stratakv.tune.options import Damages, options_for, size_of
@@ -20,6 +20,7 @@ from stratakv.tune.options import Damages, options_for, size_of
 Pairs = tuple[Pair, ...]
 
 _NEAR_BEST = 12  # pairs of a layer that a swap may bring in
+_FRONT = 4096  # points that its slope is read from
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Settled:
 class Problem:
     """budget: bytes a token, or, with a context, of one sequence of that many tokens. The constraints are `options_for`'s.
 
-    spans: that all assignments have as far as they can; counted with a context.
+    spans: that all assignments have as far as they can, in all layers or by layer; counted with a context.
     """
 
     geometry: ModelGeometry
@@ -43,7 +44,7 @@ class Problem:
     types: Collection[str] | None = None
     pairs: Collection[Pair] | None = None
     floors: Mapping[int, Pair] = field(default_factory=dict)
-    spans: Spans = NONE
+    spans: LayerSpans = NONE
 
     def table(self, damages: Damages) -> Table:
         """All budgets at once."""
@@ -56,8 +57,11 @@ class Problem:
 
     def size(self, pairs: Sequence[Pair]) -> int:
         """Bytes of an assignment, in the budget's measure."""
+        return sum(self._size(ordinal, pair) for ordinal, pair in enumerate(pairs))
+
+    def _size(self, ordinal: int, pair: Pair) -> int:
         layers = self.geometry.kv_layers
-        return sum(size_of(layer, pair, self.context, self.spans) for layer, pair in zip(layers, pairs, strict=True))
+        return size_of(layers[ordinal], pair, self.context, of_each_layer(self.spans, len(layers))[ordinal])
 
     def check(self) -> None:
         """UserError, with what to do, where not even the smallest of `types`, which have to be given, fit the budget."""
@@ -72,9 +76,10 @@ class Problem:
             )
         bare = replace(self, spans=NONE)
         budget = f"{size_text(self.budget)} at {self.context:,} tokens"
+        spans = layer_spans_text(self.spans)
         if self.spans and (without := bare.size(bare.smallest())) <= self.budget:
             raise UserError(
-                f"the spans '{self.spans.text()}' eat the budget of {budget}: the smallest allowed types take {size_text(size)} "
+                f"the spans '{spans}' eat the budget of {budget}: the smallest allowed types take {size_text(size)} "
                 f"with them, {size_text(without)} without: give fewer pages (--recent, --first), or {size_text(size)} or more"
             )
         profile = Profile("", self.geometry, smallest, spans=fitted(self.spans, self.geometry, smallest))
@@ -105,7 +110,7 @@ class Problem:
 
     def price(self, damages: Damages) -> float:
         """What a byte is worth near the budget, in nats: the slope of the Pareto front there."""
-        front = self.table(damages).front()
+        front = self.table(damages).front(_FRONT)
         sizes = np.array([each.size for each in front])
         low = max(0, int(np.searchsorted(sizes, 0.97 * self.budget)) - 1)
         high = min(len(front) - 1, int(np.searchsorted(sizes, 1.03 * self.budget)))
@@ -115,7 +120,8 @@ class Problem:
 
     def next_size(self, damages: Damages) -> int | None:
         """Bytes of the smallest assignment beyond the budget that does less damage than the best within it; None: none does."""
-        return next((each.size for each in self.table(damages).front() if each.size > self.budget), None)
+        found = self.table(damages).beyond(self.budget)
+        return None if found is None else found.size
 
     def allowed(self, damages: Damages) -> list[dict[Pair, int]]:
         """Sizes of the pairs that each layer may have."""
@@ -141,7 +147,7 @@ class Problem:
         changes = []
         for i, sizes in enumerate(self.allowed(damages)):
             known, there = damages[i], pairs[i]
-            size = size_of(self.geometry.kv_layers[i], there, self.context, self.spans)
+            size = self._size(i, there)
             near = sorted((p for p in sizes if p != there), key=lambda p: known[p] + price * sizes[p])[:_NEAR_BEST]
             changes += [(i, pair, sizes[pair] - size, known[pair] - known[there]) for pair in near]
         found: list[tuple[float, tuple[int, ...]]] = [

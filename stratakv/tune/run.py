@@ -117,7 +117,7 @@ def tune(
     measurer = Measurer(loaded, split.select, store, report, problem.spans, say)
     effort = _within(effort, len(split.select), measurer.batch)
 
-    options = span_options(problem, context) if free else (problem.spans,)
+    options = span_options(problem, context) if free else (request.spans or NONE,)
     start = _uniform(problem, types)
     far = far_for_tuning(loaded, text, context) if weight else ""
     if isinstance(far, str) and far:
@@ -132,13 +132,15 @@ def tune(
         by_spans = mixed(by_spans, with_far, weight)
     damages = {spans: _absolute(each) for spans, each in by_spans.items()}
     choice = choose_spans(problem, damages)
-    problem, found = choice.problem, by_spans[choice.problem.spans]
+    problem, damage = choice.problem, choice.of_layers({spans: each.damage for spans, each in by_spans.items()})
     measurer.spans = problem.spans
     best_pair = best_uniform(problem, damages)
-    start = _start(problem, damages[problem.spans])
-    kept = useful_types(geometry, types, found.damage.mean(axis=0), (*start, *([best_pair[1]] if best_pair else [])))
+    start = _start(problem, _absolute(Sensitivity(types, start, damage)))
+    chosen = choice.best.pairs if len(options) > 1 else ()
+    wanted = (*start, *([best_pair[1]] if best_pair else []), *chosen)
+    kept = useful_types(geometry, types, damage.mean(axis=0), wanted)
     problem = replace(problem, types=kept)
-    found = _with_types(Sensitivity(types, start, found.damage), kept)
+    found = _with_types(Sensitivity(types, start, damage), kept)
     if len(options) > 1:
         say(f"spans: {choice.told['words']}")
     predicted = _absolute(found)
@@ -207,15 +209,17 @@ def _within(effort: Effort, contexts: int, batch: int) -> Effort:
 
 
 def _check_spans(problem: Problem, types: Sequence[str], context: int) -> None:
+    asked = problem.spans
+    assert isinstance(asked, Spans)  # by layer they are chosen, not asked for
     coarsest = min(types, key=lambda name: problem.size(((name, name),) * len(problem.geometry.kv_layers)))
     profile = spanned(Profile("", problem.geometry, _uniform(problem, [coarsest])), problem.spans)
     profile.check_context(context)
-    if problem.spans and not any(profile.spans):
-        raise UserError(f"no KV layer can have the spans '{problem.spans.text()}' with the types {', '.join(types)}")
+    if asked and not any(profile.spans):
+        raise UserError(f"no KV layer can have the spans '{asked.text()}' with the types {', '.join(types)}")
     if not profile.seals_at(context):
         raise UserError(
-            f"the spans '{problem.spans.text()}' cover contexts of {context:,} tokens: nothing is left to choose types for; "
-            f"give -c {2 * problem.spans.pages * PAGE_TOKENS} or more, or fewer pages"
+            f"the spans '{asked.text()}' cover contexts of {context:,} tokens: nothing is left to choose types for; "
+            f"give -c {2 * asked.pages * PAGE_TOKENS} or more, or fewer pages"
         )
 
 
@@ -272,11 +276,10 @@ def _described(best: Found, problem: Problem) -> str:
 def _front(problem: Problem, best: Found, row: Mapping[str, Any], most: int = 100) -> list[dict[str, Any]]:
     """The predicted Pareto front, thinned to `most` points, and the chosen assignment, with its measured KLD where there is a
     row."""
-    everything: list[Allocation] = problem.table(best.model.damages()).front()
-    steps = np.unique(np.linspace(0, len(everything) - 1, most).round().astype(int))
+    front: list[Allocation] = problem.table(best.model.damages()).front(most)
     chosen = Allocation(best.pairs, problem.size(best.pairs), best.model.predict(best.pairs))
     points = []
-    for each in sorted([*(everything[i] for i in steps), chosen], key=lambda each: each.size):
+    for each in sorted([*front, chosen], key=lambda each: each.size):
         measured = {"kld": row["kld_mean"], "interval": row["kld_mean_ci95"]} if row and each is chosen else {}
         points.append(point_json(Profile("", problem.geometry, each.pairs), max(0.0, each.cost), **measured))
     return points

@@ -14,7 +14,7 @@ from tiny_effort import TINY
 from stratakv.assets import judging_text
 from stratakv.cli.main import main
 from stratakv.engine.load import load_model
-from stratakv.evidence.tuning import damages_of
+from stratakv.evidence.tuning import damages_of, read_evidence
 from stratakv.pages.footprint import allocated_bytes
 from stratakv.profile import Spans, load_profile
 from stratakv.tune import effort
@@ -152,6 +152,42 @@ def test_a_memory_and_a_context_choose_spans_too(tmp_path: Path, capsys: pytest.
     )
     assert not any(load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint).spans)
     assert "span_choice" not in json.loads((tmp_path / "mine.evidence.json").read_text())
+
+
+def test_layers_have_spans_of_their_own_where_that_saves_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The budget has room for most layers' spans. Profile, evidence, report and plan say which layers have them."""
+    types = ["--effort", "first", "-c", "512", "--types", "turbo2,turbo4,q8_0", "--second-opinion", "3"]
+    memory, where = ["--memory", "17MiB", "--context", "8192"], ["--out", str(tmp_path), "--name", "mine"]
+    assert main(["tune", "-m", "embedded", *types, *memory, *where]) == 0
+    printed = capsys.readouterr().out
+    loaded = load_once("embedded")
+    profile = load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint)
+    assert set(profile.spans) == {Spans(1), Spans()}
+    assert allocated_bytes(profile, 8192) <= 17 * 2**20
+    data = read_evidence(tmp_path / "mine.evidence.json")
+    by_layer = data["span_choice"]["by_layer"]
+    assert by_layer["taken"] and by_layer["spans"] == data["spans"]
+    assert [Spans(**each) if each else Spans() for each in data["spans"]] == list(profile.spans)
+    alike = min(each["predicted_kld"] for each in data["span_choice"]["options"] if each["predicted_kld"])
+    assert by_layer["lower_bound"] <= by_layer["predicted_kld"] < alike
+    assert data["chosen"]["kld_where_chosen"] == pytest.approx(by_layer["predicted_kld"])
+    assert f"span choice: {data['span_choice']['words']}" in printed and "one for all layers: none" in printed
+    count = sum(map(bool, profile.spans))
+    assert f"recent: 1 page turbo8 in {count} of 12 layers" in (tmp_path / "mine.html").read_text()
+    evidence = ["--evidence", str(tmp_path / "mine.evidence.json")]
+    assert main(["plan", "-m", "embedded", *memory, *evidence]) == 0
+    planned = capsys.readouterr().out
+    assert (
+        f"recent: 1 page turbo8 ({12 - count} of 12 layers have others or none)" in planned and "--profile" in planned
+    )
+    assert main(["plan", "-m", "embedded", *memory, *evidence, "--recent", "0"]) == 0
+    assert "the KLDs in" in capsys.readouterr().out
+    data["spans"].pop()
+    (tmp_path / "mine.evidence.json").write_text(json.dumps(data))
+    assert main(["plan", "-m", "embedded", *memory, *evidence]) == 2
+    assert "spans of 11 layers, the model has 12" in capsys.readouterr().err
 
 
 def test_far_predictions_that_were_asked_for_are_refused_where_a_model_has_none(

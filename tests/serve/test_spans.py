@@ -28,6 +28,9 @@ from stratakv.serve.scheduler import Scheduler, Work
 from stratakv.serve.sequence import Sequence, page_keys
 
 RULE = "rest: turbo4; recent: 1 page turbo8; first: 1 page turbo8"
+BY_LAYER = "0-2: turbo4, recent 2 pages turbo8, first 1 page turbo8; 3: turbo4, recent 1 page turbo8; rest: turbo4"
+SLIDING = "1-2: f16, recent 2 pages f32; 3: f16, recent 1 page f32, first 1 page f32; rest: f16"
+rules = pytest.mark.parametrize("rule", [RULE, BY_LAYER], ids=["of all layers", "by layer"])
 
 
 def group(spans: Spans, part: Any, window: int | None = None) -> WindowGroup:
@@ -130,13 +133,14 @@ def test_fine_pages_of_the_prompt_s_end_are_kept_longest() -> None:
     target.remove(parted)
 
 
+@rules
 def test_the_same_prompt_in_any_pieces_alone_and_among_others(
-    engines: Any, loaded: LoadedModel, text_ids: list[int]
+    engines: Any, loaded: LoadedModel, text_ids: list[int], rule: str
 ) -> None:
     prompt = tuple(text_ids[:700])
     alone = None
     for chunk in (512, PAGE, PAGE // 2):
-        engine = engines(RULE, slots=3, prefill_chunk=chunk)
+        engine = engines(rule, slots=3, prefill_chunk=chunk)
         asked = [GenerationRequest(prompt, 12, GREEDY, cache_prompt=False)]
         others = [
             GenerationRequest(tuple(text_ids[at : at + 300]), 40, GREEDY, cache_prompt=False) for at in (100, 333)
@@ -145,7 +149,7 @@ def test_the_same_prompt_in_any_pieces_alone_and_among_others(
             alone = tokens_of(answers(engine, asked)[0][1])
         check_same(tokens_of(answers(engine, asked)[0][1]), alone)
         check_same(tokens_of(answers(engine, asked + others)[0][1]), alone)
-    cache = KVCache(loaded.model.config, RULE)
+    cache = KVCache(loaded.model.config, rule)
     ids = torch.tensor([prompt])
     with torch.inference_mode():
         logits = loaded.model(ids, past_key_values=cache).logits[0, -1].log_softmax(-1)
@@ -188,20 +192,22 @@ def test_pieces_of_one_step_see_what_the_step_seals(engines: Any, loaded: Loaded
         assert abs(float(logits[token.id]) - token.logprob) < 0.1
 
 
+@rules
 def test_pieces_that_seal_their_own_pages_run_in_the_compiled_call(
-    engines: Any, loaded: LoadedModel, text_ids: list[int], monkeypatch: pytest.MonkeyPatch
+    engines: Any, loaded: LoadedModel, text_ids: list[int], monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
     stack: Any = loaded.model.model.forward.__self__
     compiled: list[int] = []
     run = stack._run
     monkeypatch.setattr(stack, "_run", lambda x, *rest: (compiled.append(x.shape[1]), run(x, *rest)))
-    engine = engines(RULE, slots=2, prefill_chunk=512, own=True)
+    engine = engines(rule, slots=2, prefill_chunk=512, own=True)
     answers(engine, [GenerationRequest(tuple(text_ids[:900]), 3, GREEDY)])
     assert compiled == [512, 900 - 512, 1, 1]
 
 
-def test_hits_change_no_answer(engines: Any, text_ids: list[int]) -> None:
-    engine = engines(RULE, slots=2)
+@rules
+def test_hits_change_no_answer(engines: Any, text_ids: list[int], rule: str) -> None:
+    engine = engines(rule, slots=2)
     prompt = tuple(text_ids[: 5 * PAGE - 40])
     (_, theirs, cold) = answers(engine, [GenerationRequest(prompt, 12, GREEDY, cache_prompt=False)])[0]
     assert cold.cached_tokens == 0
@@ -218,17 +224,19 @@ def test_hits_change_no_answer(engines: Any, text_ids: list[int]) -> None:
         ("gemma3_text", {"sliding_window": PAGE + 1}, ["sealed", "fine", "whole"]),
         ("llama4_text", {"attention_chunk_size": 256}, ["sealed", "fine", "sealed", "fine"]),
         ("qwen3_next", {}, ["sealed", "fine"]),
+        ("gemma3_text", {"sliding_window": 300, "rule": SLIDING}, ["sealed", "fine", "whole", "sealed", "fine"]),
     ],
-    ids=["sliding", "a window within the span", "chunked", "one by one"],
+    ids=["sliding", "a window within the span", "chunked", "one by one", "sliding, by layer"],
 )
 def test_layers_of_other_kinds(engines: Any, model_type: str, more: dict[str, Any], parts: list[str]) -> None:
     """Fine pages in f32 and sealed ones in f16: the tokens of a cache in f32."""
+    rule = more.pop("rule", "rest: f16; recent: 1 page f32; first: 1 page f32")
     tiny = loaded_tiny(model_type, **more)
     generator = torch.Generator().manual_seed(1)
     prompts = [tuple(torch.randint(3, 97, (length,), generator=generator).tolist()) for length in (470, 5, 400, 260)]
     asked = [GenerationRequest(prompt, 30, GREEDY) for prompt in prompts]
     limits = {"model": tiny, "slots": 3, "context": 512, "cache_bytes": 2**24, "prefill_chunk": 200}
-    engine = engines("rest: f16; recent: 1 page f32; first: 1 page f32", **limits)
+    engine = engines(rule, **limits)
     assert [one.part for one in engine.cache.groups] == parts
     expected = answers(engines("f32", **limits), asked)
     for found in (answers(engine, asked), answers(engine, asked)):
@@ -286,11 +294,29 @@ def test_slots_are_saved_and_restored_by_their_rule(engines: Any, text_ids: list
     for other, words in (
         ("turbo4", "no spans"),
         (RULE.replace("recent: 1 page", "recent: 2 pages"), "recent: 2 pages turbo8"),
+        (BY_LAYER, "recent: 1 page turbo8 and recent: 2 pages turbo8; first: 1 page turbo8"),
     ):
         with pytest.raises(
             UserError, match=f"saved with recent: 1 page turbo8; first: 1 page turbo8, this server has {words}"
         ):
             asyncio.run(engines(other, slots=2).restore_slot(0, path))
+
+
+def test_slots_of_spans_by_layer_are_restored_by_the_same_layers_spans(
+    engines: Any, text_ids: list[int], tmp_path: Path
+) -> None:
+    engine, prompt = engines(BY_LAYER, slots=2), tuple(text_ids[: 5 * PAGE + 60])
+    (_, theirs, _) = answers(engine, [GenerationRequest(prompt, 8, GREEDY, slot=1)])[0]
+    path = tmp_path / "slot.bin"
+    assert asyncio.run(engine.save_slot(1, path)).tokens == 5 * PAGE
+    fresh = engines(BY_LAYER, slots=2, own=True)
+    asyncio.run(fresh.restore_slot(0, path))
+    (_, ours, finish) = answers(fresh, [GenerationRequest(prompt, 8, GREEDY)])[0]
+    assert finish.cached_tokens == 5 * PAGE
+    check_same(tokens_of(ours), tokens_of(theirs))
+    moved = BY_LAYER.replace("0-2: ", "1-3: ").replace("; 3: ", "; 0: ")
+    with pytest.raises(UserError, match="saved with layer 0: recent: 2 .* this server has layer 0: recent: 1"):
+        asyncio.run(engines(moved, slots=2).restore_slot(0, path))
 
 
 def test_a_poisoned_sequence_fails_alone(engines: Any, loaded: LoadedModel, text_ids: list[int]) -> None:
