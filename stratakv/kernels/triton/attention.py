@@ -15,15 +15,38 @@ from stratakv.kernels.triton.unpack import folded_scale, loaded_table, places, v
 
 
 @triton.jit
-def product(a, b, S: tl.constexpr):
-    """a (float32 [M, n]) times b ([n, m], one side's values), float32. f32 is multiplied in three parts, and bf16, whose
-    range f16 lacks, as tf32."""
-    if S.rows == "f32":
-        c = tl.dot(a, b, input_precision="tf32x3")
-    elif S.rows == "bf16":
-        c = tl.dot(a, b.to(tl.float32), input_precision="tf32")
+def by_row(x, TURNED: tl.constexpr):
+    """A number a row, against scores."""
+    if TURNED:
+        found = x[None, :]
     else:
-        c = tl.dot(a.to(tl.float16), b)
+        found = x[:, None]
+    return found
+
+
+@triton.jit
+def by_token(x, TURNED: tl.constexpr):
+    """A number a token, against scores."""
+    if TURNED:
+        found = x[:, None]
+    else:
+        found = x[None, :]
+    return found
+
+
+@triton.jit
+def product(a, b, S: tl.constexpr, TURNED: tl.constexpr):
+    """a (float32, of rows) times b (one side's values), or, turned, b times a; float32. f32 is multiplied in three parts, and
+    bf16, whose range f16 lacks, as tf32."""
+    precision: tl.constexpr = "tf32x3" if S.rows == "f32" else "tf32"
+    if S.rows == "bf16":
+        b = b.to(tl.float32)
+    elif S.rows != "f32":
+        a = a.to(tl.float16)
+    if TURNED:
+        c = tl.dot(b, a, input_precision=precision)
+    else:
+        c = tl.dot(a, b, input_precision=precision)
     return c
 
 
@@ -52,7 +75,9 @@ def attend(
     GROUPS: tl.constexpr,
     TILE_BYTES: tl.constexpr,
     M: tl.constexpr,
+    QUERIES: tl.constexpr,
     T: tl.constexpr,
+    TURNED: tl.constexpr,
     SOFTCAP: tl.constexpr,
 ):
     """One split of the history for one block of query tokens and one kv head.
@@ -60,7 +85,8 @@ def attend(
     q: floats, [tokens, q_heads, K.dim] by the strides q_token and q_head, in K's stored basis. out: float32 [splits, tokens,
     q_heads, V.dim], normalized; sums: float32 [splits, tokens, q_heads], log-sum-exp to base 2, -inf where nothing is seen.
     blocks: int32 [blocks, 3]: where the sequence's block table begins in pages (int32), the block's first query token, and
-    the sequence's end of query tokens. scale: of scores, to base 2.
+    the sequence's end of query tokens. scale: of scores, to base 2. QUERIES: query tokens of a program. TURNED: scores are
+    [T, M] instead of [M, T], sums [values, M]: the matrix units' least is 16 by 8, and few rows fill 8.
     """
     block = tl.program_id(0)
     head = tl.program_id(1)
@@ -70,12 +96,14 @@ def attend(
     r = tl.arange(0, M)
     token = tl.load(blocks + block * 3 + 1) + r // GROUPS
     q_heads: tl.constexpr = KV_HEADS * GROUPS
-    used = (r < M // GROUPS * GROUPS) & (token < end)
+    used = (r < QUERIES * GROUPS) & (token < end)
     low = tl.load(first + token, mask=used, other=2147483647)
     high = tl.load(last + token, mask=used, other=0)
     used &= low < high
-    begin = tl.min(tl.where(used, low, 2147483647)) // T
-    stop = tl.cdiv(tl.max(tl.where(used, high, 0)), T)
+    lowest = tl.min(tl.where(used, low, 2147483647))
+    highest = tl.max(tl.where(used, high, 0))
+    begin = lowest // T
+    stop = tl.cdiv(highest, T)
     inner_low = tl.max(tl.where(used, low, 0))
     inner_high = tl.min(tl.where(used, high, 2147483647))
     share = tl.cdiv(tl.maximum(stop - begin, 0), splits)
@@ -91,12 +119,18 @@ def attend(
     x = x / largest[:, None]
     if K.rows == "":
         x = x.to(tl.float16)
-    row_scale = largest * scale * K.unit
+    row_scale = largest * scale * K.factor
 
     width: tl.constexpr = V.padded
-    acc = tl.zeros((M, width), tl.float32)
+    axis: tl.constexpr = 0 if TURNED else 1
+    if TURNED:
+        x = tl.trans(x)
+        acc = tl.zeros((width, M), tl.float32)
+        total = tl.zeros((T, M), tl.float32)  # added up at the end
+    else:
+        acc = tl.zeros((M, width), tl.float32)
+        total = tl.zeros((M,), tl.float32)
     top = tl.full((M,), float("-inf"), tl.float32)
-    total = tl.zeros((M,), tl.float32)
     k_entries = loaded_table(k_table, K)
     v_entries = loaded_table(v_table, V)
     side_tokens: tl.constexpr = K.page_tokens
@@ -105,42 +139,55 @@ def attend(
         tile = memory + page * page_stride + head * TILE_BYTES
         position = i * T + tl.arange(0, T)
         t = i * T % side_tokens + tl.arange(0, T)  # T divides a page's tokens
-        visible = used[:, None] & (position[None, :] >= low[:, None]) & (position[None, :] < high[:, None])
+        within = by_token(position, TURNED)
+        visible = by_row(used, TURNED) & (within >= by_row(low, TURNED)) & (within < by_row(high, TURNED))
         edge = (i * T < inner_low) | (i * T + T > inner_high)
         if V.folded:  # codes are always finite, and weights are 0 where nothing is seen
             seen = t >= 0
+        elif QUERIES == 1:
+            seen = (position >= lowest) & (position < highest)
         else:
-            seen = tl.max(visible.to(tl.int32), 0) > 0
+            seen = tl.max(visible.to(tl.int32), 1 - axis) > 0
         k = values(tile, t, seen, k_entries, splits, K, T)
-        s = product(x, tl.trans(k), K) * row_scale[:, None]
+        if not TURNED:
+            k = tl.trans(k)
+        s = product(x, k, K, TURNED) * by_row(row_scale, TURNED)
         if K.folded:
-            s *= folded_scale(tile, t, seen, K)[None, :]
+            s *= by_token(folded_scale(tile, t, seen, K), TURNED)
         if SOFTCAP:
             # softcap * tanh(s / softcap), s and the result to base 2
             e = tl.exp2(tl.abs(s) * (-2.0 / softcap))
             s = tl.where(s < 0, -1.0, 1.0) * (softcap * 1.4426950408889634) * ((1 - e) / (1 + e))
         if edge:  # in all other tiles every used row sees every token
             s = tl.where(visible, s, float("-inf"))
-        higher = tl.maximum(top, tl.max(s, 1))
+        higher = tl.maximum(top, tl.max(s, axis))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
-        p = tl.exp2(s - safe[:, None])
+        p = tl.exp2(s - by_row(safe, TURNED))
         keep = tl.exp2(top - safe)
-        total = total * keep + tl.sum(p, 1)
+        if TURNED:
+            total = total * keep[None, :] + p
+        else:
+            total = total * keep + tl.sum(p, 1)
         top = higher
         v = values(tile, t, seen, v_entries, splits, V, T)
         if V.folded:
             norms = folded_scale(tile, t, seen, V)
             # memory that nobody wrote may hold no number; what was stored is finite
-            p *= tl.where(tl.abs(norms) < float("inf"), norms, 0.0)[None, :]
-        acc = acc * keep[:, None] + product(p, v, V)
+            p *= by_token(tl.where(tl.abs(norms) < float("inf"), norms, 0.0), TURNED)
+        if TURNED:
+            v = tl.trans(v)
+        acc = acc * by_row(keep, TURNED) + product(p, v, V, TURNED)
 
+    if TURNED:
+        total = tl.sum(total, 0)
     some = used & (total > 0)
-    acc = acc * (tl.where(some, 1.0 / tl.where(some, total, 1.0), 0.0) * V.unit)[:, None]
+    acc = acc * by_row(tl.where(some, 1.0 / tl.where(some, total, 1.0), 0.0) * V.factor, TURNED)
     result = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), float("-inf"))
     row = (split * tokens + token).to(tl.int64) * q_heads + head * GROUPS + r % GROUPS
-    stored = (r < M // GROUPS * GROUPS) & (token < end)
+    stored = (r < QUERIES * GROUPS) & (token < end)
     d = places(V)
-    tl.store(out + row[:, None] * V.dim + d[None, :], acc, mask=stored[:, None] & (d < V.dim)[None, :])
+    at = by_row(row, TURNED) * V.dim + by_token(d, TURNED)
+    tl.store(out + at, acc, mask=by_row(stored, TURNED) & by_token(d < V.dim, TURNED))
     tl.store(sums + row, result, mask=stored)
 
 

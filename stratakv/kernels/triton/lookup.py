@@ -15,30 +15,19 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 @triton.jit
 def permuted(low, high, selector):
-    """PTX's prmt: byte b of the result is byte (selector >> 4 b) & 7 of (low, high); selectors' highest bits are 0."""
+    """PTX's prmt: byte b of the result is byte (selector >> 4 b) & 7 of (low, high), or that byte's highest bit eight times
+    where the selector's bit 4 b + 3 is set."""
     if INTERPRETED:
         out = low * 0 + high * 0 + selector * 0
         selector += out
         for b in tl.static_range(4):
-            pick = (selector >> (4 * b)) & 7
-            word = tl.where(pick < 4, low, high)
-            out |= ((word >> (8 * (pick & 3))) & 255) << (8 * b)
+            pick = (selector >> (4 * b)) & 15
+            word = tl.where((pick & 4) == 0, low, high)
+            byte = (word >> (8 * (pick & 3))) & 255
+            out |= tl.where(pick < 8, byte, (byte >> 7) * 255) << (8 * b)
     else:
         out = tl.inline_asm_elementwise(
             "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, selector], dtype=tl.int32, is_pure=True, pack=1
-        )
-    return out
-
-
-@triton.jit
-def signed(x, signs):
-    """x with both of its f16 negated where bits 15 and 31 of `signs` say so. One instruction that the compiler can't take apart:
-    it would compute the halves one by one."""
-    if INTERPRETED:
-        out = x ^ (signs & -0x7FFF8000)
-    else:
-        out = tl.inline_asm_elementwise(
-            "lop3.b32 $0, $1, $2, 0x80008000, 0x78;", "=r,r,r", [x, signs], dtype=tl.int32, is_pure=True, pack=1
         )
     return out
 
@@ -81,17 +70,51 @@ def looked_up(selectors, table):
 
 
 @triton.jit
+def shifted(x, by: tl.constexpr):
+    """To the right, zeros from the left."""
+    return (x.to(tl.uint32, bitcast=True) >> by).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def signed_pairs(low, high, even, odd):
+    """int32 pairs [..., 4] of nibbles 0 and 2, 1 and 3, 4 and 6, 5 and 7. low, high: magnitudes of nibbles 0 to 3, 4 to 7, a byte
+    each. even, odd: signs of nibbles 0, 2, 4, 6, and 1, 3, 5, 7, in the highest bit of a byte each. A magnitude below a sign is
+    an f16, a subnormal one: 2^-24 of the magnitude."""
+    return joined(
+        permuted(low, even, 0x5240),
+        permuted(low, odd, 0x5341),
+        permuted(high, even, 0x7260),
+        permuted(high, odd, 0x7361),
+    )
+
+
+@triton.jit
 def nibble_pairs(words, table):
-    """int32 pairs [T, words, 4] of nibbles 0 and 4, 1 and 5, ..., for a mirrored table of 16: 8 magnitudes are looked up, then
-    signs are set."""
-    moved = permuted(words, words, 0x3120)  # nibbles 0 1 4 5, 2 3 6 7: a pair's are two apart
-    below = ~moved & -0x77777778  # 0x88888888: set where an entry is negative
-    selectors = (moved ^ (below - ((below >> 3) & 0x11111111))) & 0x77777777
-    a, b = looked_up(selectors, table)
-    c, d = looked_up(selectors >> 16, table)
-    above = ~words
-    a, b, c, d = signed(a, above << 12), signed(b, above << 8), signed(c, above << 4), signed(d, above)
-    return joined(a, b, c, d)
+    """Of a mirrored table of 16: each nibble is a sign above one of 8 magnitudes, counted from the other end where the sign bit
+    is 0 and the entry negative."""
+    below = ~words & -0x77777778  # 0x88888888
+    selectors = (words ^ (below - shifted(below, 3))) & 0x77777777
+    low, high = permuted(table[0], table[1], selectors), permuted(table[0], table[1], selectors >> 16)
+    return signed_pairs(low, high, (below << 4) & -0x7F7F7F80, below & -0x7F7F7F80)  # 0x80808080
+
+
+@triton.jit
+def wide_pairs(selectors, even, odd, table):
+    """Of a mirrored table of 32. selectors: which of 16 magnitudes, a nibble each. A byte permutation knows 8 and gives 0, the
+    magnitudes' highest bit, for a selector of 8 or more."""
+    others = selectors ^ -0x77777778
+    low = permuted(table[0], table[1], selectors) | permuted(table[2], table[3], others)
+    high = permuted(table[0], table[1], selectors >> 16) | permuted(table[2], table[3], others >> 16)
+    return signed_pairs(low, high, even, odd)
+
+
+@triton.jit
+def nibble_and_bit_pairs(words, bits, table):
+    """Of a mirrored table of 32: nibbles, and a sign bit for each, in the low byte of bits."""
+    signs = ((bits & 0xFF) | (bits << 4)) & 0x0F0F
+    signs = (signs | (signs << 2)) & 0x3333  # two nibbles' signs select a byte for both
+    selectors = words ^ permuted(0x000FF0FF, 0, signs)
+    return wide_pairs(selectors, permuted(0x00800080, 0, signs), permuted(0x00008080, 0, signs), table)
 
 
 @triton.jit

@@ -106,26 +106,46 @@ class Side:
         return self.padded // self.per_word
 
     @property
-    def way(self) -> Literal["consecutive", "short", "nibble", "table"]:
-        """How codes become entries: by arithmetic, by byte permutations of 4 or 8 entries, or of 8 magnitudes under a sign, or
-        from a table in shared memory."""
+    def way(self) -> Literal["consecutive", "short", "mirrored8", "mirrored16", "table"]:
+        """How codes become entries: by arithmetic, by byte permutations of 4 or 8 entries, or of 8 or 16 magnitudes under a sign,
+        or from a table in shared memory."""
         if not self.table:
             return "consecutive"
         if len(self.table) <= 8:
             return "short"
-        if self.bits == 4 and self.table == tuple(-entry for entry in reversed(self.table)):
-            return "nibble"
+        if max(self.table) < 128 and self.table == tuple(-entry for entry in reversed(self.table)):
+            if self.bits == 4:
+                return "mirrored8"
+            if self.bits == 5 and self.packing.wide == 4:
+                return "mirrored16"
         return "table"
 
     @property
     def looked_up(self) -> tuple[int, ...]:
-        """The table as `unpack.loaded_table` takes it: entries; or of 8 entries (or magnitudes), as f16, the low bytes as two
-        words, then the high bytes."""
+        """The table as `unpack.loaded_table` takes it: entries; or four words: of 8 entries as f16 the low bytes, then the high
+        bytes; of 8 or 16 magnitudes a byte each."""
         if self.way in ("consecutive", "table"):
             return self.table or (0,)
-        entries = np.resize(np.array(self.table[8:] or self.table, dtype="<f2"), 8)
-        parts = entries.view(np.uint8).reshape(8, 2).T.copy()
-        return tuple(parts.view("<i4").reshape(-1).tolist())
+        if self.way == "short":
+            halves = np.resize(np.array(self.table, dtype="<f2"), 8).view(np.uint8).reshape(8, 2)
+            return tuple(halves.T.copy().reshape(-1).view("<i4").tolist())
+        magnitudes = np.array(self.table[len(self.table) // 2 :], dtype=np.uint8)
+        return tuple(np.resize(magnitudes, 16).view("<i4").tolist())
+
+    @property
+    def subnormal(self) -> bool:
+        """Whether codes become 2^-24 of their entries: an f16 whose bits are a magnitude and a sign."""
+        return self.way in ("mirrored8", "mirrored16")
+
+    @property
+    def factor(self) -> float:
+        """What scores or sums are multiplied by beside scales."""
+        return self.unit * 2.0**24 if self.subnormal and self.folded else self.unit
+
+    @property
+    def apart(self) -> int:
+        """Codes of a word that share a register are so many from each other."""
+        return self.per_word // 4 if self.subnormal else self.per_word // 2
 
     @property
     def bits(self) -> int:

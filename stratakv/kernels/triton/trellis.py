@@ -7,7 +7,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from stratakv.kernels.triton.lookup import gathered, joined, nibble_pairs, permuted, short_pairs
+from stratakv.kernels.triton.lookup import (
+    gathered,
+    joined,
+    nibble_pairs,
+    permuted,
+    shifted,
+    short_pairs,
+    wide_pairs,
+)
 
 
 @triton.jit
@@ -85,10 +93,15 @@ def trellis_entries(words, x, before, second, third, w, table, S: tl.constexpr, 
         odd = ((z >> 2) & 0x33333333) | ((words >> 1) & 0x44444444)
         even, odd = permuted(even, even, 0x3120), permuted(odd, odd, 0x3120)
         found = tl.reshape(short_pairs(even, odd, table), (T, n))
-    elif S.way == "nibble":
+    elif S.way == "mirrored8":
         even = ((words & 0x33333333) << 2) | (z & 0x33333333)
         odd = (words & -0x33333334) | ((z >> 2) & 0x33333333)  # 0xCCCCCCCC
         found = tl.reshape(tl.join(nibble_pairs(even, table), nibble_pairs(odd, table)), (T, n))
+    elif S.way == "mirrored16":
+        below = ~words & -0x77777778  # 0x88888888: where the highest bit, the sign, is 0
+        selectors = (((words << 1) & -0x33333334) | (z & 0x33333333)) ^ (shifted(below, 3) * 15)
+        pairs = wide_pairs(selectors, (below << 4) & -0x7F7F7F80, below & -0x7F7F7F80, table)
+        found = tl.reshape(pairs, (T, n))
     else:
         u = words
         if S.packing.narrow == 0:

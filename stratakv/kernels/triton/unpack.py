@@ -1,7 +1,7 @@
 """Packed bytes to f16: what a tile's codes stand for, in the order in which a GPU's registers hold them.
 
-A word of the wide plane holds n codes. Its codes j and j + n / 2 are handled as a pair, one in each half of a 32-bit
-register. So the values of a vector come out in an order of their own: `places` says which value is where. Queries are
+A word of the wide plane holds n codes. Two that lie `apart` (n / 2 or n / 4) are handled as a pair, one in each half of a
+32-bit register. So the values of a vector come out in an order of their own: `places` says which value is where. Queries are
 loaded and outputs stored in that order, and nothing is moved in between.
 """
 
@@ -17,6 +17,7 @@ from stratakv.kernels.triton.lookup import (
     gathered,
     halves_of,
     joined,
+    nibble_and_bit_pairs,
     nibble_pairs,
     permuted,
     short_pairs,
@@ -30,7 +31,8 @@ def places(S: tl.constexpr):
     i = tl.arange(0, S.padded)
     if S.rows == "":
         n: tl.constexpr = S.per_word
-        code = i % n // 2 + i % 2 * (n // 2)
+        pair = i % n // 2
+        code = pair % S.apart + pair // S.apart * (2 * S.apart) + i % 2 * S.apart
         word = i // n
         if S.packing.halves:
             half: tl.constexpr = S.size // 2
@@ -134,8 +136,8 @@ def short_entries(words, bits, start, table, S: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def loaded_table(table, S: tl.constexpr):
-    """What codes are looked up in, kept in registers: the entries, f16; or as words the low bytes of 8 entries, then their high
-    bytes. Constants would be loaded again at each use."""
+    """What codes are looked up in, kept in registers: the entries, f16; or words, see Side.looked_up. Constants would be loaded
+    again at each use."""
     if S.way == "table":
         found = tl.load(table + tl.arange(0, 1 << S.bits)).to(tl.float16)
     elif S.way == "consecutive" or S.rows != "":
@@ -147,10 +149,13 @@ def loaded_table(table, S: tl.constexpr):
 
 @triton.jit
 def entries(words, bits, start, table, S: tl.constexpr, T: tl.constexpr):
-    """f16 [T, padded]: the entries that the tile's codes stand for, integers below 256: exact."""
+    """f16 [T, padded]: the entries that the tile's codes stand for, integers below 256: exact; of a mirrored table 2^-24 of
+    them."""
     n: tl.constexpr = S.padded // 2
-    if S.way == "nibble":
+    if S.way == "mirrored8":
         found = halves_of(tl.reshape(nibble_pairs(words, table), (T, n)), T, n)
+    elif S.way == "mirrored16":
+        found = halves_of(tl.reshape(nibble_and_bit_pairs(words, bits >> start, table), (T, n)), T, n)
     elif S.way == "short":
         found = halves_of(short_entries(words, bits, start, table, S, T), T, n)
     else:
@@ -194,7 +199,7 @@ def spread(field, S: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def values(tile, t, seen, table, splits, S: tl.constexpr, T: tl.constexpr):
-    """[T, padded] of one side, f16 or floats as they are stored, without S.unit, and without the scale where it is folded."""
+    """[T, padded] of one side, f16 or floats as they are stored, without S.factor, and without the scale where it is folded."""
     if S.rows != "":
         found = floats(tile, t, seen, S)
     else:
@@ -220,6 +225,8 @@ def values(tile, t, seen, table, splits, S: tl.constexpr, T: tl.constexpr):
             else:
                 found = entries(words, bits, start, table, S, T)
             if not S.folded:
+                if S.subnormal:
+                    found = found * 4096.0 * 4096.0
                 if S.minimum < 0:
                     found = found * spread(scale, S, T)
                 else:
@@ -232,5 +239,5 @@ def values(tile, t, seen, table, splits, S: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def folded_scale(tile, t, seen, S: tl.constexpr):
-    """float32 [T]: what the entries of a token are multiplied by, without S.unit."""
+    """float32 [T]: what the entries of a token are multiplied by, without S.factor."""
     return tl.load((tile + S.scale).to(tl.pointer_type(tl.float16)) + t, mask=seen, other=0.0).to(tl.float32)
