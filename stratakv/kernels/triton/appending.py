@@ -17,6 +17,7 @@ from stratakv.pages.pool import Pool
 SEAM = 32  # steps before and after a path's start that decide its state: kvtypes/viterbi.py
 # of a thread, at most: left to itself ptxas spills some of a head_dim of 256 to fit one program more
 REGISTERS = 128
+_VALUES = 1 << 26  # of trellis types that are encoded at once: bounds working memory, and offsets fit in 32 bits
 BLOCKS = 32  # whose paths one program follows, a thread each
 
 
@@ -31,7 +32,9 @@ def write(pool: Pool, name: Name, states: torch.Tensor, slots: torch.Tensor, sta
     numbers = pool.once(("triton encoder", name), partial(numbers_of, layout, name, pool.device))
     with on(pool.device):
         if encoder.form == "trellis":
-            _through_trellis(pool, x, slots, status, numbers, side, encoder)
+            tokens = max(_VALUES // (layout.kv_heads * side.dim), 1)
+            for piece, places in zip(x.split(tokens), slots.split(tokens), strict=True):
+                _through_trellis(pool, piece, places, status, numbers, side, encoder)
             return
         from stratakv.kernels.triton import encoding
 
@@ -66,7 +69,7 @@ def _through_trellis(
     side: Side,
     encoder: Encoder,
 ) -> None:
-    """Working memory: 3 bytes a value."""
+    """Working memory: 3 bytes a value, of which there are `_VALUES` at most."""
     from stratakv.kernels.triton import trellis_encoding
 
     heads = pool.layout.kv_heads

@@ -111,7 +111,8 @@ def attend(
     stop = tl.minimum(begin + share, stop)
 
     d = places(K)
-    at = token[:, None].to(tl.int64) * q_token + (head * GROUPS + r % GROUPS)[:, None] * q_head + d[None, :]
+    rows = token.to(tl.int64) * q_token + (head * GROUPS + r % GROUPS).to(tl.int64) * q_head
+    at = rows[:, None] + d[None, :]
     x = tl.load(q + at, mask=used[:, None] & (d < K.dim)[None, :], other=0.0).to(tl.float32)
     # rows of largest value 1: any finite query fits in f16
     largest = tl.max(tl.abs(x), 1)

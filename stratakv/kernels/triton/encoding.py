@@ -182,7 +182,7 @@ def places_of(slots, memory, page_stride, r, head, there, S: tl.constexpr, TILE_
 def loaded_rows(x, r, head, x_token, x_head, there, S: tl.constexpr):
     """(float32 [R, padded], 0 for what isn't finite; int32 [R], 1 where there was such a value)."""
     d = tl.arange(0, S.padded)
-    at = r[:, None].to(tl.int64) * x_token + head * x_head + d[None, :]
+    at = r[:, None].to(tl.int64) * x_token + head.to(tl.int64) * x_head + d[None, :]
     v = tl.load(x + at, mask=there[:, None] & (d < S.dim)[None, :], other=0.0).to(tl.float32)
     finite = tl.abs(v) < float("inf")
     return tl.where(finite, v, 0.0), tl.where(tl.min(finite.to(tl.int32), 1) > 0, 0, 1)

@@ -12,15 +12,22 @@ import sys
 from row_pages import row_layout
 
 from stratakv.kernels.triton.machine_code import Code, append_codes, attention_code, merge_code
+from stratakv.kernels.triton.shape import shape_of
+from stratakv.kernels.triton.side import side_of
+from stratakv.pages.layout import PageLayout
 
 
-def report(what: str, code: Code) -> None:
+def report(what: str, code: Code, **more: float) -> None:
     narrow = [name for name in code.loops if name.startswith("LDG") and (".U8" in name or ".S8" in name)]
-    print(
-        json.dumps(
-            {"what": what, "registers": code.registers, "stack": code.stack, "shared": code.shared, "narrow": narrow}
-        )
-    )
+    found = {"what": what, "registers": code.registers, "stack": code.stack, "shared": code.shared, "narrow": narrow}
+    print(json.dumps(found | more))
+
+
+def wide(code: Code, layout: PageLayout, groups: int, queries: int) -> float:
+    """Bytes of a tile that are loaded 16 at a time, as a share of those of its codes (floats, wide planes)."""
+    shape, sides = shape_of(layout, groups, queries), (side_of(layout, "k"), side_of(layout, "v"))
+    loads = sum(n for name, n in code.loop.items() if name.startswith("LDG") and ".128" in name)
+    return loads * 16 * 32 * shape.warps / (shape.tile * sum(side.wide_bytes for side in sides))
 
 
 def main() -> None:
@@ -29,7 +36,8 @@ def main() -> None:
         pair, dim, groups, queries = text.split(":")
         k, v = pair.split("/")
         layout = row_layout(k, v, (int(dim), int(dim)), 8)
-        report(f"attend {text}", attention_code(capability, layout, int(groups), int(queries)))
+        code = attention_code(capability, layout, int(groups), int(queries))
+        report(f"attend {text}", code, wide=wide(code, layout, int(groups), int(queries)))
         if (k, dim) not in encoders:
             encoders.add((k, dim))
             for name, code in append_codes(capability, layout, "k").items():

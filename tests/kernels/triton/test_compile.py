@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ CAPABILITIES = [80, 89, 90, 100]  # of the tests of all types
 SHAPES = [(64, 16, 1), (128, 4, 1), (128, 4, 512), (256, 4, 1), (256, 4, 512), (96, 8, 1)]
 
 
-def check(capability: int, cases: list[str], cache: Path) -> None:
+def check(capability: int, cases: list[str], cache: Path) -> list[dict[str, Any]]:
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "TRITON_CACHE_DIR": str(cache)}
     environment.pop("TRITON_INTERPRET", None)
     command = [sys.executable, str(SCRIPT), str(capability), *cases]
@@ -35,10 +36,17 @@ def check(capability: int, cases: list[str], cache: Path) -> None:
         assert each["stack"] == 0, f"spills: {each}"
         assert each["registers"] <= 255 and each["shared"] <= SHARED[capability], each
         assert each["narrow"] == [], f"loads of single bytes: {each}"
+    return found
 
 
 def test_some_types_for_an_h100(tmp_path: Path) -> None:
     check(90, ["turbo4/turbo4:128:4:1", "turbo3/q8_0:96:4:512", "f16/q5_1:96:1:1", "tcq4/tcq2:128:4:1"], tmp_path)
+
+
+def test_codes_are_loaded_16_bytes_at_a_time(tmp_path: Path) -> None:
+    """All of these types' in the inner loop, by LDG or LDGSTS of 128 bits."""
+    found = check(90, ["turbo4/turbo2:128:4:1", "q8_0/f16:128:4:1"], tmp_path)
+    assert [each["wide"] for each in found if "wide" in each] == [1, 1]
 
 
 @pytest.mark.slow
