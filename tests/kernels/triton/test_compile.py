@@ -16,7 +16,6 @@ from stratakv.kernels.triton.side import refusal as side_refusal
 from stratakv.kvtypes import kv_type, type_names
 
 SUPPORT = Path(__file__).parents[2] / "support"
-SCRIPT = Path(__file__).with_name("compiled.py")
 # Bytes of shared memory that a program may have; on 8.6 as on 8.9
 SHARED = {80: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 CAPABILITIES = [80, 89, 90, 100]  # of the tests of all types
@@ -24,13 +23,18 @@ CAPABILITIES = [80, 89, 90, 100]  # of the tests of all types
 SHAPES = [(64, 16, 1), (128, 4, 1), (128, 4, 512), (256, 4, 1), (256, 4, 512), (96, 8, 1)]
 
 
-def check(capability: int, cases: list[str], cache: Path) -> list[dict[str, Any]]:
+def output(script: str, arguments: list[str], cache: Path) -> list[str]:
+    """Lines of a script that runs where nothing is interpreted."""
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "TRITON_CACHE_DIR": str(cache)}
     environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, str(SCRIPT), str(capability), *cases]
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout.splitlines()
+
+
+def check(capability: int, cases: list[str], cache: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in output("compiled.py", [str(capability), *cases], cache)]
     assert len([each for each in found if each["what"].startswith("attend")]) == len(cases)
     for each in found:
         assert each["stack"] == 0, f"spills: {each}"
@@ -59,6 +63,13 @@ def test_trellis_types_for_other_cards(capability: int, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_some_types_for_the_second_blackwell(tmp_path: Path) -> None:
     check(120, ["turbo4/turbo4:128:4:1", "q8_0/f16:128:4:512", "tcq4/tcq3:128:4:1"], tmp_path)
+
+
+@pytest.mark.slow
+def test_what_is_launched_compiles(tmp_path: Path) -> None:
+    """From the arguments of a real step, by way of Triton's own launcher, for an H100."""
+    lines = output("launched.py", [], tmp_path)
+    assert [line.split()[0] for line in lines] == ["append", "prepare", "paths", "finish", "attend", "merge"]
 
 
 def readable(name: str, dim: int) -> bool:
