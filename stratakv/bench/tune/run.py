@@ -15,7 +15,7 @@ from stratakv.bench.result import Report, result
 from stratakv.bench.table import align, conditions
 from stratakv.bench.table import notes as in_lines
 from stratakv.bench.timing import load_average
-from stratakv.bench.tune.shape import LAYERS, SHAPE, write_shape
+from stratakv.bench.tune.shape import LAYERS, SHAPE, WIDTH, write_shape
 from stratakv.bench.worker import Worker
 from stratakv.engine.describe import describe_model
 from stratakv.tune.effort import EFFORTS
@@ -57,11 +57,11 @@ def bench_tune(settings: TuneSettings, *, command: str, report: Report) -> Row:
             report(f"{Path(file).stem}: {passes} forward passes of {settings.context} tokens")
             rows.append(_measured(file, settings))
     if settings.model == SHAPE:
-        rows.append(_extrapolated(rows))
+        rows.append(_extrapolated(rows, settings.context))
         few = " and ".join(f"{row['layers']}" for row in rows[:-1])
         notes.append(
             f"{SHAPE}: random weights, no tokenizer; {LAYERS} layers are extrapolated from {few} layers, each of which was "
-            "measured with the whole model's embedding and head"
+            "measured with the whole model's embedding and head; memory by what a layer leaves behind, its input"
         )
     notes.append("beside the weights: the process's peak, libraries included, less the bytes of the weights")
     measured = {
@@ -128,8 +128,12 @@ def _measured(file: str, settings: TuneSettings) -> Row:
     return _row({**model, **found}, None if peak is None else peak - model["weight_bytes"], extrapolated=False)
 
 
-def _extrapolated(rows: Sequence[Row]) -> Row:
-    """The whole shape, on the line through the first and the last row."""
+def _extrapolated(rows: Sequence[Row], context: int) -> Row:
+    """The whole shape: time and weights on the line through the first and the last row.
+
+    Memory is a row's peak and the inputs of the layers that it lacks, the most of them. A layer leaves nothing else behind, and
+    how high the heap stands before it is trimmed differs by 250 MiB between layers, so a line through two peaks says nothing.
+    """
     first, last = rows[0], rows[-1]
 
     def at_all(name: str) -> float:
@@ -144,7 +148,9 @@ def _extrapolated(rows: Sequence[Row]) -> Row:
         "seconds": at_all("seconds"),
         "cpu_seconds": at_all("cpu_seconds"),
     }
-    beside = round(at_all("beside_weights_bytes")) if known else None
+    inputs = 4 * context * WIDTH
+    peaks = [row["beside_weights_bytes"] + (LAYERS - row["layers"]) * inputs for row in rows] if known else []
+    beside = max(peaks, default=None)
     return _row({**last, **model}, beside, extrapolated=True)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 SHAPE = "llama-3.1-8b-shape-q4_k_m"
 LAYERS = 32
-_WIDTH, _MLP, _KV, _WORDS = 4096, 14336, 1024, 128256
+WIDTH, _MLP, _KV, _WORDS = 4096, 14336, 1024, 128256
 _HEADS, _KV_HEADS = 32, 8
 _Q4, _Q6 = gguf.GGMLQuantizationType.Q4_K, gguf.GGMLQuantizationType.Q6_K
 _RANDOM_BLOCKS = 2**16  # that matrices repeat
@@ -22,7 +22,7 @@ def write_shape(path: Path, layers: int) -> None:
     writer = gguf.GGUFWriter(path, "llama", use_temp_file=False)
     writer.add_block_count(layers)
     writer.add_context_length(131072)
-    writer.add_embedding_length(_WIDTH)
+    writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(_MLP)
     writer.add_head_count(_HEADS)
     writer.add_head_count_kv(_KV_HEADS)
@@ -38,22 +38,22 @@ def write_shape(path: Path, layers: int) -> None:
         raw = np.resize(blocks[kind], (rows * columns // values, nbytes)).reshape(rows, -1)
         writer.add_tensor(name, raw, raw_dtype=kind)
 
-    ones = np.ones(_WIDTH, dtype=np.float32)
-    matrix("token_embd.weight", _WORDS, _WIDTH, _Q4)
-    matrix("output.weight", _WORDS, _WIDTH, _Q6)
+    ones = np.ones(WIDTH, dtype=np.float32)
+    matrix("token_embd.weight", _WORDS, WIDTH, _Q4)
+    matrix("output.weight", _WORDS, WIDTH, _Q6)
     writer.add_tensor("output_norm.weight", ones)
     for layer in range(layers):
         finer = _Q6 if layer % 2 else _Q4
         writer.add_tensor(f"blk.{layer}.attn_norm.weight", ones)
         writer.add_tensor(f"blk.{layer}.ffn_norm.weight", ones)
         for name, rows, columns, kind in (
-            ("attn_q", _WIDTH, _WIDTH, _Q4),
-            ("attn_k", _KV, _WIDTH, _Q4),
-            ("attn_v", _KV, _WIDTH, finer),
-            ("attn_output", _WIDTH, _WIDTH, _Q4),
-            ("ffn_gate", _MLP, _WIDTH, _Q4),
-            ("ffn_up", _MLP, _WIDTH, _Q4),
-            ("ffn_down", _WIDTH, _MLP, finer),
+            ("attn_q", WIDTH, WIDTH, _Q4),
+            ("attn_k", _KV, WIDTH, _Q4),
+            ("attn_v", _KV, WIDTH, finer),
+            ("attn_output", WIDTH, WIDTH, _Q4),
+            ("ffn_gate", _MLP, WIDTH, _Q4),
+            ("ffn_up", _MLP, WIDTH, _Q4),
+            ("ffn_down", WIDTH, _MLP, finer),
         ):
             matrix(f"blk.{layer}.{name}.weight", rows, columns, kind)
     writer.write_header_to_file()
