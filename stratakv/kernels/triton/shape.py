@@ -75,13 +75,17 @@ def shape_of(layout: PageLayout, groups: int, queries: int) -> Shape:
 
 def _turned(layout: PageLayout, groups: int, queries: int) -> Shape:
     """Few rows: two warps, of which a multiprocessor holds 10 at 200 registers a thread. It would hold 12 at 168, where some
-    types spill (10.0: 16 to 40 bytes); turbo8 at 256 spills 24 bytes with 200."""
+    types spill (10.0: 16 to 40 bytes); with 200 turbo8 at 256 spills 24 bytes and tcq3 at 96 80."""
     wide, names = max(layout.k_dim, layout.v_dim) > 128, (layout.k.name, layout.v.name)
     tile = 64 // (1 + wide) // max(_need(layout.k, layout.k_dim), _need(layout.v, layout.v_dim))
     warps, registers, resident = 2, 200, 5
     if "f32" in names:
         warps, registers, resident = (8, 255, 1) if wide else (4, 255, 2)
-    elif "bf16" in names or (wide and "turbo8" in names):
+    elif (
+        "bf16" in names
+        or (wide and "turbo8" in names)
+        or any("trellis" in str(side.packing) for side in (layout.k, layout.v))
+    ):
         registers, resident = 255, 4
     tile = gcd(tile, layout.page_tokens)  # within a page
     return Shape(groups, queries, TURNED_ROWS, True, tile, warps, 2, resident, registers)
