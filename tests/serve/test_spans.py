@@ -276,13 +276,19 @@ def test_preempted_sequences_answer_as_alone(engines: Any, text_ids: list[int]) 
         check_same(tokens_of(ours), theirs)
 
 
-def test_slots_are_saved_and_restored_by_their_rule(engines: Any, text_ids: list[int], tmp_path: Path) -> None:
-    engine, prompt = engines(RULE, slots=2), tuple(text_ids[: 5 * PAGE + 60])
+def restored_slot(engines: Any, rule: str, prompt: tuple[int, ...], path: Path) -> tuple[Any, list[int]]:
+    """A fresh engine with the slot of another one, and the tokens that the other one answered."""
+    engine = engines(rule, slots=2)
     (_, theirs, _) = answers(engine, [GenerationRequest(prompt, 8, GREEDY, slot=1)])[0]
-    path = tmp_path / "slot.bin"
     assert asyncio.run(engine.save_slot(1, path)).tokens == 5 * PAGE
-    fresh = engines(RULE, slots=2, own=True)
+    fresh = engines(rule, slots=2, own=True)
     asyncio.run(fresh.restore_slot(0, path))
+    return fresh, tokens_of(theirs)
+
+
+def test_slots_are_saved_and_restored_by_their_rule(engines: Any, text_ids: list[int], tmp_path: Path) -> None:
+    path, prompt = tmp_path / "slot.bin", tuple(text_ids[: 5 * PAGE + 60])
+    fresh, theirs = restored_slot(engines, RULE, prompt, path)
     snapshot = fresh.snapshot()
     assert {(kind.kind, kind.cached) for kind in snapshot.kinds} == {("fine", 2), ("sealed", 3)}
     again = tmp_path / "again.bin"
@@ -290,7 +296,7 @@ def test_slots_are_saved_and_restored_by_their_rule(engines: Any, text_ids: list
     assert again.read_bytes() == path.read_bytes()
     (_, ours, finish) = answers(fresh, [GenerationRequest(prompt, 8, GREEDY)])[0]
     assert finish.cached_tokens == 5 * PAGE
-    check_same(tokens_of(ours), tokens_of(theirs))
+    check_same(tokens_of(ours), theirs)
     for other, words in (
         ("turbo4", "no spans"),
         (RULE.replace("recent: 1 page", "recent: 2 pages"), "recent: 2 pages turbo8"),
@@ -305,15 +311,11 @@ def test_slots_are_saved_and_restored_by_their_rule(engines: Any, text_ids: list
 def test_slots_of_spans_by_layer_are_restored_by_the_same_layers_spans(
     engines: Any, text_ids: list[int], tmp_path: Path
 ) -> None:
-    engine, prompt = engines(BY_LAYER, slots=2), tuple(text_ids[: 5 * PAGE + 60])
-    (_, theirs, _) = answers(engine, [GenerationRequest(prompt, 8, GREEDY, slot=1)])[0]
-    path = tmp_path / "slot.bin"
-    assert asyncio.run(engine.save_slot(1, path)).tokens == 5 * PAGE
-    fresh = engines(BY_LAYER, slots=2, own=True)
-    asyncio.run(fresh.restore_slot(0, path))
+    path, prompt = tmp_path / "slot.bin", tuple(text_ids[: 5 * PAGE + 60])
+    fresh, theirs = restored_slot(engines, BY_LAYER, prompt, path)
     (_, ours, finish) = answers(fresh, [GenerationRequest(prompt, 8, GREEDY)])[0]
     assert finish.cached_tokens == 5 * PAGE
-    check_same(tokens_of(ours), tokens_of(theirs))
+    check_same(tokens_of(ours), theirs)
     moved = BY_LAYER.replace("0-2: ", "1-3: ").replace("; 3: ", "; 0: ")
     with pytest.raises(UserError, match="saved with layer 0: recent: 2 .* this server has layer 0: recent: 1"):
         asyncio.run(engines(moved, slots=2).restore_slot(0, path))

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
+import pytest
+
+from stratakv.engine.load import load_model
+from stratakv.tune import effort
 from stratakv.tune.effort import Effort
+
+SHORT = ["tune", "-m", "embedded", "-c", "32", "--effort", "quick", "--types", "turbo2,turbo3,turbo4,turbo5,q8_0"]
+load_once = functools.cache(load_model)
 
 TINY = Effort(
     gradient_contexts=2,
@@ -16,3 +25,9 @@ TINY = Effort(
     neighbours=1,
     validate_contexts=4,
 )
+
+
+def use_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--effort quick` measures next to nothing, and a model is loaded once."""
+    monkeypatch.setattr("stratakv.engine.load.load_model", load_once)
+    monkeypatch.setitem(effort.EFFORTS, "quick", TINY)
