@@ -177,7 +177,7 @@ def test_a_poisoned_layer_is_named_in_the_same_call(kind: str, attention: str) -
 
 
 _MEMORY_SCRIPT = """
-import gc, psutil, torch
+import ctypes, gc, psutil, torch
 from tiny_models import tiny_model
 from stratakv import KVCache
 
@@ -187,16 +187,16 @@ def feed(chunks):
     for _ in range(chunks):
         cache.update(torch.randn(1, 32, 512, 128), torch.randn(1, 32, 512, 128), 0)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of freed temporaries, 32 to 40 MiB, is no copy
     return psutil.Process().memory_info().rss
 
-feed(16)  # the heap has grown to what it keeps of the temporaries
-cache.reset()
 before = feed(1)
 packed_before = cache.nbytes()
 print(feed(15) - before, cache.nbytes() - packed_before, cache.nbytes())
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="gives freed memory back by glibc's malloc_trim")
 def test_no_dense_copy_lives_on() -> None:
     """8k tokens of 32 heads x 128 in one layer: f32 states are 256 MiB, packed turbo4 33 MiB; the process keeps the latter."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
@@ -205,7 +205,7 @@ def test_no_dense_copy_lives_on() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     grown, packed, whole = map(int, done.stdout.split())
     assert whole == 8192 * 32 * 132
-    assert grown < packed + 40 * 2**20  # the allocator keeps 32 MiB of temporaries
+    assert grown < packed + 8 * 2**20  # one chunk's f32 K or V
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2"])
