@@ -141,8 +141,6 @@ def second_opinion(kld: Floats, against: Mapping[str, tuple[str, Floats]], conte
     read = f"{passes} forward passes, {len(kld)} context{'s' * (len(kld) > 1)} of {context:,} tokens that nothing was chosen on"
     if over == "blocks":
         read += f"; intervals over blocks of {_size(kld)} predictions, other text may differ more"
-        if passes < FEWEST * MIN_BLOCKS and any(each["kind"] == "not shown" for each in compared):
-            read += f"; --second-opinion {FEWEST * MIN_BLOCKS} shows smaller differences"
     return {
         "passes": passes,
         "contexts": len(kld),
@@ -157,15 +155,21 @@ def second_opinion(kld: Floats, against: Mapping[str, tuple[str, Floats]], conte
     }
 
 
-def worse_in_words(name: str, opinion: Mapping[str, Any]) -> list[str]:
-    """A warning where a profile of that name is shown to be worse than the best uniform pair, by `second_opinion`'s fields; an
-    interval that holds 0 warns of nothing, its line says that no difference is shown."""
-    if not opinion["against"] or (against := opinion["against"][0])["kind"] != "worse":
+def doubts_in_words(name: str, opinion: Mapping[str, Any]) -> list[str]:
+    """A warning where a profile of that name is worse than the best uniform pair, or not shown to be better.
+
+    opinion: of `second_opinion`.
+    """
+    if not opinion["against"] or (against := opinion["against"][0])["kind"] == "better":
         return []
-    return [
-        f"on text that the choice didn't see, {name} is worse than {against['name']}, {against['what']}: take that, or measure "
-        "more (--second-opinion 24, a higher --effort)"
-    ]
+    passes = max(FEWEST * MIN_BLOCKS, 2 * opinion["passes"])
+    more = (
+        f"measure more (--second-opinion {passes} shows smaller differences, a higher --effort finds better profiles)"
+    )
+    found, advice = (
+        ("worse than", f"take that, or {more}") if against["kind"] == "worse" else ("not shown to be better than", more)
+    )
+    return [f"on text that the choice didn't see, {name} is {found} {against['name']}, {against['what']}: {advice}"]
 
 
 NONE_ASKED: dict[str, Any] = {

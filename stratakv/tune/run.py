@@ -26,7 +26,7 @@ from stratakv.tune.effort import EFFORTS, Effort
 from stratakv.tune.far import far_for_tuning, mixed, weight_of
 from stratakv.tune.headroom import headroom
 from stratakv.tune.measurer import Measurer, Pairs, Report
-from stratakv.tune.opinion import Opinion, worse_in_words
+from stratakv.tune.opinion import Opinion, doubts_in_words
 from stratakv.tune.options import Damages
 from stratakv.tune.problem import Problem
 from stratakv.tune.sensitivity import Sensitivity, by_ablation, by_gradient
@@ -292,7 +292,7 @@ def _warnings(
     if len(set(profile.pairs)) == 1:
         told.append(f"{profile.name} is uniform: no mix of types is expected to be better at {budget.text}")
     else:
-        told += worse_in_words(profile.name, opinion)
+        told += doubts_in_words(profile.name, opinion)
     used, larger = problem.size(best.pairs), problem.next_size(best.model.damages())
     if used < 0.995 * problem.budget:
         more = "more bytes would not help" if larger is None else f"the next better assignment takes {larger:,}"

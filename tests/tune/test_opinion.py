@@ -8,7 +8,7 @@ from tiny_effort import TINY
 
 from stratakv.errors import UserError
 from stratakv.tune.effort import EFFORTS
-from stratakv.tune.opinion import NONE_ASKED, PASSES, Opinion, second_opinion, worse_in_words
+from stratakv.tune.opinion import NONE_ASKED, PASSES, Opinion, doubts_in_words, second_opinion
 
 GRADIENTS = EFFORTS["first"]
 
@@ -77,21 +77,19 @@ def test_noise_shows_nothing_and_a_worse_profile_is_worse() -> None:
     assert "+100 % [+100, +100] against finer, y" in found["words"]
 
 
-def test_only_what_is_shown_to_be_worse_warns() -> None:
-    kld, other = drawn(1, 255), drawn(1, 255, seed=1)
-    for best, worse in ((other, False), (2 * kld, False), (0.5 * kld, True)):
-        found = second_opinion(kld, {"best": ("the best uniform pair in this budget", best)}, 512, 4)
-        assert len(worse_in_words("mine", found)) == worse
-    (warning,) = worse_in_words("mine", found)
-    assert "mine is worse than best, the best uniform pair in this budget: take that, or measure more" in warning
-    assert worse_in_words("mine", NONE_ASKED) == worse_in_words("mine", second_opinion(kld, {}, 512, 3)) == []
+def test_what_is_not_shown_to_be_better_warns() -> None:
+    kld, same = drawn(1, 255), drawn(1, 255, seed=1)
+    what = "best, the best uniform pair in this budget"
 
+    def told(other: np.ndarray, passes: int = 4) -> list[str]:
+        return doubts_in_words("mine", second_opinion(kld, {"best": (what.partition(", ")[2], other)}, 512, passes))
 
-def test_a_few_passes_that_show_nothing_say_how_to_show_more() -> None:
-    hint = "--second-opinion 12 shows smaller differences"
-    assert hint in second_opinion(drawn(1, 255), {"same": ("x", drawn(1, 255, seed=1))}, 512, 4)["words"]
-    assert hint not in second_opinion(drawn(4, 255), {"same": ("x", drawn(4, 255, seed=1))}, 512, 12)["words"]
-    assert hint not in second_opinion(drawn(1, 255), {"coarse": ("x", 2 * drawn(1, 255))}, 512, 4)["words"]
+    assert told(2 * kld) == []
+    (warning,) = told(same)
+    assert f"mine is not shown to be better than {what}: measure more (--second-opinion 12 shows" in warning
+    (warning,) = told(0.5 * kld, passes=24)
+    assert f"mine is worse than {what}: take that, or measure more (--second-opinion 48 shows" in warning
+    assert doubts_in_words("mine", NONE_ASKED) == doubts_in_words("mine", second_opinion(kld, {}, 512, 3)) == []
 
 
 def test_contexts_too_short_for_an_interval_have_none() -> None:
