@@ -85,7 +85,7 @@ class BatchedRunner:
         self._kept: AbstractContextManager[None] = (
             KeptResults(head.product) if isinstance(head, PackedLinear) else nullcontext()
         )
-        self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        self._keeps_logits = _keeps_logits(self.model)
 
     def run(self, work: list[Work]) -> list[Outcome]:
         """See Runner. When the step fails, each sequence is tried alone, to find whose fault it is."""
@@ -179,7 +179,9 @@ class BatchedRunner:
 
     def _logits(self, tokens: list[int], positions: list[int], keep: torch.Tensor) -> torch.Tensor:
         """float32 [kept, vocabulary] on the CPU."""
-        options: dict[str, Any] = {"logits_to_keep": keep} if self._keeps_logits and len(keep) else {}
+        # a prompt's piece that nothing is drawn from still has a last token: the head would multiply all of its tokens else
+        rows = keep if len(keep) else torch.tensor([len(tokens) - 1], device=self.device)
+        options: dict[str, Any] = {"logits_to_keep": rows} if self._keeps_logits else {}
         with self._kept:
             out = self.model(
                 input_ids=torch.tensor([tokens], device=self.device),
@@ -189,8 +191,13 @@ class BatchedRunner:
                 use_cache=True,
                 **options,
             ).logits[0]
-        kept: torch.Tensor = out if options else out[keep]
+        kept: torch.Tensor = out[: len(keep)] if options else out[keep]
         return kept.float().cpu()
+
+
+def _keeps_logits(model: Any) -> bool:
+    """Whether a model can be told for which tokens logits are wanted: the head is a large part of many a model's products."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def _copied(outcome: Outcome) -> Outcome:
@@ -251,6 +258,7 @@ class SeparateRunner:
     def __init__(self, loaded: LoadedModel, profile: Profile, why: str, *, in_pieces: bool = True) -> None:
         self.model, self.profile, self.why, self.in_pieces = loaded.model, profile, why, in_pieces
         self.device = self.model.device
+        self._last_alone = {"logits_to_keep": 1} if _keeps_logits(self.model) else {}
         self.batching = f"one forward call for each sequence ({why})"
 
     def run(self, work: list[Work]) -> list[Outcome]:
@@ -279,11 +287,12 @@ class SeparateRunner:
             sequence.private = KVCache(self.model.config, self.profile)
         step = end - first if item.prefill else 1
         logits = None
+        options: dict[str, Any] = {} if item.scores else self._last_alone
         for start in range(first, end, step):
             ids = torch.tensor([sequence.tokens[start : start + step]], device=self.model.device)
             positions = torch.arange(start, start + step, device=self.model.device)[None]
             logits = self.model(
-                input_ids=ids, position_ids=positions, past_key_values=sequence.private, use_cache=True
+                input_ids=ids, position_ids=positions, past_key_values=sequence.private, use_cache=True, **options
             ).logits
         if logits is None or not (item.draws or item.scores):
             return None

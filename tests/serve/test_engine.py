@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from serving import GREEDY, answers, check_same, tokens_of
+from tiny_models import loaded_tiny
 
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
@@ -122,6 +124,27 @@ def test_short_pieces_of_prompts_run_in_the_compiled_call(
     answers(engine, [GenerationRequest(tuple(text_ids[50 * i : 50 * i + 40]), 8, GREEDY) for i in range(3)])
     assert engine.snapshot().counters.steps == len(compiled)
     assert sum(compiled) == 3 * 40 + 3 * 7 > len(compiled)
+
+
+@pytest.mark.parametrize("model_type", [None, "llama", "jamba", "falcon"])
+def test_the_head_multiplies_the_tokens_that_logits_are_wanted_of(
+    engines: Any, loaded: LoadedModel, text_ids: list[int], model_type: str | None
+) -> None:
+    """A piece that nothing was drawn from had the logits of all its tokens."""
+    model = loaded if model_type is None else loaded_tiny(model_type)
+    engine = engines("turbo4" if model_type is None else "f32", model=model, prefix_cache=False, prefill_chunk=50)
+    prompt = tuple(text_ids[:160] if model_type is None else range(3, 90))
+    rows: list[int] = []
+    head = model.model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[-2]))
+    try:
+        answers(engine, [GenerationRequest(prompt, 3, GREEDY)])
+        assert rows and set(rows) == {1}
+        scored = replace(GREEDY, logprobs=0)
+        answers(engine, [GenerationRequest(prompt, 1, scored, score_prompt=True)])
+        assert sum(rows) >= len(prompt)
+    finally:
+        hook.remove()
 
 
 def test_cancelled_requests_give_their_pages_back(engines: Any, text_ids: list[int]) -> None:
