@@ -22,17 +22,19 @@ import torch
 
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
+from stratakv.heap import Heap
 from stratakv.kvtypes import kv_type
 from stratakv.measure.divergence import Floats
 from stratakv.profile import LayerGeometry
 from stratakv.profile.spans import NONE, Spans
 from stratakv.profile.spread import fit
 from stratakv.tune.layers import Chain, chain
-from stratakv.tune.memory import LOGITS_AT_ONCE, Heap
+from stratakv.tune.memory import LOGITS_AT_ONCE
 from stratakv.tune.pooled import pooled
 from stratakv.tune.reads import Watched, keeps_its_form, taken_apart
 
 # what autograd says of operations without a derivative, and of values cut off from what they came from
+_SPARE = 128 << 20  # bytes of freed memory that the heap may keep between layers
 _NOT_DIFFERENTIABLE = ("derivative", "require grad", "in the graph", "must implement", "autograd formula")
 
 
@@ -150,7 +152,7 @@ class _Passes:
 
     def by_layer(self, links: Chain, collect: Callable[[], None]) -> None:
         """Layer by layer, recomputing."""
-        heap = Heap()
+        heap = Heap(_SPARE)
         heap.trim()
         gradients = self._at_the_end(links)
         for call in reversed(links.calls):

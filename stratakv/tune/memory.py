@@ -1,18 +1,13 @@
-"""The memory that gradients take beside the weights: how much, before they are asked for, and given back while they are taken."""
+"""The memory that gradients take beside the weights: how much, before they are asked for."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 from stratakv.engine.load import LoadedModel, free_memory
 from stratakv.errors import UserError
 from stratakv.tune.replay import decoder_layers
 
-_SPARE = 128 << 20  # bytes that the heap may keep
 LOGITS_AT_ONCE = 1 << 24  # values: 64 MiB of float32
 _LOGITS_HELD = 5  # arrays of them: themselves, predictions, signs, and what the graph keeps
 _MLP_HELD, _WIDTH_HELD, _SCORES_HELD = 6, 16, 4  # values of a layer's graph, as multiples of tokens times sizes
@@ -48,28 +43,3 @@ def check_gradient_memory(loaded: LoadedModel, context: int, draws: int, pages: 
             f"gradients of {context:,} tokens need about {needed / 2**30:.1f} GiB beside the weights, {free / 2**30:.1f} GiB are "
             f"free: give a smaller -c than {context}{fewer}"
         )
-
-
-class Heap:
-    """Keeps the C library's heap near what is in use, where it is glibc's.
-
-    Its holes don't fit the next layer's tensors, as aligned blocks don't fit into holes of their own size, and stay resident.
-    """
-
-    def __init__(self) -> None:
-        linux = sys.platform == "linux"
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if linux else None
-        self._least = 0
-
-    def trim(self) -> None:
-        """Give back what lies free, the first time and where more than _SPARE has come since: pages that come anew cost time."""
-        if self._trim is None or _anonymous() - self._least <= _SPARE:
-            return
-        self._trim(0)
-        self._least = _anonymous()
-
-
-def _anonymous() -> int:
-    """Bytes of this process that no file holds."""
-    _, resident, shared, *_ = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

@@ -1,8 +1,6 @@
-"""The memory of gradients: told before they are asked for, in one piece where it lasts, and given back between layers."""
+"""The memory of gradients: told before they are asked for, and in one piece where it lasts."""
 
 from __future__ import annotations
-
-import sys
 
 import pytest
 import torch
@@ -40,20 +38,3 @@ def test_hidden_states_of_all_layers_are_one_piece() -> None:
         states = loaded.model(input_ids=ids, output_hidden_states=True).hidden_states
     for call, state in zip(links.calls, states, strict=False):
         torch.testing.assert_close(call.x, state)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the heap is only looked at on Linux")
-def test_what_lies_free_in_the_heap_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = 1024
-    heap = memory.Heap()
-    if heap._trim is None:
-        pytest.skip("not glibc's heap")
-    heap.trim()
-    kept = [torch.zeros(25_000) for _ in range(blocks)][::2]  # 100 KB each; holes between them
-    full = memory._anonymous()
-    heap.trim()
-    assert memory._anonymous() > full - blocks * 10_000, "less than what may be kept has come"
-    monkeypatch.setattr(memory, "_SPARE", 0)
-    heap.trim()
-    assert memory._anonymous() < full - blocks * 30_000
-    assert all(not block.any() for block in kept)
