@@ -10,11 +10,18 @@ from stratakv.errors import UserError
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Write a file in one step: the whole new one is there afterwards, or what was there before. Raises UserError."""
-    path = Path(path)
-    temporary = None
+    """Write a file in one step: the whole new one is there afterwards, or what was there before. Raises UserError.
+
+    A link stays, its target is written. Devices and pipes, such as /dev/stdout, get the content.
+    """
+    path, temporary = Path(path), None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        if _is_stream(path):
+            with path.open("ab") as file:
+                file.write(content)
+            return
+        path = path.resolve()
+        handle, temporary = _beside(path)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         Path(temporary).chmod(0o644)  # mkstemp's files are for their owner only
@@ -32,5 +39,37 @@ def check_writable(path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a directory, give a file")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"cannot write {path}: {path.parent} is no directory that can be written to")
+    if _is_stream(path):
+        if not os.access(path, os.W_OK):
+            raise UserError(f"cannot write {path}: it takes nothing from you, give a file")
+        return
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no directory {path.parent}, make it first")
+    try:
+        handle, temporary = _beside(path.resolve())  # permissions alone say nothing of /proc, quotas and long names
+        os.close(handle)
+        Path(temporary).unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; give another place") from error
+
+
+def check_directory(path: str | Path, option: str) -> None:
+    """The same of a directory that results go to. option: what names it, for the message."""
+    if not Path(path).is_dir():
+        raise UserError(f"{option} {path}: there is no such directory, make it first")
+    try:
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(
+            f"{option} {path} can't be written to: {error.strerror or error}; give another place"
+        ) from error
+
+
+def _beside(path: Path) -> tuple[int, str]:
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is there and can't be replaced; what a shell sends /dev/stdout to may well be a file."""
+    opened = str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/"))
+    return path.exists() and (opened or not path.is_file())

@@ -167,3 +167,6 @@ def test_places_that_cannot_be_written_are_found_before(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot write"):
             check_writable(path)
     assert list(tmp_path.iterdir()) == []
+    for path in ("/proc/a.json", tmp_path / ("a" * 250 + ".json")):  # root may write anywhere, says os.access
+        with pytest.raises(UserError, match="cannot write"):
+            check_writable(path)
