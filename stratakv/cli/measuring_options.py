@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from stratakv.measure.far import FarContexts, NoFar
     from stratakv.measure.run import Progress
 
-_SECONDS_BETWEEN_LINES = 10.0
+_FIRST_LINE, _BETWEEN_LINES = 5.0, 10.0  # seconds
 
 
 def add_measuring_options(parser: argparse.ArgumentParser, context: int = 512, chunks: int | None = None) -> None:
@@ -123,7 +124,7 @@ def load_for_measuring(args: argparse.Namespace) -> tuple[LoadedModel, Contexts]
 
 def say(text: str) -> None:
     """A line that is no result: it goes to stderr."""
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)
 
 
 def emit(text: str, data: dict[str, Any], json_to: str | None) -> None:
@@ -144,12 +145,9 @@ def emit(text: str, data: dict[str, Any], json_to: str | None) -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Progress]:
-    """A moving bar on a terminal, a line every 10 seconds elsewhere; both on stderr."""
-    if sys.stderr.isatty():
-        with _bar(label) as report:
-            yield report
-    else:
-        yield _lines(label)
+    """A moving bar on a terminal, elsewhere a line after 5 seconds and every 10 from then on; both on stderr."""
+    with (_bar if sys.stderr.isatty() else _lines)(label) as report:
+        yield report
 
 
 @contextmanager
@@ -194,20 +192,31 @@ def _bar(label: str) -> Iterator[Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _lines(label: str) -> Progress:
-    started = last = time.monotonic()
+@contextmanager
+def _lines(label: str) -> Iterator[Progress]:
+    """Lines come by the clock, since a single pass of a large model may take a minute."""
+    started, over = time.monotonic(), threading.Event()
+    state = [0, 0, started]
 
     def report(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < _SECONDS_BETWEEN_LINES:
-            return
-        last = now
-        left = (now - started) * (total - done) / done
-        print(
-            f"{label}: {done} of {total} passes, {now - started:.0f} s, about {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        state[:] = done, total, time.monotonic()
 
-    return report
+    def tell() -> None:
+        wait = _FIRST_LINE
+        while not over.wait(wait):
+            wait = _BETWEEN_LINES
+            done, total, at = state
+            so_far = time.monotonic() - started
+            if not done:
+                say(f"{label}: no pass done yet, {so_far:.0f} s")
+            elif done < total:
+                left = max(0.0, (at - started) * total / done - so_far)
+                say(f"{label}: {done} of {total} passes, {so_far:.0f} s, about {left:.0f} s left")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield report
+    finally:
+        over.set()
+        teller.join()

@@ -19,7 +19,7 @@ from stratakv.measure.rows import quality_rows
 from stratakv.measure.run import Progress, Scores
 from stratakv.profile import Profile, Spans
 from stratakv.tune.baselines import TOLERANCE, baselines, reference_for, spanned, wish_of
-from stratakv.tune.scores import kept_scores
+from stratakv.tune.scores import kept_scores, passes
 from stratakv.tune.split import open_store
 
 CLAIMED = 0.30
@@ -41,7 +41,7 @@ def judge(
 
     contexts: of a text other than the tuning's, UserError where the profile's evidence names the same. far: contexts whose far
     predictions are measured too. runs: where scores are kept, so that a killed judgement goes on. progress: called with
-    (contexts done, contexts in all).
+    (passes done, passes in all).
     """
     if tuned.evidence and tuned.evidence.get("text") == contexts.text.sha256:
         raise UserError(
@@ -52,7 +52,8 @@ def judge(
     families, profiles = zip(*baselines(tuned, reference, permutations), strict=True)
     far_contexts, told = measurable(loaded, far, batch)
     there = len(contexts.ids)
-    total = there + told["chunks"]
+    of_each = passes(profiles)
+    total = (there + told["chunks"]) * of_each
 
     def measured(part: Contexts, name: str, before: int) -> tuple[Scores, list[Scores]]:
         store = open_store(loaded, part, runs, name)
@@ -66,7 +67,10 @@ def judge(
     baseline, scores = measured(contexts, f"judge {batch}", 0)
     far_scores = None
     if far_contexts:
-        far_scores = far_contexts.context, *measured(far_contexts, f"judge {batch} far {far_contexts.first}", there)
+        far_scores = (
+            far_contexts.context,
+            *measured(far_contexts, f"judge {batch} far {far_contexts.first}", there * of_each),
+        )
     index = next(i for i, profile in enumerate(profiles) if profile.storages == reference.storages)
     rows = quality_rows(profiles, scores, baseline, index, contexts.context, far_scores)
     for row, family in zip(rows, families, strict=True):

@@ -25,6 +25,7 @@ from stratakv.tune.effort import Effort
 from stratakv.tune.measurer import Measurer
 from stratakv.tune.problem import Problem
 from stratakv.tune.scores import kept_scores
+from stratakv.tune.scores import passes as passes_over_each
 from stratakv.tune.split import open_store
 from stratakv.weights.exact import exact_products
 
@@ -88,7 +89,7 @@ class Opinion:
         beside = [each for each in self._beside(reference, problem) if each.storages not in {p.storages for p in found}]
         profiles = [*found, *{each.storages: each for each in beside}.values()]
         store = open_store(loaded, contexts, runs, f"validate exactly {len(contexts.ids)}")
-        passes = len(contexts.ids) * (1 + len({each.storages for each in profiles}))
+        passes = len(contexts.ids) * passes_over_each(profiles)
         with measurer.stage("second opinion", passes), exact_products(loaded.model, head=True):
             baseline, scores = kept_scores(
                 loaded,

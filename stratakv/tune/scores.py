@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,24 +32,38 @@ def kept_scores(
 ) -> tuple[Scores, list[Scores]]:
     """(baseline, one Scores a profile), the same numbers as `measure`'s; what the store has is not run again.
 
-    store: of this model, text and cut. progress: called with (contexts done, contexts in all).
+    store: of this model, text and cut. progress: called with (passes done, passes in all) after each pass; what the store has
+    counts as done.
     """
+    of_each = passes(profiles)
+    total = len(contexts.ids) * of_each
     for index in range(len(contexts.ids)):
         missing = [profile for profile in profiles if store.get("score", _name(index, profile)) is None]
         missing = list({profile.storages: profile for profile in missing}.values())
         has_baseline = store.get("score", f"{index} {_BASELINE}") is not None
         if missing or not has_baseline:
             one = replace(contexts, ids=contexts.ids[index : index + 1])
-            baseline, scores = measure(loaded, one, missing, batch=batch)
+            at = (index + 1) * of_each - len(missing) - 1
+            baseline, scores = measure(loaded, one, missing, batch=batch, progress=partial(_from, at, total, progress))
             if not has_baseline:
                 store.put("score", f"{index} {_BASELINE}", _packed(baseline))
             for profile, each in zip(missing, scores, strict=True):
                 store.put("score", _name(index, profile), _packed(each))
-        progress(index + 1, len(contexts.ids))
+        else:
+            progress((index + 1) * of_each, total)
     names = [[f"{index} {_BASELINE}" for index in range(len(contexts.ids))]]
     names += [[_name(index, profile) for index in range(len(contexts.ids))] for profile in profiles]
     baseline, *rest = [_joined([store.get("score", name) or {} for name in row]) for row in names]
     return baseline, rest
+
+
+def passes(profiles: Sequence[Profile]) -> int:
+    """Over each context: one of the f16 cache, and one for each way of storing."""
+    return 1 + len({profile.storages for profile in profiles})
+
+
+def _from(before: int, total: int, progress: Progress, done: int, _: int) -> None:
+    progress(before + done, total)
 
 
 def _name(index: int, profile: Profile) -> str:

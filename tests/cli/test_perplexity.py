@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,28 @@ def test_what_the_user_can_mend_is_one_line(words: list[str], message: str, caps
 def test_progress_is_plain_lines_away_from_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stratakv.cli.measuring_options._SECONDS_BETWEEN_LINES", 0.0)
+    """By the clock: a pass of a large model may take a minute."""
+    monkeypatch.setattr("stratakv.cli.measuring_options._FIRST_LINE", 0.02)
+    monkeypatch.setattr("stratakv.cli.measuring_options._BETWEEN_LINES", 0.02)
+    lines: list[str] = []
+
+    def lines_until(wanted: str) -> None:
+        for _ in range(500):
+            lines.extend(capsys.readouterr().err.splitlines())
+            if any(line.startswith(wanted) for line in lines):
+                return
+            time.sleep(0.02)
+        pytest.fail(f"no line {wanted!r} among {lines}")
+
     with progress("test") as report:
+        lines_until("test: no pass done yet, 0 s")
         report(1, 4)
-        report(2, 4)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["test: 1 of 4 passes", "test: 2 of 4 passes"]
+        lines_until("test: 1 of 4 passes, 0 s, about ")
+        report(4, 4)
+        time.sleep(0.1)
+        capsys.readouterr()
+        time.sleep(0.1)
+        assert capsys.readouterr().err == "", "what is done needs no line"
 
 
 def test_progress_is_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

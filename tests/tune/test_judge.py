@@ -184,7 +184,7 @@ def test_far_predictions_are_measured_kept_and_claimed(tmp_path: Path, monkeypat
     )
     seen: list[tuple[int, int]] = []
     data = judge(copier, contexts, tuned, far=far, runs=tmp_path, progress=lambda *done: seen.append(done))
-    assert seen == [(done, 8) for done in range(1, 9)]
+    assert seen == [(done, 24) for done in range(1, 25)], "f16, tuned and uniform over each of 8 contexts"
     plain = compare(copier, contexts, [tuned], resolve("turbo4", copier.geometry), far=far)
     assert data["far"] == plain["far"]
     for row, other in zip(data["rows"], plain["rows"], strict=True):
