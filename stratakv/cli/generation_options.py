@@ -29,13 +29,17 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=40, help="draw from the K most likely tokens, 0: all (40)")
     parser.add_argument("--top-p", type=float, default=0.95, help="and from this share of the probability (0.95)")
     parser.add_argument("--min-p", type=float, default=0.05, help="and not below this share of the best one (0.05)")
-    parser.add_argument("-s", "--seed", type=int, help="seed of the draw (-1: random)")
+    parser.add_argument("-s", "--seed", type=_seed, help="seed of the draw (-1: random)")
     parser.add_argument(
         "-b", "--batch-size", type=int, default=512, help="tokens of the prompt in one forward call (512)"
     )
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="f32", help="of weights and activations (f32)")
     add_device_option(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="print the table of every layer's types first")
+
+
+def _seed(text: str) -> int:
+    return int(text)  # unlike type=int up to 63 bits, see `sampling_from_args`
 
 
 def sampling_from_args(args: argparse.Namespace) -> Sampling:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from stratakv import __version__
 from stratakv.cli.patience import patience
 from stratakv.errors import UserError
+from stratakv.sizes import size_text
 
 # command -> one line for --help; the module stratakv.cli.COMMAND, '-' as '_', is imported only when it is needed
 COMMANDS = {
@@ -38,8 +41,38 @@ COMMANDS = {
 }
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the largest file
+
+
+_MAY_BE_EMPTY = ("model", "prompt", "system", "arguments")  # it means something, or more is said of it elsewhere
+LARGEST = 2**31 - 1  # of an option that is a whole number: torch, numpy and C count on
+
+
+def _whole_number(text: str) -> int:
+    number = int(text)
+    if abs(number) > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is too large, at most {LARGEST:,} is allowed")
+    return number
+
+
 class _Parser(argparse.ArgumentParser):
     """A mistake in the options is one line like any other."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", int, _whole_number)  # wherever an option says type=int
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """An empty value is mostly a shell's unset variable: taken as none it would be the default, silently."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            if "" in (value if isinstance(value, list) else [value]) and action.dest not in _MAY_BE_EMPTY:
+                name = "/".join(action.option_strings) or action.metavar
+                raise UserError(
+                    f"{name} is empty: give a value, or leave it out ({self.prog} --help shows what is allowed)"
+                )
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help shows what is allowed)")
@@ -52,26 +85,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.set_threshold(50_000, 20, 50)
     try:
         _quiet_libraries()
-        args = parse(arguments)
+        try:
+            args = parse(arguments)
+        finally:
+            _flush()  # --help and --version end here
         with _warnings_in_one_line(), patience(arguments[0], args):
             code: int = args.func(args)
-        if sys.stdout is not None:  # None: the caller closed it
-            sys.stdout.flush()
+        _flush()
         return code
     except UserError as error:
-        print(f"stratakv: error: {error}", file=sys.stderr)
-        return 2
+        return _mistake(str(error))
     except KeyboardInterrupt:
         print("stratakv: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (words := _exhausted(error)) is None:
+            raise
+        return _mistake(words)
     finally:
         # The end would look through all of them again, for a second; what belongs to a loaded model has to be freed in order, and
         # Triton, which transformers imports where it is installed, reports what is left as leaks
         if argv is None and not {"stratakv.engine.load", "triton"} & set(sys.modules):
             gc.freeze()
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # None: the caller closed it
+        sys.stdout.flush()
+
+
+def _mistake(words: str) -> int:
+    print(f"stratakv: error: {words}", file=sys.stderr)
+    try:
+        _flush()
+    except OSError:
+        _drop_output()
+    return 2
+
+
+def _exhausted(error: Exception) -> str | None:
+    """What to tell who has no disk or memory left; None for other errors."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and number in _FULL:
+        return f"cannot write: {error.strerror}; make room, or write to another place"
+    text = str(error)
+    lacks = isinstance(error, MemoryError) or number == errno.ENOMEM or "can't allocate memory" in text
+    if not lacks and "CUDA out of memory" not in text:
+        return None
+    found = re.search(r"allocate (\d+) bytes", text)
+    size = f" for {size_text(int(found[1]))} at once" if found else ""
+    return f"there is not enough memory{size}: a shorter context, a smaller batch or a smaller model takes less"
+
+
+def _drop_output() -> None:
+    """What is still to be written to standard output would fail once more when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from stratakv.cli.model_option import add_model_option
@@ -32,18 +33,18 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.measure.corpus import cut, read_text
     from stratakv.tune.probe import KLD_LIMIT, format_probe, probe
 
-    if args.limit is not None and args.limit <= 0:
-        raise UserError(f"--limit {args.limit}: nats, above 0")
+    if args.limit is not None and not 0 < args.limit < math.inf:
+        raise UserError(f"--limit {args.limit}: nats, above 0 and finite")
     if args.json and args.json != "-":
         check_writable(args.json)
     text = read_text(args.text or tuning_text())
     loaded = load_model(args.model)
-    for warning in loaded.warnings:
-        say(f"warning: {warning}")
     limit = loaded.geometry.context
     context = (min(CONTEXT, limit) if limit else CONTEXT) if args.ctx_size is None else args.ctx_size
     contexts = cut(text, loaded.tokenizer, context, args.chunks, limit)
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
     with progress("probe") as report:
-        data = probe(loaded, contexts.ids, limit=args.limit or KLD_LIMIT, progress=report)
+        data = probe(loaded, contexts.ids, limit=KLD_LIMIT if args.limit is None else args.limit, progress=report)
     emit(format_probe(data), data, args.json)
     return 0

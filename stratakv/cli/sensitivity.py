@@ -59,13 +59,19 @@ def run(args: argparse.Namespace) -> int:
     types = tuple(word.strip() for word in args.types.split(",") if word.strip() and word.strip() != "f16")
     for type_ in types:
         kv_type(type_)
-    for name, value, least in (("-c", args.ctx_size, 8), ("--chunks", args.chunks, 1), ("--types", len(types), 1)):
+    threads = torch.get_num_threads() if args.threads is None else args.threads
+    for name, value, least in (
+        ("-c", args.ctx_size, 8),
+        ("--chunks", args.chunks, 1),
+        ("--types", len(types), 1),
+        ("-t", threads, 1),
+    ):
         if value < least:
             raise UserError(f"{name} {value}: at least {least}")
     profile_path, evidence_path = Path(f"{args.output}.json"), Path(f"{args.output}.evidence.json")
     for target in (profile_path, evidence_path):
         check_writable(str(target))
-    wish = Wish(args.ctx_size, args.chunks, types, args.budget, args.threads or torch.get_num_threads())
+    wish = Wish(args.ctx_size, args.chunks, types, args.budget, threads)
     command = command_line(args, threads=wish.threads)
     profile, evidence = measure_through_llama(
         path, read_text(args.file), wish, name=Path(args.output).name, command=command, report=say

@@ -132,7 +132,7 @@ def _check(args: argparse.Namespace) -> None:
         ("-c/--ctx-size", args.ctx_size, args.ctx_size is None or args.ctx_size >= 0, "0 (the model's) or more"),
         ("-b/--batch-size", args.batch_size, args.batch_size >= 1, "1 or more"),
         ("-n/--n-predict", args.n_predict, args.n_predict >= 1 or args.n_predict == -1, "1 or more, or -1: no limit"),
-        ("-t/--threads", args.threads, args.threads is None or args.threads >= 1, "1 or more"),
+        ("-t/--threads", args.threads, args.threads is None or 1 <= args.threads <= 1024, "1 to 1024"),
         ("--port", args.port, 0 <= args.port < 2**16, "0 to 65535"),
         ("--queue", args.queue, args.queue >= 0, "0 or more"),
         ("--grace", args.grace, 0 <= args.grace < 86400, "0 to 86400 seconds"),

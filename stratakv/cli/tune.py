@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.engine.describe import describe_model
     from stratakv.engine.load import load_model
     from stratakv.errors import UserError
+    from stratakv.files import check_directory
     from stratakv.measure.corpus import read_text
     from stratakv.profile.spans import NONE
     from stratakv.tune.budget import budget_from
@@ -99,8 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
     device = checked_device(args.device)
     out = Path(args.out)
-    if not out.is_dir() or not os.access(out, os.W_OK):
-        raise UserError(f"--out {out} is no directory that can be written to")
+    check_directory(out, "--out")
     if args.name is not None and (not args.name.strip() or Path(args.name).name != args.name):
         raise UserError(f"--name {args.name!r}: a part of file names, without directories; --out says where they go")
     geometry = describe_model(args.model).geometry
@@ -119,8 +119,9 @@ def run(args: argparse.Namespace) -> int:
         )
     types = None if given is None else allowed_types(geometry, given)
     text = read_text(args.text or tuning_text())
+    notes = []
     if args.text is None and args.model != "embedded":
-        say(f"tuning on the embedded text ({text.name}); text like yours is better: --text FILE")
+        notes = [f"tuning on the embedded text ({text.name}); text like yours is better: --text FILE"]
     request = Request(
         budget,
         args.effort,
@@ -134,10 +135,9 @@ def run(args: argparse.Namespace) -> int:
     )
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
     loaded = load_model(args.model, dtype=dtypes[args.dtype], device=device)
-    for warning in loaded.warnings:
-        say(f"warning: {warning}")
+    notes += [f"warning: {warning}" for warning in loaded.warnings]
     try:
-        tune_and_write(loaded, text, request, args.ctx_size, out, command_line(args))
+        tune_and_write(loaded, text, request, args.ctx_size, out, command_line(args), notes)
     except KeyboardInterrupt:
         say(f"what was measured is kept in {request.runs}: the same command goes on from there")
         raise
@@ -145,9 +145,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tune_and_write(
-    loaded: LoadedModel, text: Text, request: Request, context: int | None, out: Path, command: str
+    loaded: LoadedModel,
+    text: Text,
+    request: Request,
+    context: int | None,
+    out: Path,
+    command: str,
+    notes: Sequence[str] = (),
 ) -> tuple[Path, Path]:
-    """Tune, write NAME.profile.json, NAME.evidence.json and NAME.html into out, print what was found; the first two paths."""
+    """Tune, write NAME.profile.json, NAME.evidence.json and NAME.html into out, print what was found; the first two paths.
+
+    notes: said before the first stage, after all that can be refused, so that a mistake is one line.
+    """
     from stratakv.cli.measuring_options import say, stage_progress
     from stratakv.files import write_file
     from stratakv.measure.results import write_json
@@ -160,13 +169,20 @@ def tune_and_write(
         wide = request.spans or (request.spans is None and request.budget.context)
         limits = (SPANS_CONTEXT if wide else DEFAULT_CONTEXT, loaded.geometry.context, request.budget.context)
         context = min(limit for limit in limits if limit)
+    untold = list(notes)
+
+    def say_with_notes(line: str) -> None:
+        while untold:
+            say(untold.pop(0))
+        say(line)
+
     with stage_progress() as report:
         tuned = tune(
             loaded,
             text,
             request,
             context=context,
-            say=say,
+            say=say_with_notes,
             report=report,
         )
     data = evidence_of(tuned, text, request, command)

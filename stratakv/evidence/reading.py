@@ -44,10 +44,10 @@ def read_checked(path: str | Path, schema: str, spec: Mapping[str, Any], wanted:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; give {wanted}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
         raise UserError(f"{path} is not JSON ({error}): give {wanted}") from error
     found = data.get("schema") if isinstance(data, dict) else None
     if found != schema:
@@ -85,6 +85,10 @@ def first_problem(value: Any, spec: Any, where: str = "") -> str | None:
         return None if value is None else f"{where} is {_shown(value)}"
     right = isinstance(value, spec) and (spec is bool or not isinstance(value, bool))
     return None if right else f"{where} is {_shown(value)}, not {spec.__name__}"
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _shown(value: Any) -> str:

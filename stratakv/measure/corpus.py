@@ -60,9 +60,7 @@ def read_text(path: str | Path) -> Text:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"cannot read the text {path}: {error.strerror or error}; give a UTF-8 text file with -f"
-        ) from error
+        raise UserError(f"cannot read the text {path}: {error.strerror or error}; give a UTF-8 text file") from error
     try:
         content = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -71,7 +69,7 @@ def read_text(path: str | Path) -> Text:
             "with iconv -t UTF-8"
         ) from error
     if not content.strip():
-        raise UserError(f"the text {path} is empty: give a UTF-8 text file with -f")
+        raise UserError(f"the text {path} is empty: give a UTF-8 text file")
     return Text(path.name, content, hashlib.sha256(raw).hexdigest())
 
 

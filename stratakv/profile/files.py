@@ -22,6 +22,7 @@ from stratakv.profile.storage import LayerStorage
 
 SCHEMA = "stratakv/profile/2"
 WITHOUT_SPANS = "stratakv/profile/1"
+_GIVE = "give a profile file that `stratakv tune` or `export --to stratakv` of this version wrote"
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def load_profile(path: str | Path, geometry: ModelGeometry, fingerprint: str | N
         optional=("evidence",),
     )
     if data["schema"] not in (SCHEMA, WITHOUT_SPANS):
-        raise reader.error("schema", f"is {data['schema']!r}, allowed are {SCHEMA!r} and {WITHOUT_SPANS!r}")
+        raise reader.error("schema", f"is {data['schema']!r}, allowed are {SCHEMA!r} and {WITHOUT_SPANS!r}: {_GIVE}")
     reader.check_model(data["model"], geometry, fingerprint)
     pairs, spans = reader.layers(data["layers"], geometry, data["schema"])
     reader.check_types(data["types"], pairs, spans)
@@ -235,11 +236,13 @@ def _read_json(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         return json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
     except OSError as error:
-        raise UserError(f"cannot read the profile {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read the profile {path}: {error.strerror or error}; {_GIVE}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"profile {path} is not a text file in UTF-8: give a file that stratakv wrote") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"profile {path} is not JSON: {error}") from error
+        raise UserError(f"profile {path} is not a text file in UTF-8: {_GIVE}") from error
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
+        raise UserError(f"profile {path} is not JSON ({error}): {_GIVE}") from error
 
 
 def _shown(value: Any) -> str:

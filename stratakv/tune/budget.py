@@ -56,5 +56,5 @@ def budget_from(
         if bytes_per_token < 1:
             raise UserError(f"--bytes-per-token {bytes_per_token}: at least 1")
         return Budget(f"{bytes_per_token} bytes a token", bytes_per_token)
-    text = profile or "turbo4"
+    text = "turbo4" if profile is None else profile
     return Budget(text, resolve(text, geometry).bytes_per_token)

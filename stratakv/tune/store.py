@@ -60,9 +60,14 @@ class Store:
         lines = content[:whole].splitlines()
         if not lines:
             self._write(head)
-        for line in lines[1:]:
-            data = json.loads(line)
-            self._lines[data["kind"], data["name"]] = data
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                data = json.loads(line)
+                self._lines[data["kind"], data["name"]] = data
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"line {number} of {self.path} is no measurement: remove the file, and what it holds is measured again"
+                ) from error
 
     def _write(self, line: Mapping[str, Any]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stratakv import __version__, resolve
@@ -21,6 +23,7 @@ from stratakv.profile.files import save_profile
 SHOW = ("show", "-m", "embedded")
 PERPLEXITY = ("perplexity", "-m", "embedded", "-f")
 COMPARE = ("compare", "-m", "embedded", "-f")
+SENSITIVITY = ("sensitivity", "--through", "llama.cpp", "-m", "copy.gguf", "-f", "short.txt", "-o", "x")
 GENERATE = ("generate", "-m", "embedded", "-p", "x")
 
 
@@ -33,6 +36,7 @@ def place(tmp_path_factory):
     (path / "cut-weights.gguf").write_bytes(whole[:-1000])
     (path / "foreign.gguf").write_bytes(b"PK\x03\x04" + bytes(100))
     (path / "directory").mkdir()
+    (path / "copy.gguf").symlink_to(embedded_model())
     (path / "latin1.txt").write_bytes("Düsternis".encode("latin-1"))
     (path / "short.txt").write_text("Too short.")
     (path / "empty.txt").write_text("")
@@ -76,6 +80,11 @@ BAD = [
     ((*SHOW, "-c", "0"), ["context 0", "at least 1"]),
     ((*SHOW, "-c", "many"), ["-c/--ctx-size", "'many'", "stratakv show --help"]),
     (("show",), ["-m/--model"]),
+    ((*SHOW, "-ctk", ""), ["-ctk/--cache-type-k is empty", "leave it out"]),
+    ((*COMPARE, "short.txt", ""), ["PROFILE is empty"]),
+    (("tune", "-m", "copy.gguf", "--text", ""), ["--text is empty"]),
+    (("bench", "generate", "--profile", ""), ["--profile is empty", "stratakv bench generate --help"]),
+    ((*PERPLEXITY, "short.txt", "--json", ""), ["--json is empty"]),
     ((), ["COMMAND"]),
     (("shwo",), ["'shwo'", "'show'"]),
     ((*SHOW, "--frobnicate"), ["--frobnicate"]),
@@ -87,6 +96,10 @@ BAD = [
     (("show", "-m", ""), ["''", "'embedded'"]),
     (("show", "-m", "head-dim-72", "-ctk", "turbo4", "-ctv", "turbo4"), ["72", "turbo4", "64"]),
     ((*GENERATE, "--profile", "other.json"), ["other.json", "0" * 12]),
+    ((*GENERATE, "-b", "9" * 20), ["-b/--batch-size", "9" * 20, "too large"]),
+    ((*GENERATE, "-s", "9" * 20), ["--seed " + "9" * 20, "2^63"]),
+    (("bench", "tune", "-c", "9" * 20), ["-c '" + "9" * 20, "below 2^31"]),
+    (("tune", "-m", "embedded", "--memory", "1GiB", "--context", "9" * 20), ["--context '" + "9" * 20, "at most"]),
     (("generate", "-m", "cut-weights.gguf", "-p", "x"), ["cut-weights.gguf", "truncated"]),
     ((*PERPLEXITY, "latin1.txt"), ["latin1.txt", "not UTF-8"]),
     ((*PERPLEXITY, "absent.txt"), ["absent.txt", "No such file"]),
@@ -98,6 +111,19 @@ BAD = [
     ((*COMPARE, "short.txt", "turbo4", "--json", "absent/c.json"), ["absent/c.json", "absent"]),
     ((*COMPARE, "short.txt", "turbo4", "--plot", "c.gif"), ["c.gif", ".png or .svg"]),
     ((*COMPARE, "short.txt"), ["PROFILE"]),
+    (("tune", "-m", "copy.gguf", "-c", "0"), ["-c 0", "at least 8"]),
+    (("tune", "-m", "copy.gguf", "-c", "64", "--runs", "empty.txt"), ["empty.txt", "File exists"]),
+    (("tune", "-m", "copy.gguf", "--far", "2"), ["--far 2", "0 (none) to 1"]),
+    (("tune", "-m", "copy.gguf", "--out", "absent"), ["--out absent", "make it first"]),
+    (("probe", "-m", "copy.gguf", "-c", "0"), ["-c 0", "at least 8"]),
+    (("probe", "-m", "copy.gguf", "--limit", "nan"), ["--limit nan", "finite"]),
+    (("judge", "turbo4", "-m", "embedded", "-f", "short.txt"), ["turbo4", "stratakv tune"]),
+    ((*SENSITIVITY, "-t", "0"), ["-t 0", "at least 1"]),
+    (("bench", "attention", "--seconds", "nan"), ["--seconds nan", "0 or more"]),
+    (("bench", "serve", "--rate", "nan"), ["--rate nan", "above 0"]),
+    (("bench", "serve", "--each", "0"), ["--each 0", "at least 1"]),
+    (("bench", "busy", "--seconds", "-1"), ["--seconds -1", "0 or more"]),
+    (("bench", "generate", "--seconds", "inf"), ["--seconds inf", "finite"]),
     (("demo", "--out", "absent"), ["absent"]),
     (("demo", "--chunks", "0"), ["--chunks 0", "at least 1"]),
 ]
@@ -190,6 +216,39 @@ def test_a_reader_that_has_seen_enough():
     err = process.stderr.read()
     assert process.wait(timeout=300) == 0
     assert b"Traceback" not in err and b"BrokenPipe" not in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk without room, on this system")
+@pytest.mark.parametrize("arguments", [SHOW, (*SHOW, "--json", "/dev/full"), ("--version",), ("show", "--help")])
+def test_a_full_disk_is_one_line(arguments):
+    environ = dict(os.environ)
+    environ.pop("PYTHONUNBUFFERED", None)  # with it argparse hides errors of --help
+    command = [sys.executable, "-m", "stratakv", *arguments]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environ)
+    lines = [line for line in process.stderr.splitlines() if not line.startswith("stratakv show: reading")]
+    assert process.returncode == 2
+    assert len(lines) == 1 and lines[0].startswith("stratakv: error: cannot write") and "No space left" in lines[0]
+
+
+def _more_than_there_is(_):
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def _more_than_the_system_gives(_):
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+def _more_than_python_has(_):
+    bytearray(2**62)
+
+
+@pytest.mark.parametrize("run", [_more_than_there_is, _more_than_the_system_gives, _more_than_python_has])
+def test_too_little_memory_is_one_line(run, monkeypatch, capsys):
+    monkeypatch.setattr("stratakv.cli.show.run", run)
+    assert main(SHOW) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("stratakv: error: there is not enough memory")
 
 
 def test_show_ends_with_its_table():

@@ -25,7 +25,10 @@ def test_memory(text, size):
     assert parse_memory(text, "--memory") == size
 
 
-@pytest.mark.parametrize("text", ["2", "2G", "GiB", "-1GiB", "0GiB", "1e3MB", "2 GiB more", "", "٢GiB", "1.GiB"])
+@pytest.mark.parametrize(
+    "text",
+    ["2", "2G", "GiB", "-1GiB", "0GiB", "1e3MB", "2 GiB more", "", "٢GiB", "1.GiB", "0.4B", "1025TiB", "9" * 400 + "B"],
+)
 def test_memory_that_is_refused(text):
     with pytest.raises(UserError, match="--memory .* such as 2GiB"):
         parse_memory(text, "--memory")
@@ -36,7 +39,7 @@ def test_tokens(text, tokens):
     assert parse_tokens(text, "-c") == tokens
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5k", "k", "", "128kb"])
+@pytest.mark.parametrize("text", ["0", "-1", "1.5k", "k", "", "128kb", "9" * 20, "9" * 14 + "m"])
 def test_tokens_that_are_refused(text):
     with pytest.raises(UserError, match="-c .* such as 128k"):
         parse_tokens(text, "-c")

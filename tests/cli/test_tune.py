@@ -283,6 +283,7 @@ def test_the_claim_holds_on_text_that_the_tuning_never_saw(tmp_path: Path, monke
     ("words", "message"),
     [
         (["--budget", "turbo9"], "turbo9"),
+        (["--budget", ""], "--budget is empty"),
         (["--bytes-per-token", "100"], "budget of 100 bytes a token is below the"),
         (["--memory", "1MiB", "--context", "4k"], "nothing fits 1.00 MiB at 4,096 tokens"),
         (

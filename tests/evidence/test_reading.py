@@ -75,6 +75,14 @@ def test_what_is_wrong_is_named(tmp_path, data, said):
     assert said in str(error.value) and "file.json" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1" * 5000])
+def test_numbers_that_json_does_not_have_are_one_line(tmp_path, number):
+    text = json.dumps(evidence()).replace('"forward_passes":', f'"more": {number}, "forward_passes":', 1)
+    assert number in text
+    with pytest.raises(UserError, match="is not JSON"):
+        read_evidence(written(tmp_path, text))
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         read_judge(tmp_path / "absent.json")

@@ -153,6 +153,7 @@ def test_evidence_that_json_cannot_hold(tmp_path):
         (b"[]", r"the file is \[\], it must be an object with schema, name"),
         (b'{"name": "a", "name": "b"}', "the key 'name' is given twice"),
         (b'{"bpv": NaN}', "NaN is not a number that JSON allows"),
+        (b'{"bpv": ' + b"1" * 5000 + b"}", "is not JSON"),
     ],
 )
 def test_files_that_are_no_profile(tmp_path, text, message):

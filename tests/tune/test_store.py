@@ -42,3 +42,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot keep measurements"):
         Store(tmp_path / "file", KEY)
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"7", b'{"kind": "kld"}', b"\xff\xfe"])
+def test_a_damaged_line_is_named_with_what_to_do(tmp_path: Path, line: bytes) -> None:
+    store = Store(tmp_path, KEY)
+    store.put("kld", "a", {"kld": [0.25]})
+    store.close()
+    with store.path.open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(UserError, match=f"line 3 of {store.path} is no measurement: remove the file"):
+        Store(tmp_path, KEY)

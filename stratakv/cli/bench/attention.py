@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stratakv.cli.bench.options import add_common, check_outputs, command, positive, size, sizes, threads, words
+from stratakv.cli.bench.options import (
+    add_common,
+    check_outputs,
+    command,
+    positive,
+    seconds,
+    size,
+    sizes,
+    threads,
+    words,
+)
 from stratakv.cli.recorded import command_line, set_run
 
 SUMMARY = "decode attention, prefill and encoding beside torch's attention and llama.cpp's"
@@ -85,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         parts=_parts(args.parts),
         shape=shape,
         prefill=_prompts(args.prefill),
-        seconds=args.seconds,
+        seconds=seconds(args.seconds),
         rotate_bytes=positive(args.rotate_mib, "--rotate-mib") * 2**20,
         llama_python=llama_python(args.llama_python),
     )
@@ -136,7 +146,7 @@ def _run_on_a_gpu(args: argparse.Namespace, shape: Any) -> int:
         groups=sizes(args.groups, "--groups"),
         parts=_parts(args.parts),
         prefill=_prompts(args.prefill),
-        seconds=args.seconds,
+        seconds=seconds(args.seconds),
         rotate_bytes=positive(args.rotate_mib, "--rotate-mib") * 2**20,
     )
     data = bench_gpu(settings, gpu(args.device), command=command_line(args), report=say)

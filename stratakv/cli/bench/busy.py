@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stratakv.cli.bench.options import add_common, check_outputs, command, positive, size, sizes, threads
+from stratakv.cli.bench.options import add_common, check_outputs, command, positive, seconds, size, sizes, threads
 from stratakv.cli.model_option import add_model_option
 from stratakv.cli.recorded import set_run
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         busy=(0, *sorted(set(counts))),
         context=size(args.context, "-c"),
         threads=threads(args.threads),
-        seconds=args.seconds,
+        seconds=seconds(args.seconds),
         rounds=positive(args.rounds, "--rounds"),
         llama_python=llama_python(args.llama_python),
     )

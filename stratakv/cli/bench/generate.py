@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stratakv.cli.bench.options import add_common, check_outputs, command, positive, size, sizes, threads, words
+from stratakv.cli.bench.options import (
+    add_common,
+    check_outputs,
+    command,
+    positive,
+    seconds,
+    size,
+    sizes,
+    threads,
+    words,
+)
 from stratakv.cli.profile_options import add_span_options
 from stratakv.cli.recorded import set_run
 
@@ -63,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         contexts=sizes(args.contexts, "-c"),
         profiles=tuple(args.profile or PROFILES),
         threads=threads(args.threads),
-        seconds=args.seconds,
+        seconds=seconds(args.seconds),
         rounds=positive(args.rounds, "--rounds"),
         prefill=size(args.prefill, "--prefill") if args.prefill else 0,
         transformers=not args.no_transformers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from stratakv.cli.recorded import command_line
@@ -56,16 +57,30 @@ def size(word: str, option: str) -> int:
     from stratakv.errors import UserError
 
     digits = word[:-1] if word[-1:] in ("k", "K") else word
-    if not (digits.isascii() and digits.isdigit() and int(digits) > 0):
-        raise UserError(f"{option} {word!r}: a positive number, or one with k for 1,024 of it, such as 32k")
-    return int(digits) * (1 if digits == word else 1024)
+    number = int(digits) * (1 if digits == word else 1024) if digits.isascii() and digits.isdigit() else 0
+    if not 0 < number < 2**31:
+        raise UserError(f"{option} {word!r}: a positive number, or one with k for 1,024 of it, such as 32k, below 2^31")
+    return number
 
 
 def threads(given: int | None) -> int:
     """Torch's number where none is given."""
     import torch
 
-    return torch.get_num_threads() if given is None else positive(given, "-t")
+    from stratakv.errors import UserError
+
+    if given is not None and not 1 <= given <= 1024:
+        raise UserError(f"-t {given}: at least 1, at most 1024")
+    return torch.get_num_threads() if given is None else given
+
+
+def seconds(given: float | None) -> Any:
+    """As given. UserError for a time that can't be."""
+    from stratakv.errors import UserError
+
+    if given is not None and not 0 <= given < math.inf:
+        raise UserError(f"--seconds {given:g}: 0 or more, and finite")
+    return given
 
 
 def positive(number: int, option: str) -> int:

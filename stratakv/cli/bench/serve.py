@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from stratakv.cli.bench.options import check_outputs, command, positive, sizes, threads
@@ -51,25 +52,29 @@ def run(args: argparse.Namespace) -> int:
 
     if missing := [name for name in ("fastapi", "httpx", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise UserError(f"bench serve needs {', '.join(missing)}: pip install 'stratakv[serve]'")
-    from stratakv.bench.peers.llama import llama_python
-    from stratakv.bench.serve.run import ServeSettings, bench_serve
-    from stratakv.bench.serve.table import format_serve
-
     check_outputs(args.json, None)
-    if args.rate <= 0 or not 0 <= args.requests <= 1000:
+    if not 0 < args.rate < math.inf or not 0 <= args.requests <= 1000:
         raise UserError(f"--rate {args.rate:g} --requests {args.requests}: a rate above 0, and 0 to 1000 requests")
     if not 0 <= args.sequences <= 64:
         raise UserError(f"--sequences {args.sequences}: it must be 0 to 64")
     clients = sizes(args.clients, "--clients")
-    if max(clients) > 256 or max(clients) * args.each * args.rounds > 10_000:
-        raise UserError(f"--clients {args.clients}: 256 at most, and 10,000 requests of --each and --rounds together")
+    each, rounds = positive(args.each, "--each"), positive(args.rounds, "--rounds")
+    if max(clients) > 256 or max(clients) * each * rounds > 10_000:
+        raise UserError(
+            f"--clients {args.clients} --each {each} --rounds {rounds}: 256 clients at most, 10,000 requests in all at most"
+        )
+    # what takes seconds to import comes after what can be refused
+    from stratakv.bench.peers.llama import llama_python
+    from stratakv.bench.serve.run import ServeSettings, bench_serve
+    from stratakv.bench.serve.table import format_serve
+
     settings = ServeSettings(
         args.model,
         args.file or str(tuning_text()),
         tuple(args.profile or ("f16", "turbo4")),
         clients=clients,
-        each=positive(args.each, "--each"),
-        rounds=positive(args.rounds, "--rounds"),
+        each=each,
+        rounds=rounds,
         rate=args.rate,
         count=args.requests,
         prefix=args.prefix,
