@@ -110,7 +110,7 @@ class Pool(Once):
 @lru_cache(maxsize=256)
 def _index_of(layout: PageLayout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Where canonical bytes lie in a tile: int64 [page_tokens, k_bytes + v_bytes], and flat as int32, which halves a gather's
-    index traffic. Shared by pools of equal layouts: of f16 and head_dim 256 a layer's own would take 786 KiB."""
+    index traffic. Shared by pools of equal layouts: of f16 and head_dim 256 a layer's own would take 768 KiB."""
     with torch.inference_mode(False):
         positions = torch.from_numpy(layout.positions.copy()).to(device)
         return positions, positions.reshape(-1).to(torch.int32)
