@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stratakv.cli.device_option import checked_device
 from stratakv.cli.model_option import add_model_option
 from stratakv.errors import UserError
+from stratakv.files import check_directory
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -152,8 +153,8 @@ def _check(args: argparse.Namespace) -> None:
     checked_hosts(args.allowed_hosts or "")
     if args.flash_attn in _OFF:
         _say(f"warning: -fa {args.flash_attn} is ignored, attention is always fused")
-    if args.slot_save_path is not None and not Path(args.slot_save_path).is_dir():
-        raise UserError(f"--slot-save-path {args.slot_save_path}: there is no such directory, make it first")
+    if args.slot_save_path is not None:
+        check_directory(args.slot_save_path, "--slot-save-path")
 
 
 def _is_layers(given: str | None) -> bool:
