@@ -60,7 +60,8 @@ def dual(items: Sequence[Any], budget: int) -> Dual:
         low, high = (price, high) if size > budget else (low, price)
     if not np.isfinite(fits):
         fits = sum(float(costs[np.argmin(sizes)]) for sizes, costs in columns)
-    return Dual(bound, best, fits)
+    # costs that differ by less than their sum's last digit raise no bound: at price 0 they still don't fit
+    return Dual(bound, best or high, fits)
 
 
 def cheapest(items: Sequence[Any], budget: int) -> tuple[list[int], float]:

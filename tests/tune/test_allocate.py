@@ -48,6 +48,12 @@ def every_choice(layers: list[Options], corrections: list[Correction]) -> list[t
     return found
 
 
+def test_costs_that_differ_by_less_than_their_sum_can_tell_stay_within_the_budget() -> None:
+    finer = Options((NAMES[0], NAMES[1]), (2, 1), (0.0, 1e-20))
+    table = Table([finer, Options((NAMES[0],), (1,), (1.0,)), finer])
+    assert all(table.solve(budget).size <= budget for budget in (3, 4, 5))
+
+
 def check(found: Allocation, layers: list[Options], corrections: list[Correction]) -> None:
     """The allocation costs and takes what its pairs do."""
     picked = [layer.pairs.index(pair) for layer, pair in zip(layers, found.pairs, strict=True)]
