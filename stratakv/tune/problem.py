@@ -128,6 +128,11 @@ class Problem:
         table = self.table(damages)
         return [dict(zip(layer.pairs, layer.sizes, strict=True)) for layer in table.layers]
 
+    def allows(self, pairs: Sequence[Pair], damages: Damages) -> bool:
+        """Whether an assignment is within the budget, and in every layer what the layer may have."""
+        there = zip(pairs, self.allowed(damages), strict=True)
+        return self.size(pairs) <= self.budget and all(pair in sizes for pair, sizes in there)
+
     def settled(self, damages: Damages) -> Settled | None:
         """The assignment where there is nothing to choose: the only one that fits, or the least damage of all fits. None
         where there is a choice. UserError where nothing fits."""

@@ -136,8 +136,8 @@ def tune(
     measurer.spans = problem.spans
     best_pair = best_uniform(problem, damages)
     start = _start(problem, _absolute(Sensitivity(types, start, damage)))
-    chosen = choice.best.pairs if len(options) > 1 else ()
-    wanted = (*start, *([best_pair[1]] if best_pair else []), *chosen)
+    bound = range(len(start)) if len(options) > 1 or problem.pairs is not None else problem.floors
+    wanted = (*start, *([best_pair[1]] if best_pair else []), *(choice.best.pairs[ordinal] for ordinal in bound))
     kept = useful_types(geometry, types, damage.mean(axis=0), wanted)
     problem = replace(problem, types=kept)
     found = _with_types(Sensitivity(types, start, damage), kept)

@@ -130,7 +130,7 @@ def search(
         if better == best:
             break
         best, kld = better, lower
-    if base.mean() <= kld.mean() and problem.size(terms.operating) <= problem.budget:
+    if base.mean() <= kld.mean() and problem.allows(terms.operating, model.damages()):
         best, kld = terms.operating, base
     mean = float(kld.mean())
     return Found(best, mean, model.moved(best, mean) if rows else model, solution)

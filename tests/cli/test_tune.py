@@ -227,6 +227,16 @@ def test_a_budget_between_two_sizes_says_what_the_next_one_takes(
     assert "takes 3,168 of the 3,220 bytes: the next better assignment takes 3,308" in out
 
 
+def test_a_floor_s_type_stays_though_another_one_beats_it(tmp_path: Path) -> None:
+    """turbo5 takes fewer bytes than q5_1, the only type that the floor allows, and does less damage."""
+    words = ["tune", "-m", "embedded", "-c", "64", "--types", "turbo2,turbo5,q5_1", "--second-opinion", "0"]
+    words += ["--bpv", "5.2", "--floor", "0=q5_1", "--out", str(tmp_path), "--name", "mine"]
+    assert main(words) == 0
+    pairs = json.loads((tmp_path / "mine.evidence.json").read_text())["chosen"]["pairs"]
+    assert pairs[0] == ["q5_1", "q5_1"]
+    assert all("q5_1" not in pair for pair in pairs[1:])
+
+
 def test_too_little_memory_for_gradients_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,3 +69,14 @@ def test_spans_that_eat_the_budget_are_named() -> None:
     needed = replace(problem, spans=Spans(4)).size((("turbo2", "turbo2"),) * 4)
     assert f"take {needed / 2**20:.2f} MiB with them, 4.25 MiB without" in str(error.value)
     replace(problem, spans=Spans(4), budget=needed).check()
+
+
+def test_what_is_allowed_is_within_the_budget_and_above_the_floors() -> None:
+    problem = Problem(GEOMETRY, TURBO4, types=TYPES, floors={2: ("turbo5", "turbo2")})
+    turbo4, mixed = (
+        [("turbo4", "turbo4")] * 4,
+        [("turbo4", "turbo4")] * 2 + [("turbo5", "turbo3"), ("turbo4", "turbo4")],
+    )
+    assert problem.allows(mixed, DAMAGES)
+    assert not problem.allows(turbo4, DAMAGES), "K of layer 2 is below its floor"
+    assert not replace(problem, budget=TURBO4 - 1).allows(mixed, DAMAGES)
