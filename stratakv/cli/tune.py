@@ -202,12 +202,13 @@ def _with_evidence(tuned: Tuned, data: dict[str, Any], file: str) -> Any:
 
     from stratakv.profile.rules import rule_line
 
+    reference = tuned.reference
     evidence = {"text": data["text"]["sha256"], "context": data["text"]["context"], "chunk": data["text"]["chunk"]}
+    evidence["best_uniform"] = rule_line(reference.pairs, reference.spans, reference.geometry)
     if data["rows"]:
         row = data["rows"][0]
         evidence |= {
             "against": data["reference"],
-            "best_uniform": rule_line(tuned.reference.pairs, tuned.reference.spans, tuned.reference.geometry),
             "kld": {"mean": row["kld_mean"], "ci95": row["kld_mean_ci95"]},
             "kld_diff": {"mean": row["kld_diff"], "ci95": row["kld_diff_ci95"]},
         }

@@ -143,7 +143,7 @@ def _uniform(geometry: ModelGeometry, size: int) -> list[Profile]:
     for family in (TURBO, TRELLIS):
         for k, v in product([*family, "q8_0"], repeat=2):
             profile = _resolved(f"{k}/{v}", geometry)
-            if k != v and profile and _within(profile, size, _NEAR, 1.0):
+            if k != v and profile and _within(profile, size, _NEAR, 1 / (1 - TOLERANCE)):
                 found.append(profile)
     return found + [p for name in _ALWAYS if (p := _resolved(name, geometry))]
 

@@ -106,6 +106,7 @@ def test_without_a_second_opinion_nothing_is_measured_and_it_says_so(
     loaded = load_once("embedded")
     profile = load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint)
     assert profile.evidence is not None and "kld" not in profile.evidence
+    assert profile.evidence["best_uniform"] == "turbo4", "`judge` compares with it all the same"
     assert "this profile was not measured" in (tmp_path / "mine.html").read_text()
     assert main(["export", str(tmp_path / "mine.profile.json"), "-m", "embedded", "--to", "fork"]) == 2, (
         "no turbo5 there"

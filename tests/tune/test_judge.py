@@ -46,6 +46,15 @@ def test_the_pair_that_the_tuning_predicted_to_be_best_is_among_the_baselines() 
     assert "tcq5/turbo3" not in {profile.name for _, profile in baselines(TUNED, resolve("turbo4", GEOMETRY), 0)}
 
 
+def test_pairs_of_the_budget_s_bytes_are_there_where_the_profile_takes_a_little_less() -> None:
+    """turbo5/turbo3 takes turbo4's bytes, which are what a profile of 99.7 % of them is judged at."""
+    some = ("q4_0_rot", "turbo4"), ("q4_0_rot", "turbo4"), ("turbo3", "turbo4")
+    less = replace(TUNED, pairs=(*some, *[("turbo4", "turbo4")] * 9))
+    assert less.bytes_per_token == 3160
+    names = {profile.name for _, profile in baselines(less, resolve("turbo4", GEOMETRY), 0)}
+    assert {"turbo5/turbo3", "turbo3/turbo5", "tcq5/tcq3"} <= names
+
+
 def test_the_reference_is_the_largest_uniform_turbo_type_that_fits() -> None:
     assert reference_for(GEOMETRY, 3168).name == "turbo4"
     assert reference_for(GEOMETRY, 3160).name == "turbo4", "within the tolerance"
