@@ -223,7 +223,7 @@ def _floors(given: list[str]) -> dict[int, tuple[str, str]]:
     floors = {}
     for text in given:
         ordinal, equals, types = text.partition("=")
-        if not equals or not ordinal.strip().isdigit():
+        if not equals or not ordinal.strip().isdecimal():
             raise UserError(f"--floor {text}: write LAYER=K/V, a KV layer's number and types, such as 0=q8_0/turbo4")
         floors[int(ordinal)] = parse_pair(types)
     return floors

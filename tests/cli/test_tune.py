@@ -307,6 +307,7 @@ def test_the_claim_holds_on_text_that_the_tuning_never_saw(tmp_path: Path, monke
         (["--memory", "2", "--context", "4k"], "such as 2GiB"),
         (["--memory", "2GiB", "--context", "4x"], "such as 128k"),
         (["--floor", "0"], "LAYER=K/V"),
+        (["--floor", "²=turbo4"], "LAYER=K/V"),
         (["--floor", "0=f16", "--bpv", "4"], "no measured pair"),
         (["--floor", "99=q8_0"], "KV layer 99"),
         (["--types", "turbo4,q9"], "q9"),
