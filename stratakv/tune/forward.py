@@ -47,43 +47,39 @@ def forward_damage(loaded: LoadedModel, ids: torch.Tensor, types: Sequence[str])
             "give one pair of types to all of them"
         )
     share = np.zeros((len(geometry), 2))
-    for call in links.calls:
-        out = call.again(call.x, caches.new())
-        if caches.seen is None:
-            continue
-        for side in range(2):
+    outs = [*(call.x for call in links.calls[1:]), links.hidden]
+    for index, (call, out) in enumerate(zip(links.calls, outs, strict=True)):
+        for side in range(2) if index in ordinals else ():
             changed = call.again(call.x, caches.new(side)) - out
-            share[caches.seen, side] = float(changed.double().square().sum() / out.double().square().sum())
-    errors = caches.errors / caches.errors[..., types.index(tried), None]
-    damage = share[..., None] * errors
+            share[ordinals[index], side] = float(changed.double().square().sum() / out.double().square().sum())
+    of_tried = caches.errors[..., types.index(tried), None]
+    damage = share[..., None] * np.divide(caches.errors, of_tried, out=np.zeros_like(caches.errors), where=of_tried > 0)
     uniform = Profile("", loaded.geometry, ((tried, tried),) * len(geometry))
-    found: Floats = damage * (float(Replay(loaded, ids[None]).kld(uniform).mean()) / share.sum())
+    found: Floats = damage * (float(Replay(loaded, ids[None]).kld(uniform).mean()) / (share.sum() or 1.0))
     return found
 
 
 class _Disturbed:
     """Makes caches that give back what they are given, with errors of the type `tried` in one side when asked to.
 
-    side: 0 for K, 1 for V, None for neither. seen: the KV ordinal of the last layer that was here. errors: squared, summed,
-    [kv_layers, 2, types].
+    side: 0 for K, 1 for V, None for neither. errors: squared, summed, [kv_layers, 2, types].
     """
 
     def __init__(self, config: Any, ordinals: dict[int, int], types: Sequence[str], tried: str) -> None:
         self.config, self.ordinals, self.types, self.tried = config, ordinals, types, tried
         self.side: int | None = None
-        self.seen: int | None = None
         self.errors = np.zeros((len(ordinals), 2, len(types)))
 
     def new(self, side: int | None = None) -> Any:
         """One that is empty, with errors in that side."""
-        self.side, self.seen = side, None
+        self.side = side
         cache: Any = DynamicCache(config=self.config)
         for index, ordinal in self.ordinals.items():
             cache.layers[index].update = partial(self._update, ordinal)
         return cache
 
     def _update(self, ordinal: int, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
-        pair, self.seen = [key, value], ordinal
+        pair = [key, value]
         if self.side is None:
             self.errors[ordinal] = [[float(_error(t, x).double().square().sum()) for t in self.types] for x in pair]
         else:

@@ -18,13 +18,16 @@ from stratakv.errors import UserError
 from stratakv.kvtypes import kv_type
 from stratakv.measure.divergence import Floats
 from stratakv.profile import resolve
-from stratakv.tune.gradient import gradient_damage
+from stratakv.tune.forward import forward_damage
+from stratakv.tune.gradient import NotDifferentiableError, gradient_damage
+from stratakv.tune.memory import check_gradient_memory
 from stratakv.tune.replay import Replay
 
 SCHEMA = "stratakv/probe/1"
 NORM_RATIO = 10.0  # of mean key to mean value norms in a layer; Qwen2.5's first layers have far more
 BIAS_SHARE = 0.5  # of the key's norm that is its bias
 KLD_LIMIT = 0.02  # nats, of one cell alone: more than a whole 4-bit cache costs a model that takes it well
+MEASURED = 8  # cells at most, those that are predicted to be worst
 _TYPE = "turbo4"
 _FALLBACK = "q4_0_rot"
 
@@ -38,16 +41,24 @@ def probe(
 ) -> dict[str, Any]:
     """JSON data, schema "stratakv/probe/1", from a few contexts.
 
-    ids: int64 [contexts, context]. limit: nats; a cell predicted above half of it is measured. Gradients find the cells, so
-    that a model of any depth takes three forward passes a context and a few more where something is wrong.
+    ids: int64 [contexts, context]. limit: nats; of the cells predicted above half of it the MEASURED worst are measured.
+    Gradients find them, so that a model of any depth takes three forward passes a context and a few where something is wrong;
+    "rough" says why where there are none, and forward passes alone did. UserError where memory is short.
     """
     layers = loaded.geometry.kv_layers
     name = _TYPE if _storable(loaded, _TYPE) else _FALLBACK
+    check_gradient_memory(loaded, ids.shape[1], 1)
     norms = _norms(loaded, ids[0])
     total = 2 * len(ids) + 2
-    damage = []
+    damage, rough = list[Floats](), None
     for index, each in enumerate(ids):
-        damage.append(gradient_damage(loaded, each, (name,), 1, seed=index)[..., 0])
+        if rough is None:
+            try:
+                damage.append(gradient_damage(loaded, each, (name,), 1, seed=index)[..., 0])
+            except NotDifferentiableError as error:
+                rough = str(error)
+        if rough is not None:
+            damage.append(forward_damage(loaded, each, (name,))[..., 0])
         progress(index + 1, total)
     predicted = np.mean(damage, axis=0)
     replay = Replay(loaded, ids)
@@ -78,6 +89,7 @@ def probe(
         "type": name,
         "limit": limit,
         "uniform_kld": uniform,
+        "rough": rough,
         "layers": rows,
         "sinks": sinks,
         "dangerous": cells,
@@ -141,6 +153,10 @@ def format_probe(data: Mapping[str, Any]) -> str:
         f"{row['ordinal']:>8}  {1e3 * row['k_damage']:>8.3f}  {1e3 * row['v_damage']:>8.3f}  {row['ratio']:>9.1f}"
         for row in data["layers"]
     ]
+    if data["rough"]:
+        lines.append(
+            f"rougher than usual: this model can't be differentiated ({data['rough']}), forward passes compared layers"
+        )
     lines.append(f"uniform {data['type']}: KLD {data['uniform_kld']:.3g} (measured)")
     lines += [f"found: {each}" for each in data["findings"]] or ["found: none of the known dangers"]
     lines.append(f"recommendation: {data['recommendation']}")
@@ -183,12 +199,13 @@ def _dangerous(replay: Replay, predicted: Floats, name: str, limit: float) -> li
     """Cells whose type alone costs more than the limit, all else f16, measured; the worst first."""
     geometry = replay.loaded.geometry
     found = []
-    for i, side in np.argwhere(predicted > limit / 2)[:8]:
+    near = sorted(np.argwhere(predicted > limit / 2).tolist(), key=lambda cell: -predicted[cell[0], cell[1]])
+    for i, side in near[:MEASURED]:
         pair = (name, "f16") if side == 0 else ("f16", name)
         text = f"{i}: {'/'.join(pair)}; rest: f16"
         kld = float(replay.kld(resolve(text, geometry)).mean())
         if kld > limit:
-            found.append({"ordinal": int(i), "side": "kv"[side], "kld": kld, "predicted": float(predicted[i, side])})
+            found.append({"ordinal": i, "side": "kv"[side], "kld": kld, "predicted": float(predicted[i, side])})
     return sorted(found, key=lambda cell: -cell["kld"])
 
 

@@ -42,6 +42,19 @@ def test_every_layer_of_any_chain_gets_a_number(architecture: str) -> None:
     assert (damage[..., 1] > damage[..., 0]).all() and (damage > 0).all()
 
 
+def test_it_takes_as_many_passes_as_are_counted() -> None:
+    loaded, calls = loaded_tiny("llama"), list[int]()
+    for index, layer in enumerate(loaded.model.model.layers):
+        layer.register_forward_hook(lambda *_, index=index: calls.append(index))
+    forward_damage(loaded, some_ids(), ("q8_0", "q4_0"))
+    assert len(calls) == FORWARD_PASSES * 4
+
+
+def test_types_that_lose_nothing_do_no_damage() -> None:
+    damage = forward_damage(loaded_tiny("llama"), some_ids(), ("f32",))
+    np.testing.assert_array_equal(damage, np.zeros((4, 2, 1)))
+
+
 def test_shared_layers_can_only_be_differentiated() -> None:
     with pytest.raises(UserError, match="neither differentiated nor run layer by layer"):
         forward_damage(loaded_tiny("gemma4_text"), some_ids(), ("q8_0", "q4_0"))

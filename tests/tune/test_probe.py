@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from tiny_models import tiny_model
 
@@ -11,8 +14,10 @@ from stratakv.assets import tuning_text
 from stratakv.engine.attention import use
 from stratakv.engine.cache.geometry import geometry_of
 from stratakv.engine.load import LoadedModel
+from stratakv.errors import UserError
 from stratakv.measure.corpus import cut, read_text
-from stratakv.tune.probe import findings, format_probe, probe, recommendation
+from stratakv.profile import LayerGeometry, ModelGeometry, Profile
+from stratakv.tune.probe import MEASURED, _dangerous, findings, format_probe, probe, recommendation
 
 
 def _tiny(architecture: str) -> LoadedModel:
@@ -56,6 +61,38 @@ def test_a_single_dangerous_cell_is_measured_and_named(loaded: LoadedModel) -> N
     assert cell["kld"] > 5e-4
     assert "KV layer 0, V: turbo4 there alone costs" in " ".join(data["findings"])
     assert "0: turbo4/q8_0" in data["recommendation"]
+
+
+def test_the_worst_cells_are_measured_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More cells are near the limit than are measured, and the one that is far beyond it is the last of them."""
+    geometry = ModelGeometry("m", tuple(LayerGeometry(i, i, "full", (128, 128), 2, 4) for i in range(12)))
+    predicted = np.full((12, 2), 0.011)
+    predicted[11, 1] = 5.0
+    measured: list[int] = []
+
+    def kld(profile: Profile) -> np.ndarray:
+        measured.append(next(i for i, pair in enumerate(profile.pairs) if pair != ("f16", "f16")))
+        return np.array([predicted[measured[-1]].max()])
+
+    replay: Any = SimpleNamespace(loaded=SimpleNamespace(geometry=geometry), kld=kld)
+    (cell,) = _dangerous(replay, predicted, "turbo4", 0.02)
+    assert (cell["ordinal"], cell["side"], len(measured)) == (11, "v", MEASURED)
+
+
+def test_a_model_that_can_t_be_differentiated_is_probed_by_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = _tiny("llama")
+    for module in loaded.model.modules():
+        if type(module).__name__ == "LlamaDecoderLayer":
+            module.register_forward_hook(lambda _m, _a, out: out.detach())
+    data = probe(loaded, _ids())
+    assert "can't be differentiated" in format_probe(data) and data["rough"]
+    assert all(row["k_damage"] > 0 and row["v_damage"] > 0 for row in data["layers"])
+
+
+def test_too_little_memory_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stratakv.tune.memory.free_memory", lambda: 1 << 20)
+    with pytest.raises(UserError, match="gradients of 24 tokens need about .*give a smaller -c"):
+        probe(_tiny("llama"), _ids())
 
 
 def test_words_of_made_up_data() -> None:
