@@ -18,7 +18,8 @@ def spread(spans: Spans, geometry: ModelGeometry, pairs: Sequence[Pair]) -> tupl
     """The spans by KV ordinal, and warnings for layers that get fewer.
 
     Layers that slide have no first pages and at most their window's recent ones; layers whose attention gets decoded
-    tensors (MLA), and layers whose own types are as fine, have none. UserError where no layer can have any.
+    tensors (MLA), layers whose own types are as fine, and those whose head_dim the spans' type can't store, have none. UserError
+    where no layer can have any.
     """
     return spread_each([spans] * len(pairs), geometry, pairs)
 
@@ -87,7 +88,10 @@ def fit(spans: Spans, layer: LayerGeometry, pair: Pair) -> tuple[Spans, str | No
     if not layer.reads_pages:
         return NONE, f"none, {DECODED}"
     storage = LayerStorage.of(pair, spans)
-    fine = storage.fine(layer)
+    try:
+        fine = storage.fine(layer)
+    except UserError as error:
+        return NONE, f"none, {error}"
     if fine is not None and fine.names == storage.names:
         return NONE, f"none, {storage.names} is as fine as {spans.type}"
     if layer.window is None:

@@ -118,6 +118,8 @@ def tune(
     effort = _within(effort, len(split.select), measurer.batch)
 
     options = span_options(problem, context) if free else (request.spans or NONE,)
+    if free and len(options) == 1:
+        say("spans: none, no layer can have any, or these contexts are too short for them")
     start = _uniform(problem, types)
     far = far_for_tuning(loaded, text, context) if weight else ""
     if isinstance(far, str) and far:

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratakv.errors import UserError
+from stratakv.profile.geometry import LayerGeometry, ModelGeometry
 from stratakv.profile.presets import PRESETS
 from stratakv.profile.rules import apply_rules, rule_line
 from stratakv.profile.spans import NONE, Spans
 from stratakv.profile.spans import PAGE_TOKENS as PAGE
-from stratakv.profile.spread import fit
+from stratakv.profile.spread import fit, spread
 
 TYPES = ["f16", "q8_0", "turbo4", "turbo3", "q4_0_rot"]
 
@@ -224,3 +225,15 @@ def test_a_rule_line_says_spans_shortly():
     assert rule_line(turbo, [Spans(1), FULL, FULL, FULL], plain(4)) == (
         "0: turbo4, recent 1 page turbo8, first 0 pages; rest: turbo4; recent: 2 pages turbo8; first: 1 page turbo8"
     )
+
+
+def test_layers_whose_head_dim_the_spans_type_can_t_store_have_none() -> None:
+    odd = ModelGeometry("odd", (*plain(1).layers, LayerGeometry(1, 1, "full", (128, 120), 2, 4)))
+    pairs = [("q4_0_rot", "q4_0_rot")] * 2
+    spans, (warning,) = spread(Spans(1), odd, pairs)
+    assert spans == (Spans(1), Spans())
+    assert warning.startswith("spans of KV layers 1: none, turbo8 can't store head_dim 120")
+    with pytest.raises(
+        UserError, match="no layer can have the spans .*turbo8 can't store head_dim 120.*leave them out"
+    ):
+        spread(Spans(1), ModelGeometry("odd", (LayerGeometry(0, 0, "full", (120, 120), 2, 4),)), pairs[:1])

@@ -195,3 +195,8 @@ def test_a_model_that_has_no_spans_has_no_options() -> None:
 def test_sliding_layers_alone_have_no_first_pages() -> None:
     sliding = ModelGeometry("sliding", (LayerGeometry(0, 0, "sliding", (128, 128), 1, 4, window=1024),))
     assert span_options(Problem(sliding, 10**8, 8192, TYPES), 2048) == (NONE, Spans(1), Spans(2), Spans(4))
+
+
+def test_a_head_dim_that_the_spans_type_can_t_store_has_no_options() -> None:
+    odd = ModelGeometry("odd", (LayerGeometry(0, 0, "full", (120, 120), 2, 4),))
+    assert span_options(Problem(odd, 10**8, 8192, ("q4_0_rot", "q8_0")), 2048) == (NONE,)
