@@ -34,6 +34,7 @@ USUAL = 2048
 SHORTEST = 512
 WARM_UP = 32
 COPYING = 0.5
+COPYING_PASSES = 1.25  # of a far context, that `copying` takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ class Copying:
 
 
 def copying(loaded: LoadedModel, far: FarContexts, batch: int) -> Copying:
-    """One context and its passage through an f16 cache: 1.25 forward passes."""
+    """One context and its passage through an f16 cache: COPYING_PASSES."""
     profile = [resolve(BASELINE, loaded.geometry)]
     nll = [
         float(measure(loaded, part, profile, batch=batch, against=False)[0].nll.mean())

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.measure.corpus import Text, tokens_of
-from stratakv.measure.far import FarContexts, copying, far_contexts
+from stratakv.measure.far import COPYING_PASSES, FarContexts, copying, far_contexts
 from stratakv.profile.spans import Spans
+from stratakv.tune.measurer import Measurer
 from stratakv.tune.sensitivity import Sensitivity
 from stratakv.tune.split import SELECTED_SHARE
 
 CONTEXTS = 1
 USUAL = 0.25
+STAGE = "far predictions, whether there are any"
 
 
 def weight_of(given: float | None, *, long: bool, measures: bool) -> float:
@@ -34,10 +37,10 @@ def weight_of(given: float | None, *, long: bool, measures: bool) -> float:
     return given
 
 
-def far_for_tuning(loaded: LoadedModel, text: Text, context: int) -> FarContexts | str:
+def far_for_tuning(loaded: LoadedModel, text: Text, context: int, measurer: Measurer) -> FarContexts | str:
     """A far context from the part of the text that chooses, as `measure.far` makes them; or why there is none.
 
-    context: tokens of the ordinary ones.
+    context: tokens of the ordinary ones. measurer: told what it takes to see whether the model copies.
     """
     found = far_contexts(text, loaded.tokenizer, CONTEXTS, context=context, model_context=loaded.geometry.context)
     if not isinstance(found, FarContexts):
@@ -45,7 +48,11 @@ def far_for_tuning(loaded: LoadedModel, text: Text, context: int) -> FarContexts
     _, plain = tokens_of(text, loaded.tokenizer)
     if found.distance * CONTEXTS > SELECTED_SHARE * len(plain):
         return f"the text {text.name} has {len(plain):,} tokens, a far context takes {found.distance:,} of its first two thirds"
-    if not (copied := copying(loaded, found, found.context)).able:
+    with measurer.stage(STAGE, COPYING_PASSES, found.context):
+        started = time.perf_counter()
+        copied = copying(loaded, found, found.context)
+        measurer.add_cost(STAGE, time.perf_counter() - started, COPYING_PASSES)
+    if not copied.able:
         return f"{loaded.name} doesn't copy, an f16 cache takes {copied.words}"
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -60,13 +61,15 @@ class Measurer:
     _replays: OrderedDict[int, tuple[Replay, Pairs | None]] = field(default_factory=OrderedDict)
 
     @contextmanager
-    def stage(self, name: str, passes: float | None = None) -> Iterator[None]:
-        """Within, costs are those of this stage. passes: that it takes where nothing was measured before, said beforehand."""
+    def stage(self, name: str, passes: float | None = None, tokens: int | None = None) -> Iterator[None]:
+        """Within, costs are those of this stage. passes: that it takes where nothing was measured before, said beforehand.
+        tokens: of one, None for those of this measurer's contexts."""
         before, self._stage = self._stage, name
         if passes:
-            seconds = passes * self._seconds_a_pass()
+            own = self.ids.shape[1]
+            seconds = passes * self._seconds_a_pass() * (tokens or own) / own
             self.say(
-                f"{name}: {passes:,.0f} forward passes of {self.ids.shape[1]:,} tokens at most, about {_rounded(seconds)}"
+                f"{name}: {math.ceil(passes):,} forward passes of {tokens or own:,} tokens at most, about {_rounded(seconds)}"
             )
         try:
             yield

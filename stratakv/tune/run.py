@@ -121,7 +121,7 @@ def tune(
     if free and len(options) == 1:
         say("spans: none, no layer can have any, or these contexts are too short for them")
     start = _uniform(problem, types)
-    far = far_for_tuning(loaded, text, context) if weight else ""
+    far = far_for_tuning(loaded, text, context, measurer) if weight else ""
     if isinstance(far, str) and far:
         if request.far is not None:
             raise UserError(f"--far {weight:g}: {far}: leave --far out")

@@ -13,6 +13,7 @@ from stratakv.cli.main import main
 from stratakv.evidence.tuning import read_evidence
 from stratakv.pages.footprint import allocated_bytes
 from stratakv.profile import Spans, load_profile
+from stratakv.tune.far import STAGE
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +29,13 @@ def test_a_memory_and_a_context_choose_spans_too(tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr()
     assert "spans: recent: 1 page turbo8; bytes a token and bpv are those outside of them" in printed.out
     assert "far predictions don't count here: strata-8m-q8_0 doesn't copy" in printed.err
+    assert "far predictions, whether there are any: 2 forward passes of 2,048 tokens at most, about" in printed.err
     loaded = load_once("embedded")
     profile = load_profile(tmp_path / "mine.profile.json", loaded.geometry, loaded.fingerprint)
     assert set(profile.spans) <= {Spans(1), Spans()} and Spans(1) in profile.spans, "q8_0 alone is as fine as the span"
     assert allocated_bytes(profile, 8192) <= 30 * 2**20
     data = json.loads((tmp_path / "mine.evidence.json").read_text())
+    assert {"name": STAGE, "forward_passes": 1.25}.items() <= data["cost"]["stages"][0].items()
     none, recent = data["span_choice"]["options"]
     assert (none["spans"], recent["spans"]) == (None, data["spans"]) == (None, Spans(1).to_json())
     assert recent["predicted_kld"] < none["predicted_kld"] and recent["bytes"] <= 30 * 2**20
