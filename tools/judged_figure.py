@@ -36,6 +36,8 @@ def draw(judgements: Sequence[Mapping[str, Any]], path: Path) -> None:
             for panel, (text, rows) in zip(row, texts.items(), strict=False):
                 for family, (label, colour, mark) in _FAMILIES.items():
                     mine = sorted((each["bpv"], 1e3 * each["kld_mean"]) for each in rows if each["family"] == family)
+                    if not mine:
+                        continue
                     size, line = (14, "-") if family == "tuned" else (5, "")
                     panel.plot(
                         *zip(*mine, strict=True), mark + line, color=colour, markersize=size, label=label, alpha=0.85

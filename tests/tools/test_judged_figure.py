@@ -18,5 +18,7 @@ def test_it_draws_a_panel_for_each_model_and_text_and_the_same_bytes_again(tmp_p
     draw(judgements, again)
     assert first.read_bytes().startswith(b"\x89PNG")
     assert first.read_bytes() == again.read_bytes()
+    draw([{**each, "rows": [row for row in each["rows"] if row["family"] != "mode"]} for each in judgements], again)
+    assert first.read_bytes() != again.read_bytes(), "a family without rows is left out"
     draw(judgements[:1], again)
     assert first.read_bytes() != again.read_bytes()
