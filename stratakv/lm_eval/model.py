@@ -79,7 +79,12 @@ class PackedLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text."""
+        """The token that ends a text. UserError for a tokenizer that has none."""
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(
+                f"{self.loaded.name} has neither a first token nor one that ends a text, and texts without a context are read "
+                "after one: give prefix_token_id=N"
+            )
         return int(self.tokenizer.eos_token_id)
 
     @property
@@ -185,7 +190,7 @@ class PackedLM(TemplateLM):
 
     def _prompt(self, context: str, gen_kwargs: dict[str, Any]) -> Prompt:
         return prompt_of(
-            self.tok_encode(context),
+            self.tok_encode(context) or [self.prefix_token_id],
             gen_kwargs,
             self.tokenizer,
             longest=self.max_length,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,6 +131,18 @@ def test_texts_that_bring_bos_get_no_second_one(loaded: LoadedModel) -> None:
     plain = ours.tok_encode("Hello")
     assert ours.tok_encode(loaded.tokenizer.bos_token + "Hello").count(first) <= 1
     assert ours.tok_encode("Hello", add_special_tokens=False) == [id_ for id_ in plain if id_ != first]
+
+
+def test_texts_without_any_token_are_read_after_the_prefix(loaded: LoadedModel) -> None:
+    """By a tokenizer that adds no BOS; one without any such token needs to be told."""
+    ours = PackedLM(loaded, "turbo4", add_bos_token=False)
+    assert ours.tok_encode("") == []
+    options = {"until": [], "max_gen_toks": 4}
+    assert ours.generate_until([asked("", options)]) == PackedLM(loaded, "turbo4").generate_until([asked("", options)])
+    ours.tokenizer = SimpleNamespace(bos_token_id=None, eos_token_id=None)
+    with pytest.raises(UserError, match="neither a first token nor one that ends a text.*give prefix_token_id=N"):
+        _ = ours.prefix_token_id
+    assert PackedLM(loaded, prefix_token_id=7).prefix_token_id == 7
 
 
 @pytest.mark.parametrize(
