@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stratakv.cli.recorded import command_line
-
-if TYPE_CHECKING:
-    from stratakv.engine.load import LoadedModel
 
 CONTEXT = 512
 CHUNKS = 16
@@ -79,21 +76,23 @@ def run(args: argparse.Namespace) -> int:
     for plot in plots:
         plot_comparison(data, plot)
         say(f"wrote {plot}")
-    _tune(loaded, out)
+    _tune(out)
     return 0
 
 
-def _tune(loaded: LoadedModel, out: Path) -> None:
+def _tune(out: Path) -> None:
     """A quick profile at uniform turbo4's bytes, and its report."""
     from stratakv.assets import tuning_text
     from stratakv.cli.main import parse
     from stratakv.cli.measuring_options import say
     from stratakv.cli.tune import tune_and_write
+    from stratakv.engine.load import load_model
     from stratakv.measure.corpus import read_text
     from stratakv.tune.budget import budget_from
     from stratakv.tune.run import Request
 
     say(f"tuning a profile at {REFERENCE}'s bytes on the embedded tuning text: a few minutes more")
+    loaded = load_model("embedded")  # as `tune` does it: its products aren't those of `compare`
     request = Request(budget_from(loaded.geometry), "quick", name="demo-tuned", runs=out / "stratakv-runs")
     general = parse(["tune", "-m", "embedded", "--effort", "quick", "-c", str(CONTEXT), "--name", "demo-tuned"])
     tune_and_write(loaded, read_text(tuning_text()), request, CONTEXT, out, command_line(general))

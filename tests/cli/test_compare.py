@@ -9,10 +9,11 @@ import pytest
 from tiny_effort import TINY
 
 from stratakv.assets import judging_text
-from stratakv.cli import demo
+from stratakv.cli import demo, tune
 from stratakv.cli.main import main
-from stratakv.engine.load import load_model
+from stratakv.engine.load import LoadedModel, load_model
 from stratakv.tune.effort import EFFORTS
+from stratakv.weights.modules import PackedLinear
 
 TEXT = str(judging_text())
 load_once = functools.cache(load_model)
@@ -107,6 +108,9 @@ def test_demo_answers_below_its_table(
 ) -> None:
     monkeypatch.setattr(demo, "CONTEXT", 32)
     monkeypatch.setitem(EFFORTS, "quick", TINY)
+    models: list[LoadedModel] = []
+    write = tune.tune_and_write
+    monkeypatch.setattr(tune, "tune_and_write", lambda loaded, *rest: (models.append(loaded), write(loaded, *rest)))
     assert main(["demo", "--chunks", "4", "--out", str(tmp_path)]) == 0
     out, _ = capsys.readouterr()
     assert out.index("against turbo4") < out.index("Which profiles are better than uniform turbo4")
@@ -126,6 +130,11 @@ def test_demo_answers_below_its_table(
     assert general[:4] == ["stratakv", "compare", "-m", "embedded"], "the same numbers by the general command"
     tuned = json.loads((tmp_path / "demo-tuned.evidence.json").read_text())
     assert shlex.split(tuned["command"])[:4] == ["stratakv", "tune", "-m", "embedded"]
+    (loaded,) = models
+    products = [each.product.exact for each in loaded.model.modules() if isinstance(each, PackedLinear)]
+    assert products and not any(products), (
+        "tuned as that command does it, not with the products that `compare` measures with"
+    )
 
 
 def test_interrupting_leaves_no_file(
