@@ -15,7 +15,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from stratakv import __version__, resolve
 from stratakv.assets import embedded_model
-from stratakv.cli import patience
 from stratakv.cli.main import COMMANDS, main
 from stratakv.engine.describe import describe_model
 from stratakv.profile.files import save_profile
@@ -62,7 +61,6 @@ def place(tmp_path_factory):
 def _there(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.delenv("TURBO_LAYER_ADAPTIVE", raising=False)
-    monkeypatch.setattr(patience, "DELAY_SECONDS", 600)  # how long a command takes is not what is tested
 
 
 BAD = [
