@@ -6,6 +6,7 @@ from typing import Any
 
 from stratakv.engine.load import LoadedModel, free_memory
 from stratakv.errors import UserError
+from stratakv.kvtypes import type_names
 from stratakv.tune.replay import decoder_layers
 
 LOGITS_AT_ONCE = 1 << 24  # values: 64 MiB of float32
@@ -28,6 +29,8 @@ def gradient_memory(loaded: LoadedModel, context: int, draws: int, pages: int = 
     whole = not decoder_layers(loaded)
     values = layers * context * width + layer * (layers if whole else 1)
     values += context * stored * (draws * pages * (layers if whole else 1) + _ERROR_HELD)
+    # products of gradients with all types' errors, float64: `reads.Reads.squares`
+    values += 2 * draws * pages * len(type_names()) * max(each.kv_heads for each in loaded.geometry.kv_layers) * context
     values += _LOGITS_HELD * (
         vocabulary * context if whole else max(vocabulary, min(LOGITS_AT_ONCE, vocabulary * context))
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import loaded_tiny
 from transformers import DynamicCache
 
 from stratakv.errors import UserError
+from stratakv.kvtypes import type_names
 from stratakv.tune import memory
 from stratakv.tune.layers import chain
 
@@ -26,6 +28,16 @@ def test_more_draws_and_pages_take_more() -> None:
     least = memory.gradient_memory(loaded, 512, 1)
     assert least < memory.gradient_memory(loaded, 512, 2) < memory.gradient_memory(loaded, 512, 2, 4)
     assert least < memory.gradient_memory(loaded, 1024, 1)
+
+
+def test_what_is_noted_of_every_page_and_type_counts() -> None:
+    """More than the gradients themselves, where vectors are short."""
+    loaded, types = loaded_tiny("llama"), type_names()
+    layer = loaded.geometry.kv_layers[0]
+    noted = 4 * len(types) * layer.kv_heads * 512 * np.dtype(np.float64).itemsize
+    gradients = 4 * layer.kv_heads * sum(layer.head_dim) * 512 * 4
+    assert noted > gradients
+    assert memory.gradient_memory(loaded, 512, 1, 4) - memory.gradient_memory(loaded, 512, 1, 0) == noted + gradients
 
 
 def test_hidden_states_of_all_layers_are_one_piece() -> None:
