@@ -9,6 +9,7 @@ import torch
 
 from stratakv.kernels.kernel import Kernel
 from stratakv.pages.pool import Pool
+from stratakv.pages.sending import sent
 
 _AT_ONCE = 8  # pages; decoded values take 8 times their bytes
 
@@ -18,7 +19,7 @@ def convert(kernel: Kernel, source: Pool, target: Pool, pairs: Sequence[tuple[in
     layout, size = source.layout, source.layout.page_tokens
     for begin in range(0, len(pairs), _AT_ONCE):
         old, new = np.array(pairs[begin : begin + _AT_ONCE], dtype=np.int64).T.copy()
-        rows = source.read(torch.from_numpy(old).to(source.device, non_blocking=True))
+        rows = source.read(sent(old, source.device))
         packed = rows[..., : layout.k_bytes], rows[..., layout.k_bytes :]
         sides = zip((layout.k, layout.v), packed, (layout.k_dim, layout.v_dim), strict=True)
         k, v = (type_.decode_exactly(part, dim).transpose(1, 2).flatten(0, 1) for type_, part, dim in sides)

@@ -62,8 +62,7 @@ class Rotation:
         norm = 1 / sqrt(self.block)
         y = (second * x * norm if back else first * x).view(n, self.block // m, m)
         if m > 1:
-            paley = _paley(m).T if back else _paley(m)
-            columns = torch.from_numpy(paley.astype(np.float32)).to(x.device).unbind(1)
+            columns = _columns(m, back, x.device)
             total = columns[0] * y[..., :1]
             for column, value in zip(columns[1:], y.unbind(-1)[1:], strict=True):
                 total = total + column * value.unsqueeze(-1)
@@ -130,6 +129,14 @@ def _signs(block: int, seed: int | None, device: torch.device) -> tuple[Tensor, 
     with torch.inference_mode(False):  # a cached inference tensor could not take part in a later backward pass
         first, second = _sign_arrays(block, seed)
         return torch.from_numpy(first).to(device), torch.from_numpy(second).to(device)
+
+
+@lru_cache(maxsize=16)
+def _columns(order: int, back: bool, device: torch.device) -> tuple[Tensor, ...]:
+    """Of Paley's matrix or its transpose, float32 [order] each."""
+    with torch.inference_mode(False):
+        paley = _paley(order).T if back else _paley(order)
+        return torch.from_numpy(paley.astype(np.float32)).to(device).unbind(1)
 
 
 @lru_cache(maxsize=64)

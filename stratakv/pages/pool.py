@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.memory import Mapping
 from stratakv.pages.once import Once
+from stratakv.pages.sending import sent
 
 # Address space of a layer whose sequences may grow: 2 million tokens of 8 heads of 128 in f32
 RESERVED = 16 * 2**30
@@ -89,22 +90,18 @@ class Pool(Once):
         size = self.layout.page_tokens
         first, end = start // size, -(-(start + tokens) // size)
         chosen = np.ascontiguousarray(tables[:, first:end])
-        pages = self.read(self._sent(chosen.reshape(-1)))
+        pages = self.read(sent(chosen.reshape(-1), self.device))
         rows: torch.Tensor = pages.unflatten(0, chosen.shape).transpose(1, 2).flatten(2, 3)
         return rows[:, :, start - first * size :][:, :, :tokens]
 
     def write_tokens(self, slots: NDArray[np.int64], packed: torch.Tensor) -> None:
         """Canonical bytes [tokens, kv_heads, k_bytes + v_bytes] to their slots, int64 [tokens]: page * page_tokens + place within
         the page; a negative one isn't stored."""
-        kept, where = self._sent(np.flatnonzero(slots >= 0)), self._sent(slots[slots >= 0])
+        kept, where = (sent(each, self.device) for each in (np.flatnonzero(slots >= 0), slots[slots >= 0]))
         positions = self._positions[where % self.layout.page_tokens]
         heads = torch.arange(self.layout.kv_heads, device=self.device)
         pages = where // self.layout.page_tokens
         self.tiles[pages[:, None, None], heads[None, :, None], positions[:, None, :]] = packed[kept]
-
-    def _sent(self, numbers: NDArray[np.int64]) -> torch.Tensor:
-        """To the device, without waiting for what that is busy with."""
-        return torch.from_numpy(numbers).to(self.device, non_blocking=True)
 
 
 @lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stratakv.kernels.triton.encoder import Encoder, Numbers, encoder_of, numbers_of
 from stratakv.kernels.triton.side import Name, Side, side_of
 from stratakv.pages.pool import Pool
+from stratakv.pages.sending import sent
 
 SEAM = 32  # steps before and after a path's start that decide its state: kvtypes/viterbi.py
 # of a thread, at most: left to itself ptxas spills some of a head_dim of 256 to fit one program more
@@ -111,7 +112,7 @@ def sent_slots(slots: NDArray[np.int64], device: torch.device) -> torch.Tensor:
     last = _last_slots
     if last is None or last[1].device != device or not np.array_equal(last[0], slots):
         own = np.array(slots, dtype=np.int64)
-        _last_slots = last = own, torch.from_numpy(own).to(device, non_blocking=True)
+        _last_slots = last = own, sent(own, device)
     return last[1]
 
 

@@ -24,6 +24,7 @@ from stratakv.kernels.triton.side import Name, Side, refusal, side_of
 from stratakv.kvtypes.hadamard import Rotation
 from stratakv.pages.layout import Order, PageLayout
 from stratakv.pages.pool import Pool
+from stratakv.pages.sending import sent
 
 SIDES: tuple[Name, Name] = ("k", "v")
 _LOG2E = log2(2.718281828459045)
@@ -254,7 +255,7 @@ def _sent(step: Step, layout: PageLayout, queries: int, device: torch.device) ->
     blocks = np.stack([step.page_start[owner], begins, step.query_start[owner + 1]], axis=1)
 
     def there(numbers: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int32)).to(device, non_blocking=True)
+        return sent(numbers.astype(np.int32), device)
 
     longest = int((step.last - step.first).max(initial=0))
     return _Sent(there(step.pages), there(blocks), there(step.first), there(step.last), longest)
