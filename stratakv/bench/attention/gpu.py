@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
 from stratakv.bench.attention.caches import Pair, Shape, pair_name
@@ -33,6 +35,7 @@ from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 from stratakv.pages.pool import Pool
 
 SCHEMA = "stratakv/bench-attention-gpu/2"
+_SDPA_KERNELS = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
 Timer = Callable[[Callable[[int], object], float], list[float]]
 """(what to run, given its turn; seconds to spend) -> seconds of each run."""
 
@@ -65,18 +68,20 @@ def gpu(name: str) -> torch.device:
 
 
 def event_times(run: Callable[[int], object], seconds: float) -> list[float]:
-    """By CUDA events around each run, after five that warm up; 10 to 1,000 runs."""
+    """By CUDA events around each run, after five that warm up; 10 to 1,000 runs. Ten are launched one after another, so that the
+    GPU waits for the host as little as may be."""
     for turn in range(5):
         run(turn)
     torch.cuda.synchronize()
     began, found = time.perf_counter(), list[float]()
-    while len(found) < 10 or (time.perf_counter() - began < seconds and len(found) < 1000):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run(len(found))
-        end.record()
-        end.synchronize()
-        found.append(start.elapsed_time(end) / 1e3)
+    while not found or (time.perf_counter() - began < seconds and len(found) < 1000):
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(10)]
+        for turn, (start, end) in enumerate(events, len(found)):
+            start.record()
+            run(turn)
+            end.record()
+        torch.cuda.synchronize()
+        found += [start.elapsed_time(end) / 1e3 for start, end in events]
     return found
 
 
@@ -112,7 +117,7 @@ def bench_gpu(
     measured: dict[str, Any] = {
         "device": str(device),
         "card": torch.cuda.get_device_name(device) if device.type == "cuda" else "none: a CPU",
-        "power": _power() if device.type == "cuda" else None,
+        "power": _power(device) if device.type == "cuda" else None,
         "copy_bandwidth_gb_s": bandwidth,
         "rows": rows("decode", here.decoding()),
         "prefill": rows("prefill", here.prompts()),
@@ -128,18 +133,19 @@ def format_gpu(data: dict[str, Any]) -> str:
     """As text: a line a row."""
     lines = [f"{data['card']}, copies {data['copy_bandwidth_gb_s']:.0f} GB/s, {data['power']}"]
     lines += [
-        f"{row['name']:>20}  {row['kernel']:<10}  batch {row['batch']:>3}  {row['context']:>7,} tokens  "
+        f"{row['name']:>20}  {row['kernel']:<15}  batch {row['batch']:>3}  {row['context']:>7,} tokens  "
         f"{row['q_heads'] // row['kv_heads']} query heads a kv head  {row['ms']:9.3f} ms  {row['gb_s']:7.0f} GB/s  "
         f"{row['share_of_copy_bandwidth']:6.1%}"
         for row in data["rows"]
     ]
     lines += [
-        f"{row['name']:>20}  {row['kernel']:<10}  {row['queries']:,} queries over {row['context']:,} tokens  "
-        f"{row['q_heads'] // row['kv_heads']} query heads a kv head  {row['ms']:9.3f} ms  (SDPA bf16 {row['sdpa_ms']:.3f} ms)"
+        f"{row['name']:>20}  {row['kernel']:<15}  {row['queries']:,} queries over {row['context']:,} tokens  "
+        f"{row['q_heads'] // row['kv_heads']} query heads a kv head  {row['ms']:9.3f} ms  "
+        f"(SDPA bf16, {row['sdpa_kernel']}, {row['sdpa_ms']:.3f} ms)"
         for row in data["prefill"]
     ]
     lines += [
-        f"{row['name']:>20}  {row['kernel']:<10}  encode {row['tokens']:,} tokens  {row['ms']:9.3f} ms  {row['gb_s']:7.0f} GB/s  "
+        f"{row['name']:>20}  {row['kernel']:<15}  encode {row['tokens']:,} tokens  {row['ms']:9.3f} ms  {row['gb_s']:7.0f} GB/s  "
         f"{row['share_of_copy_bandwidth']:6.1%}"
         for row in data["encode"]
     ]
@@ -225,6 +231,8 @@ class _Bench:
             def run(turn: int) -> object:
                 k, v = dense[turn % count]
                 return F.scaled_dot_product_attention(query.unsqueeze(2), k, v, enable_gqa=groups > 1)
+
+            seconds, kernel = self._sdpa(run)
         else:
             packed = [_Packed(shape, pair, batch, context, self.device) for _ in range(count)]
             steps = [each.step(context, 1) for each in packed]
@@ -233,9 +241,9 @@ class _Bench:
                 here = packed[turn % count]
                 return here.kernel.attend(query, here.pool, steps[turn % count], Options(shape.head_dim**-0.5))
 
-        kernel = "torch" if pair is None else packed[0].kernel.name
+            seconds, kernel = self._seconds(run), packed[0].kernel.name
         row = {**self._row(pair, kernel), "batch": batch, "context": context, "q_heads": shape.kv_heads * groups}
-        return {**row, **self._moved(run, nbytes)}
+        return {**row, **self._rate(seconds, nbytes)}
 
     def _decode_there(self, peer: GpuPeer, batch: int, context: int, groups: int) -> dict[str, Any]:
         shape, settings = self.settings.shape, self.settings
@@ -262,10 +270,11 @@ class _Bench:
         ours = self._seconds(lambda turn: packed.kernel.attend(query, packed.pool, step, options))
         q, k = (x.transpose(0, 1)[None] for x in (query, self._states(context)))
         mask = causal_lower_right(queries, context)
-        sdpa = self._seconds(
+        sdpa, kernel = self._sdpa(
             lambda turn: F.scaled_dot_product_attention(q, k, k, attn_mask=mask, enable_gqa=groups > 1)
         )
-        return {**row, "q_heads": shape.kv_heads * groups, "ms": 1e3 * ours, "sdpa_ms": 1e3 * sdpa}
+        row |= {"q_heads": shape.kv_heads * groups, "ms": 1e3 * ours, "sdpa_ms": 1e3 * sdpa}
+        return {**row, "sdpa_kernel": kernel}
 
     def _encode(self, pair: Pair, tokens: int) -> dict[str, Any]:
         """By the bytes that are read and written."""
@@ -285,8 +294,23 @@ class _Bench:
     def _seconds(self, run: Callable[[int], object]) -> float:
         return median(self.timer(run, self.settings.seconds))
 
+    def _sdpa(self, run: Callable[[int], object]) -> tuple[float, str]:
+        """torch's attention by each of its kernels that takes these tensors: the fastest one's seconds, and its name."""
+        found = list[tuple[float, str]]()
+        for kernel in _SDPA_KERNELS:
+            with sdpa_kernel(kernel):
+                try:
+                    with warnings.catch_warnings(action="ignore"):  # a line for each reason why it doesn't
+                        run(0)
+                except RuntimeError:  # too little memory among them
+                    continue
+                found.append((self._seconds(run), f"torch {kernel.name.split('_')[0].lower()}"))
+        return min(found, default=None) or (self._seconds(run), "torch")
+
     def _moved(self, run: Callable[[int], object], nbytes: int) -> dict[str, float]:
-        seconds = self._seconds(run)
+        return self._rate(self._seconds(run), nbytes)
+
+    def _rate(self, seconds: float, nbytes: int) -> dict[str, float]:
         rate = nbytes / seconds / 1e9
         return {"ms": 1e3 * seconds, "gb_s": rate, "share_of_copy_bandwidth": rate / self.bandwidth}
 
@@ -302,12 +326,13 @@ def _copy_bandwidth(device: torch.device, timer: Timer, settings: GpuSettings) -
     return 2 * source.numel() / median(timer(lambda turn: target.copy_(source), settings.seconds)) / 1e9
 
 
-def _power() -> str:
-    """The power state as the driver says it."""
+def _power(device: torch.device) -> str:
+    """This card's power state as the driver says it."""
     query = "pstate,clocks.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
+    card = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
     try:
         done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True
+            ["nvidia-smi", card, f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True
         )
     except OSError:
         return "power state unknown: no nvidia-smi"

@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 
 from stratakv import UserError
 from stratakv.bench.attention.caches import Shape
-from stratakv.bench.attention.gpu import GpuSettings, bench_gpu, format_gpu, gpu
+from stratakv.bench.attention.gpu import GpuSettings, _power, bench_gpu, event_times, format_gpu, gpu
 from stratakv.bench.peers.gpu_attention import Decode, Run
 from stratakv.cli.bench.attention import settle
 from stratakv.cli.main import parse
@@ -54,12 +56,15 @@ def test_every_part_runs() -> None:
     assert data["schema"] == "stratakv/bench-attention-gpu/2" and data["left_out"] == []
     rows = [(row["name"], row["kernel"], row["batch"], row["q_heads"]) for row in data["rows"]]
     assert rows == [
-        (name, kernel, 2, heads) for heads in (1, 2) for name, kernel in (OURS, ("torch SDPA bf16", "torch"))
+        (name, kernel, 2, heads) for heads in (1, 2) for name, kernel in (OURS, ("torch SDPA bf16", "torch flash"))
     ]
     prompts = [(row["context"], row["queries"], row["q_heads"]) for row in data["prefill"]]
     assert prompts == [(70, 70, 1), (70, 70, 2), (70, 9, 1), (70, 9, 2)]
     assert [(row["name"], row["kernel"], row["tokens"]) for row in data["encode"]] == [(*OURS, 70)]
     assert all((row["name"], row["kernel"]) == OURS and row["sdpa_ms"] > 0 for row in data["prefill"])
+    assert {row["sdpa_kernel"] for row in data["prefill"]} == {"torch flash"} and "SDPA bf16, torch flash" in found[
+        "text"
+    ]
     assert all(row["ms"] > 0 and row["gb_s"] > 0 for row in (*data["rows"], *data["encode"]))
     assert len(data["goals"]) == 5 and all(goal["met"] is None for goal in data["goals"])  # of other sizes
     assert found["text"].count("unknown  ") == 5
@@ -75,6 +80,60 @@ def test_parts_are_those_asked_for() -> None:
     for part, key in (("decode", "rows"), ("prefill", "prefill"), ("encode", "encode")):
         data = bench_gpu(settings(parts=(part,)), torch.device("cpu"), lambda run, seconds: [1.0], peers=())
         assert [key for key in ("rows", "prefill", "encode") if data[key]] == [key]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "name"),
+    [
+        ((SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH), "torch math"),
+        ((SDPBackend.CUDNN_ATTENTION,), "torch"),  # a CPU has none: torch's own choice
+    ],
+)
+def test_the_fastest_of_torch_s_kernels_is_the_peer(
+    kernels: tuple[SDPBackend, ...], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stratakv.bench.attention.gpu._SDPA_KERNELS", kernels)
+    times = iter(range(9, 0, -1))
+    data = bench_gpu(
+        settings(parts=("decode",), contexts=(64,)),
+        torch.device("cpu"),
+        lambda run, seconds: [float(next(times))],
+        peers=(),
+    )
+    assert data["rows"][1]["kernel"] == name and data["rows"][1]["ms"] == 1e3 * (next(times) + 1)
+
+
+def test_runs_are_launched_ahead_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is asked for its time after each run waits for the host in the next one."""
+    said: list[str] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            said.append("event")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 2.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: said.append("wait"))
+    turns: list[int] = []
+    assert event_times(turns.append, 0) == [2e-3] * 10
+    assert turns == [*range(5), *range(10)] and said == ["wait", *["event"] * 20, "wait"]
+
+
+def test_the_power_state_is_the_measured_card_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def answer(command: list[str], **_: Any) -> SimpleNamespace:
+        asked.append(command)
+        return SimpleNamespace(stdout="P0, 1980 MHz\n")
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"card {device}"))
+    monkeypatch.setattr("stratakv.bench.attention.gpu.subprocess.run", answer)
+    assert _power(torch.device("cuda:1")) == "P0, 1980 MHz" and "--id=GPU-card cuda:1" in asked[0]
 
 
 class Broken:
@@ -181,22 +240,22 @@ def test_predictions_say_that_they_are_none_of_measurements(tmp_path: Path) -> N
         "attention",
         "--predict",
         "--types",
-        "turbo4,f32",
+        "turbo4,tcq5",
         "--head-dim",
-        "256",
+        "80",
         "--json",
         str(out),
     ]
     text = run({"TRITON_CACHE_DIR": str(tmp_path)}, *command)
-    assert "not measured on a GPU" in text and "left out: f32: " in text
+    assert "not measured on a GPU" in text and "left out: tcq5: " in text
     data = json.loads(out.read_text())
     assert [row["card"] for row in data["rows"]] == [
         "A100 SXM 80 GB",
         "RTX 4090",
         "H100 SXM",
-    ]  # f32 has no such kernel
+    ]  # tcq5 has no such kernel
     for row in data["rows"]:
-        assert row["bytes_per_head_row"] == 264 and 0 < row["share_of_bandwidth"] <= 1 and row["ms"] > 0
+        assert row["bytes_per_head_row"] == 84 and 0 < row["share_of_bandwidth"] <= 1 and row["ms"] > 0
 
 
 def test_a_machine_without_a_gpu_says_so() -> None:
