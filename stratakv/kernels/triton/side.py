@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -55,6 +57,8 @@ class Side:
 
     A value is (entry of its code) * unit * scale + minimum, the entry being table[code], or code - middle where the table is
     empty. padded: values of a vector as the kernel holds them, a power of two; padded_blocks: likewise.
+
+    digest: of this file. Triton keeps compiled kernels, also on disk, by their constants' text, in which properties aren't.
     """
 
     rows: str
@@ -74,6 +78,7 @@ class Side:
     table: tuple[int, ...]
     padded: int
     padded_blocks: int
+    digest: str
 
     @property
     def size(self) -> int:
@@ -231,7 +236,13 @@ def side_of(layout: PageLayout, name: Name) -> Side:
         table=table,
         padded=max(_power(blocks) * size, 16) if blocks > 1 else max(_power(dim), 16),
         padded_blocks=_power(blocks),
+        digest=_digest(),
     )
+
+
+@cache
+def _digest() -> str:
+    return sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def _entries(table: tuple[int, ...], packing: Packing) -> tuple[tuple[int, ...], int]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from row_pages import row_layout
 
+from stratakv.kernels.triton import side
 from stratakv.kernels.triton.machine_code import read_code
-from stratakv.kernels.triton.side import refusal as side_refusal
 from stratakv.kvtypes import kv_type, type_names
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -73,7 +74,7 @@ def test_what_is_launched_compiles(tmp_path: Path) -> None:
 
 
 def readable(name: str, dim: int) -> bool:
-    return side_refusal(kv_type(name), dim) is None
+    return side.refusal(kv_type(name), dim) is None
 
 
 @pytest.mark.slow
@@ -118,3 +119,18 @@ def test_loops_of_a_listing_are_found() -> None:
     assert whole == {"LDG.E.U16": 1, "MOV": 1, "LDG.E.U8": 1, "FADD": 1, "BRA": 3}
     assert loops == {"LDG.E.U16": 1, "LDG.E.U8": 1, "FADD": 1, "BRA": 2}
     assert largest == {"LDG.E.U8": 1, "FADD": 1, "BRA": 1}
+
+
+def test_kernels_of_another_version_are_not_found_in_triton_s_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key is the constants' text: what only properties say must change that, too."""
+    layout = row_layout("turbo4", "turbo4", (64, 64))
+    texts = []
+    for content in (b"one", b"another"):
+        for made in (side._digest, side.side_of):
+            made.cache_clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_bytes", lambda self, content=content: content)
+            texts.append(str(side.side_of(layout, "k")))
+    for made in (side._digest, side.side_of):
+        made.cache_clear()
+    assert len(set(texts)) == 2
