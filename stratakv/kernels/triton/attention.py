@@ -50,6 +50,31 @@ def product(a, b, S: tl.constexpr, TURNED: tl.constexpr):
     return c
 
 
+@triton.jit
+def scores_by_parts(
+    q, rows, used, tile, t, seen, S: tl.constexpr, M: tl.constexpr, T: tl.constexpr, TURNED: tl.constexpr
+):
+    """Queries times K, both loaded S.part values at a time: a query's three parts of tf32 would fill the registers, and so they
+    do where the loop is unrolled, since loads are moved to the front. rows: where a row of queries begins, [M]."""
+    part: tl.constexpr = S.part
+    dim: tl.constexpr = S.dim
+    floats = (tile + S.offset).to(tl.pointer_type(tl.float32)) + t[:, None] * S.dim
+    if TURNED:
+        s = tl.zeros((T, M), tl.float32)
+    else:
+        s = tl.zeros((M, T), tl.float32)
+    for begin in tl.range(0, dim, part, num_stages=1):
+        d = begin + tl.arange(0, part)
+        x = tl.load(q + rows[:, None] + d[None, :], mask=used[:, None] & (d < S.dim)[None, :], other=0.0).to(tl.float32)
+        k = tl.load(floats + d[None, :], mask=seen[:, None] & (d < S.dim)[None, :], other=0.0)
+        if TURNED:
+            x = tl.trans(x)
+        else:
+            k = tl.trans(k)
+        s += product(x, k, S, TURNED)
+    return s
+
+
 @triton.jit(do_not_specialize=["tokens", "splits"])
 def attend(
     q,
@@ -112,20 +137,24 @@ def attend(
 
     d = places(K)
     rows = token.to(tl.int64) * q_token + (head * GROUPS + r % GROUPS).to(tl.int64) * q_head
-    at = rows[:, None] + d[None, :]
-    x = tl.load(q + at, mask=used[:, None] & (d < K.dim)[None, :], other=0.0).to(tl.float32)
-    # rows of largest value 1: any finite query fits in f16
-    largest = tl.max(tl.abs(x), 1)
-    largest = tl.where(largest > 0, largest, 1.0)
-    x = x / largest[:, None]
-    if K.rows == "":
-        x = x.to(tl.float16)
-    row_scale = largest * scale * K.factor
+    if K.part > 0:
+        row_scale = tl.full((M,), 1.0, tl.float32) * scale
+    else:
+        at = rows[:, None] + d[None, :]
+        x = tl.load(q + at, mask=used[:, None] & (d < K.dim)[None, :], other=0.0).to(tl.float32)
+        # rows of largest value 1: any finite query fits in f16
+        largest = tl.max(tl.abs(x), 1)
+        largest = tl.where(largest > 0, largest, 1.0)
+        x = x / largest[:, None]
+        if K.rows == "":
+            x = x.to(tl.float16)
+        row_scale = largest * scale * K.factor
+        if TURNED:
+            x = tl.trans(x)
 
     width: tl.constexpr = V.padded
     axis: tl.constexpr = 0 if TURNED else 1
     if TURNED:
-        x = tl.trans(x)
         acc = tl.zeros((width, M), tl.float32)
         total = tl.zeros((T, M), tl.float32)  # added up at the end
     else:
@@ -149,10 +178,14 @@ def attend(
             seen = (position >= lowest) & (position < highest)
         else:
             seen = tl.max(visible.to(tl.int32), 1 - axis) > 0
-        k = values(tile, t, seen, k_entries, splits, K, T)
-        if not TURNED:
-            k = tl.trans(k)
-        s = product(x, k, K, TURNED) * by_row(row_scale, TURNED)
+        if K.part > 0:
+            s = scores_by_parts(q, rows, used, tile, t, seen, K, M, T, TURNED)
+        else:
+            k = values(tile, t, seen, k_entries, splits, K, T)
+            if not TURNED:
+                k = tl.trans(k)
+            s = product(x, k, K, TURNED)
+        s *= by_row(row_scale, TURNED)
         if K.folded:
             s *= by_token(folded_scale(tile, t, seen, K), TURNED)
         if SOFTCAP:

@@ -50,8 +50,6 @@ def shape_of(layout: PageLayout, groups: int, queries: int) -> Shape:
     """For q_heads = groups * kv_heads, and sequences of that many query tokens or fewer."""
     names = layout.k.name, layout.v.name
     wide, exact = max(layout.k_dim, layout.v_dim) > 128, "f32" in names
-    if wide and exact:  # spills with more rows than a token has
-        queries = min(queries, max(TURNED_ROWS // groups, 1))
     if queries * groups <= TURNED_ROWS:
         return _turned(layout, groups, queries)
     # so that nothing spills: products of floats take more registers than those of halves, and so do rows of 256 sums
@@ -81,6 +79,7 @@ def _turned(layout: PageLayout, groups: int, queries: int) -> Shape:
     warps, registers, resident = 2, 200, 5
     if "f32" in names:
         warps, registers, resident = (8, 255, 1) if wide else (4, 255, 2)
+        tile = 32 if wide else tile
     elif (
         "bf16" in names
         or (wide and "turbo8" in names)

@@ -178,6 +178,11 @@ class Side:
         return self.packing.wide // self.x_bits
 
     @property
+    def part(self) -> int:
+        """Values of K that are multiplied at once, 0 for all: three products of floats of 32 bits fill the registers."""
+        return 64 if self.rows == "f32" and self.dim > 128 else 0
+
+    @property
     def folded(self) -> bool:
         """Whether a token's only scale multiplies scores or weights, instead of values."""
         return self.blocks == 1 and self.scale >= 0 and self.minimum < 0
@@ -186,12 +191,7 @@ class Side:
 def refusal(type_: KVType, dim: int) -> str | None:
     """Why the kernels don't read vectors of that type and dim, in words."""
     if type_.packing in ROWS:
-        too_wide = type_.packing == "rows_f32" and dim > 128
-        return (
-            f"no Triton kernel for {type_.name} at a head_dim above 128: its products spill registers"
-            if too_wide
-            else None
-        )
+        return None
     if type_.packing not in PACKINGS:
         return f"no Triton kernel for {type_.name}"
     packing, blocks = PACKINGS[str(type_.packing)], type_.blocks(dim)

@@ -95,7 +95,18 @@ def test_other_dims(dims: tuple[int, int], types: tuple[str, str]) -> None:
     compare(row_pages(*types, dims, [130]), [1], 2)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3, 5, 7, 8, 12, 16, 20])
+@pytest.mark.parametrize(
+    ("types", "dims"),
+    [(("f32", "f32"), (192, 192)), (("f32", "turbo4"), (256, 128)), (("q8_0", "f32"), (160, 256))],
+    ids=str,
+)
+def test_f32_at_wide_heads(types: tuple[str, str], dims: tuple[int, int]) -> None:
+    """Multiplied 64 values at a time; rows as columns and as rows, and few query tokens of many."""
+    for groups, queries in ((2, 1), (12, 1), (1, 12)):
+        compare(row_pages(*types, dims, [140]), [queries], groups, window=90)
+
+
+@pytest.mark.parametrize("groups", [*range(1, 17), 20])
 def test_query_heads_of_a_kv_head(groups: int) -> None:
     compare(row_pages("turbo4", "turbo3", (64, 64), [150, 20]), [1, 3], groups)
 
@@ -177,7 +188,6 @@ def test_a_query_beyond_the_table_is_refused() -> None:
 
 def test_what_is_refused_is_said() -> None:
     for layout, device, words in (
-        (row_layout("f32", "f16", (256, 256)), CPU, "f32 at a head_dim above 128"),
         (row_layout("turbo4", "turbo4", (512, 512)), CPU, "head_dim above 256"),
         (row_layout("turbo3", "turbo3", (24, 24)), CPU, "no whole words"),
         (row_layout("tcq4", "f16", (16, 16)), CPU, "no Triton kernel for tcq4 in blocks of 16"),
@@ -208,7 +218,7 @@ def test_it_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATAKV_KERNEL", "triton")
     assert order_of(CPU) == "rows"
     assert kernel_for(row_layout("turbo4", "q8_0", (64, 64)), CPU) == TRITON
-    assert kernel_for(row_layout("f32", "q8_0", (256, 256)), CPU) is TORCH
+    assert kernel_for(row_layout("f32", "q8_0", (512, 512)), CPU) is TORCH
     monkeypatch.delenv("STRATAKV_KERNEL")
     assert order_of(CPU) == "tile" and order_of(torch.device("cuda")) == "rows"
     assert kernel_name(torch.device("cuda")) == "triton"
