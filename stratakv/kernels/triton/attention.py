@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from stratakv.kernels.triton.unpack import folded_scale, loaded_table, places, values
+from stratakv.kernels.triton.unpack import folded_scale, loaded_table, magnitude, places, values
 
 
 @triton.jit
@@ -187,14 +187,19 @@ def attend(
             s = product(x, k, K, TURNED)
         s *= by_row(row_scale, TURNED)
         if K.folded:
-            s *= by_token(folded_scale(tile, t, seen, K), TURNED)
+            s *= by_token(folded_scale(tile, t, seen, K).to(tl.float32), TURNED)
         if SOFTCAP:
             # softcap * tanh(s / softcap), s and the result to base 2
             e = tl.exp2(tl.abs(s) * (-2.0 / softcap))
             s = tl.where(s < 0, -1.0, 1.0) * (softcap * 1.4426950408889634) * ((1 - e) / (1 + e))
         if edge:  # in all other tiles every used row sees every token
             s = tl.where(visible, s, float("-inf"))
-        higher = tl.maximum(top, tl.max(s, axis))
+        reached = s
+        if V.folded:
+            norms = folded_scale(tile, t, seen, V)
+            # weights times norms become f16: the largest is about 1, or small ones would be lost where norms are small
+            reached += by_token(magnitude(norms), TURNED)
+        higher = tl.maximum(top, tl.max(reached, axis))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
         p = tl.exp2(s - by_row(safe, TURNED))
         keep = tl.exp2(top - safe)
@@ -205,7 +210,7 @@ def attend(
         top = higher
         v = values(tile, t, seen, v_entries, splits, V, T)
         if V.folded:
-            norms = folded_scale(tile, t, seen, V)
+            norms = norms.to(tl.float32)
             # memory that nobody wrote may hold no number; what was stored is finite
             p *= by_token(tl.where(tl.abs(norms) < float("inf"), norms, 0.0), TURNED)
         if TURNED:

@@ -239,5 +239,11 @@ def values(tile, t, seen, table, splits, S: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def folded_scale(tile, t, seen, S: tl.constexpr):
-    """float32 [T]: what the entries of a token are multiplied by, without S.factor."""
-    return tl.load((tile + S.scale).to(tl.pointer_type(tl.float16)) + t, mask=seen, other=0.0).to(tl.float32)
+    """f16 [T]: what the entries of a token are multiplied by, without S.factor."""
+    return tl.load((tile + S.scale).to(tl.pointer_type(tl.float16)) + t, mask=seen, other=0.0)
+
+
+@triton.jit
+def magnitude(x):
+    """Of f16 about the logarithm to base 2, -15 or more: its bits are one, from a power of two to the next a straight line."""
+    return (x.to(tl.int16, bitcast=True) & 0x7FFF).to(tl.float32) * (1 / 1024) - 15.0

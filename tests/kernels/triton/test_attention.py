@@ -16,10 +16,12 @@ from stratakv import KVCache, use
 from stratakv.kernels.choice import TORCH, kernel_for, kernel_name, kernel_names, order_of
 from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.kernel import Options
+from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
 from stratakv.kernels.triton.kernel import Triton
 from stratakv.kvtypes import type_names
 from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.pages.pool import Pool
 
 CPU = torch.device("cpu")
 TRITON = Triton()
@@ -142,10 +144,35 @@ def test_large_queries_and_a_dominant_key() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("v", ["f16", "f32", "bf16", "q8_0", "q4_1", "turbo4"])
-def test_what_no_query_sees_may_be_anything(v: str) -> None:
+@pytest.mark.parametrize("v", ["f16", "q4_1", "turbo4"])
+@pytest.mark.parametrize("norm", [1.0, 0.02])
+def test_small_weights_of_many_tokens_beside_a_large_one(v: str, norm: float) -> None:
+    """One token takes nearly all the weight and has no values, as the first one of a text often does: what is left are
+    products of small weights and norms, which f16 alone would lose."""
+    tokens, generator = 512, torch.Generator().manual_seed(0)
+    pool = Pool.fixed(row_layout("f16", v, (64, 64), 1), tokens // PAGE_TOKENS, CPU)
+    k, q = torch.zeros(tokens, 1, 64), torch.zeros(1, 2, 64)
+    k[0, 0, 0], k[1:, 0, 1], q[..., 0], q[..., 1] = 8.0, torch.randn(tokens - 1, generator=generator), 13.0, 4.0
+    values = torch.randn(tokens, 1, 64, generator=generator) + torch.randn(64, generator=generator)
+    values *= norm / values.norm(dim=-1, keepdim=True)
+    values[0] = 0
+    TORCH.append(pool, k, values, np.arange(tokens), new_codes())
+    step = Step.causal([np.arange(tokens // PAGE_TOKENS)], [tokens], [1])
+    found, expected = (kernel.attend(q, pool, step, Options(0.125)).out for kernel in (TRITON, TORCH))
+    assert float((found - expected).norm() / expected.norm()) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("k", "v", "dim"),
+    [
+        *(("f16", v, 64) for v in ("f16", "f32", "bf16", "q8_0", "q4_1", "turbo4")),
+        ("f32", "q8_0", 192),
+        ("turbo4", "turbo4", 64),
+    ],
+)
+def test_what_no_query_sees_may_be_anything(k: str, v: str, dim: int) -> None:
     """Tokens before a window and after the last token are nan."""
-    given = row_pages("f16", v, (64, 64), [200])
+    given = row_pages(k, v, (dim, 64), [200])
     poison = given.pool.tiles.clone()
     rows = given.pool.read(torch.from_numpy(given.tables[0]))
     rows[0, :, :80], rows[1, :, 70:] = 0xFF, 0xFF  # the second page holds the tokens 128 to 199
@@ -153,7 +180,7 @@ def test_what_no_query_sees_may_be_anything(v: str) -> None:
     assert not torch.equal(poison, given.pool.tiles)
     step = Step.causal(given.tables, [200], [1])
     step = replace(step, first=np.array([100], np.int32), last=np.array([198], np.int32))
-    q = torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(0))
+    q = torch.randn(1, 4, dim, generator=torch.Generator().manual_seed(0))
     found, expected = (kernel.attend(q, given.pool, step, Options(0.125)).out for kernel in (TRITON, TORCH))
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
