@@ -12,6 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
+from stratakv.engine.positions import check_positions
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,16 @@ def generate(
 
     ids: int64 [1, tokens], the whole text so far; what the cache holds already is not computed again. emit gets each new
     piece of text. prefill_chunk: tokens of the prompt in one forward call; all of them where the model doesn't read pieces right
-    (`LoadedModel.reads_in_pieces`). At most new_tokens come, fewer when the model ends its text.
+    (`LoadedModel.reads_in_pieces`). At most new_tokens come, fewer when the model ends its text, or has no more positions.
+    UserError for a prompt that has more tokens than those.
     """
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     stream = _TextStream(loaded.tokenizer, emit)
     stream.result.prompt_tokens = ids.shape[1] - cache.get_seq_length()
+    if (learned := loaded.positions) is not None:
+        check_positions(loaded.name, learned, ids.shape[1], "the prompt has")
+        new_tokens = min(new_tokens, learned - ids.shape[1] + 1)  # the last one is never read
     if stream.result.prompt_tokens > prefill_chunk and not loaded.reads_in_pieces:
         prefill_chunk = ids.shape[1]
     loaded.model.generate(  # type: ignore[operator]

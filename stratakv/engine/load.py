@@ -21,6 +21,7 @@ from stratakv.engine.cache import KVCache
 from stratakv.engine.complete import check_complete, check_experts, check_used, unused_when_unpacked
 from stratakv.engine.describe import ModelDescription, describe_model
 from stratakv.engine.pieces import reads_in_pieces
+from stratakv.engine.positions import learned_positions
 from stratakv.errors import UserError
 from stratakv.profile.geometry import ModelGeometry
 from stratakv.weights import ggml
@@ -51,6 +52,11 @@ class LoadedModel:
     def reads_in_pieces(self) -> bool:
         """Whether a prompt in several forward calls is read as in one; tried at the first question."""
         return reads_in_pieces(self.model, self.geometry)
+
+    @cached_property
+    def positions(self) -> int | None:
+        """How many positions the model has learned, None where it computes them."""
+        return learned_positions(self.model)
 
 
 def load_model(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stratakv.engine.load import LoadedModel
+from stratakv.engine.positions import check_positions
 from stratakv.errors import UserError
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.profile import Profile
@@ -35,11 +36,12 @@ class Engine:
     """Serves many requests over one packed cache.
 
     Made and started once; `submit` and the slots' methods are called from event loops, `snapshot` from anywhere. UserError
-    where the cache is too small for one request of `limits.context` tokens.
+    where the cache is too small for one request of `limits.context` tokens, or the model has learned fewer positions.
     """
 
     def __init__(self, loaded: LoadedModel, profile: Profile, limits: Limits) -> None:
         self.loaded, self.limits = loaded, limits
+        check_positions(loaded.name, loaded.positions, limits.context, "a request of this server may have")
         self.cache = PagedCache(loaded, profile, limits)
         self.scheduler = Scheduler(
             self.cache.groups,
