@@ -11,6 +11,7 @@ import torch
 
 from stratakv.engine.load import LoadedModel
 from stratakv.engine.pieces import TOKENS, made_up_tokens, own_logits, same_logits
+from stratakv.engine.positions import grows_with_text
 from stratakv.pages.allocator import PageAllocator
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.pages.table import BlockTable
@@ -43,6 +44,8 @@ def why_apart(loaded: LoadedModel) -> str | None:
     if states:
         return f"layer {states[0].layer}: {states[0].why}"
     model_type = str(loaded.model.config.model_type)
+    if grows_with_text(loaded.model.config):
+        return f"{model_type}'s RoPE hangs on how long a text is (dynamic)"
     lossless = resolve("f32", loaded.geometry)
     ids = made_up_tokens(loaded.model)
     with exact_products(loaded.model), torch.inference_mode():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stratakv.engine.cache import KVCache
 from stratakv.engine.load import LoadedModel
+from stratakv.engine.positions import forget_text, grows_with_text, rope_border
 from stratakv.kernels.choice import order_of
 from stratakv.kernels.spans import Cut, Seen, due, two_steps
 from stratakv.kernels.status import Status
@@ -86,15 +87,29 @@ class BatchedRunner:
             KeptResults(head.product) if isinstance(head, PackedLinear) else nullcontext()
         )
         self._keeps_logits = _keeps_logits(self.model)
+        self._rope_border = rope_border(self.model.config)
 
     def run(self, work: list[Work]) -> list[Outcome]:
-        """See Runner. When the step fails, each sequence is tried alone, to find whose fault it is."""
+        """See Runner. When the step fails, each sequence is tried alone, to find whose fault it is.
+
+        Sequences that RoPE turns by other frequencies get a call of their own: a call has those of its longest one.
+        """
+        border = self._rope_border
+        if border is None or len({item.start + item.count > border for item in work}) < 2:
+            return self._tried(work)
+        found: dict[int, Outcome] = {}
+        for beyond in (False, True):
+            some = [item for item in work if (item.start + item.count > border) is beyond]
+            found |= {id(item): _copied(outcome) for item, outcome in zip(some, self._tried(some), strict=True)}
+        return [found[id(item)] for item in work]
+
+    def _tried(self, work: list[Work]) -> list[Outcome]:
         try:
             return self._forward(work)
         except Exception as error:
             if len(work) == 1:
                 return [error]
-            return [_copied(outcome) for item in work for outcome in self.run([item])]
+            return [_copied(outcome) for item in work for outcome in self._tried([item])]
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept beside the pages."""
@@ -259,6 +274,7 @@ class SeparateRunner:
         self.model, self.profile, self.why, self.in_pieces = loaded.model, profile, why, in_pieces
         self.device = self.model.device
         self._last_alone = {"logits_to_keep": 1} if _keeps_logits(self.model) else {}
+        self._grows_with_text = grows_with_text(self.model.config)
         self.batching = f"one forward call for each sequence ({why})"
 
     def run(self, work: list[Work]) -> list[Outcome]:
@@ -279,6 +295,8 @@ class SeparateRunner:
     @torch.inference_mode()
     def _forward(self, item: Work) -> torch.Tensor | None:
         sequence, first, end = item.sequence, item.start, item.start + item.count
+        if self._grows_with_text:
+            forget_text(self.model)
         if item.prefill and not self.in_pieces:
             if end < sequence.prompt_tokens:
                 return None
