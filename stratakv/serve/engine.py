@@ -119,7 +119,16 @@ class Engine:
         The file appears in one step, or not at all.
         """
         self._check_files(slot)
+        return await asyncio.to_thread(self._save_slot, slot, Path(path))
 
+    async def restore_slot(self, slot: int, path: str | Path) -> slot_files.Saved:
+        """Read a slot's pages back, for prompts that begin with its tokens; UserError for a file that doesn't fit, or damaged."""
+        self._check_files(slot)
+        return await asyncio.to_thread(self._restore_slot, slot, Path(path))
+
+    # in a thread of their own to the end: who waits for them may be cancelled, and pages aren't let go while files are read
+
+    def _save_slot(self, slot: int, path: Path) -> slot_files.Saved:
         def hold() -> Held:
             running = next((each for each in self.scheduler.running if each.slot == slot), None)
             tokens, keys = self.cache.slots[slot]
@@ -132,17 +141,15 @@ class Engine:
                 )
             return self.cache.hold(tokens, keys, pages)
 
-        held = await self.between_steps(hold)
+        held = self.loop.command(hold).result()
         try:
-            return await asyncio.to_thread(slot_files.write, self.cache, held, Path(path))
+            return slot_files.write(self.cache, held, path)
         finally:
-            await self.between_steps(lambda: self.cache.let_go(held))
+            self.loop.command(lambda: self.cache.let_go(held)).result()
 
-    async def restore_slot(self, slot: int, path: str | Path) -> slot_files.Saved:
-        """Read a slot's pages back, for prompts that begin with its tokens; UserError for a file that doesn't fit, or damaged."""
-        self._check_files(slot)
-        found = await asyncio.to_thread(slot_files.read, self.cache, Path(path))
-        held = await self.between_steps(lambda: self.cache.take(found.tokens))
+    def _restore_slot(self, slot: int, path: Path) -> slot_files.Saved:
+        found = slot_files.read(self.cache, path)
+        held = self.loop.command(lambda: self.cache.take(found.tokens)).result()
         done = False
 
         def leave() -> None:
@@ -154,7 +161,7 @@ class Engine:
             await asyncio.to_thread(self.cache.write, held, found.states)
             done = True
         finally:
-            await self.between_steps(leave)
+            self.loop.command(leave).result()
         return slot_files.Saved(len(found.tokens), found.nbytes)
 
     async def erase_slot(self, slot: int) -> int:

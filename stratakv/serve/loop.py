@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import numpy as np
@@ -71,23 +72,26 @@ class Loop:
 
     async def between_steps(self, action: Callable[[], T]) -> T:
         """Run something in the loop's thread, between two steps. NotRunning when there is no loop."""
-        waiting = asyncio.get_running_loop()
-        done: asyncio.Future[T] = waiting.create_future()
+        return await asyncio.wrap_future(self.command(action))
+
+    def command(self, action: Callable[[], T]) -> Future[T]:
+        """The same for any thread but the loop's own. What is cancelled before its turn isn't run."""
+        done: Future[T] = Future()
 
         def run() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
             try:
-                result = action()
+                done.set_result(action())
             except Exception as error:
-                waiting.call_soon_threadsafe(_settle, done, None, error)
-            else:
-                waiting.call_soon_threadsafe(_settle, done, result, None)
+                done.set_exception(error)
 
         with self.lock:
             if self._ending or not self.healthy:
                 raise NotRunning(self.failure or "the engine is stopping")
             self._commands.append(run)
             self.lock.notify()
-        return await done
+        return done
 
     # in the thread
 
@@ -122,8 +126,8 @@ class Loop:
         with self.lock:
             self.scheduler.advance(work)
             self._end_finished(work)
-        prefill = sum(item.count for item in work if item.prefill)
-        self.statistics.add_step(prefill, sum(item.draws for item in work))
+            prefill = sum(item.count for item in work if item.prefill)
+            self.statistics.add_step(prefill, sum(item.draws for item in work))
         self._deliver()  # whoever gets the last token finds it counted
         decoding = sum(not item.prefill for item in work)
         self.budget.learn(decoding, prefill, time.perf_counter() - begin, prompts)
@@ -148,6 +152,8 @@ class Loop:
     def _draw(self, work: list[Work], outcomes: list[Outcome]) -> None:
         for item, outcome in zip(work, outcomes, strict=True):
             answer = self.answers[item.sequence.id]
+            if answer.finished is not None:  # by an earlier piece of its prompt
+                continue
             if isinstance(outcome, Exception):
                 answer.finish("error", str(outcome))
             elif outcome is not None:
@@ -228,12 +234,3 @@ def _put_all(batch: list[tuple[Ticket, list[Any]]]) -> None:
     for ticket, items in batch:
         for item in items:
             ticket.put(item)
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if future.cancelled():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)

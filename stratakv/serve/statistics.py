@@ -33,7 +33,7 @@ class Speed:
 
 
 class Statistics:
-    """Written by the loop's thread and, for what is refused or queued, with the engine's lock."""
+    """Written and read with the engine's lock."""
 
     def __init__(self) -> None:
         self.speed = Speed()

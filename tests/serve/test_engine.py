@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from tiny_models import loaded_tiny
 from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.pages.layout import PAGE_TOKENS
+from stratakv.serve.answer import Answer
 from stratakv.serve.request import Finish, GenerationRequest, NotRunning, Piece, PromptTooLong, QueueFull
 from stratakv.serve.samplers import SamplingParams
 from stratakv.serve.ticket import collect
@@ -327,3 +329,55 @@ def test_the_snapshot_tells_what_runs(engines: Any, text_ids: list[int]) -> None
     assert slot.pages == -(-200 // PAGE_TOKENS)
     assert [layer.k for layer in snapshot.layers][:4] == ["q8_0", "q8_0", "q8_0", "turbo4"]
     assert snapshot.used_bytes == slot.pages * PAGE_TOKENS * snapshot.bytes_per_token <= snapshot.cache_bytes
+
+
+def test_an_event_loop_that_closed_hurts_nobody(engines: Any, text_ids: list[int]) -> None:
+    """Its command could not be answered, and ended the model's loop for all."""
+    engine, gate = engines("f32", own=True), threading.Event()
+    run = engine.cache.runner.run
+    engine.cache.runner.run = lambda work: (gate.wait(30), run(work))[1]
+    done: list[str] = []
+
+    async def leaves() -> None:
+        engine.submit(GenerationRequest(tuple(text_ids[:9]), 2, GREEDY))
+        await asyncio.sleep(0.1)  # a step runs, which the commands have to wait for
+        for name in ("cancelled", "left"):
+            waiting = asyncio.ensure_future(engine.between_steps(lambda name=name: done.append(name)))
+            await asyncio.sleep(0)
+            if name == "cancelled":
+                waiting.cancel()
+
+    asyncio.run(leaves())
+    gate.set()
+    ((_, _, finish),) = answers(engine, [GenerationRequest(tuple(text_ids[:5]), 3, GREEDY)])
+    assert finish.reason == "length" and engine.healthy
+    assert "cancelled" not in done
+
+
+def test_what_a_snapshot_reads_is_written_with_its_lock(engines: Any, text_ids: list[int]) -> None:
+    """A deque that grew while its tokens a second were counted: RuntimeError, and /metrics was 500."""
+    engine = engines("f32", own=True)
+    add, held = engine.statistics.add_step, list[bool]()
+    engine.statistics.add_step = lambda *numbers: (held.append(engine.loop.lock._is_owned()), add(*numbers))
+    answers(engine, [GenerationRequest(tuple(text_ids[:9]), 3, GREEDY)])
+    assert held and all(held)
+
+
+def test_an_answer_that_failed_gets_nothing_more(engines: Any, text_ids: list[int]) -> None:
+    """With --deterministic a step has several pieces of a prompt: the last one still drew where an earlier one had failed."""
+    engine = engines("f32", own=True, deterministic=True, prefix_cache=False)
+    run = engine.cache.runner.run
+
+    def first_fails(work: Any) -> Any:
+        outcomes = run(work)
+        return [
+            UserError("no") if len(work) > 1 and item.start == 0 else o for item, o in zip(work, outcomes, strict=True)
+        ]
+
+    engine.cache.runner.run = first_fails
+    drawn: list[int] = []
+    draw = Answer.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Answer, "draw", lambda answer, logits: (drawn.append(1), draw(answer, logits)))
+        ((_, pieces, finish),) = answers(engine, [GenerationRequest(tuple(text_ids[: 2 * PAGE_TOKENS]), 3, GREEDY)])
+    assert finish.reason == "error" and finish.error == "no" and not pieces and not drawn
