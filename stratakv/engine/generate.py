@@ -59,19 +59,23 @@ class _TextStream(BaseStreamer):
 
     def __init__(self, tokenizer: Any, emit: Callable[[str], None]) -> None:
         self.tokenizer, self.emit = tokenizer, emit
-        self.result, self.prompt_seen = Generation(), False
-        self.context, self.read = 0, 0  # tokens[context:read] is text that is out already and shapes what follows
+        self.result = Generation()
+        # the prompt's last token: without it many a tokenizer drops the blank that the answer begins with
+        self.tokens: list[int] = []
+        self.context, self.read = 0, 1  # tokens[context:read] is text that is out already and shapes what follows
         self.started = time.perf_counter()
         self.first = self.started
 
     def put(self, value: torch.Tensor) -> None:
-        if not self.prompt_seen:  # transformers hands over the prompt first
-            self.prompt_seen = True
+        if not self.tokens:  # transformers hands over the prompt first
+            self.tokens = value.flatten().tolist()[-1:]
             return
         now = time.perf_counter()
         if not self.result.tokens:
             self.first, self.result.prompt_seconds = now, now - self.started
-        self.result.tokens += value.flatten().tolist()
+        new = value.flatten().tolist()
+        self.tokens += new
+        self.result.tokens += new
         self.result.decode_seconds = now - self.first
         self._emit(final=False)
 
@@ -79,7 +83,7 @@ class _TextStream(BaseStreamer):
         self._emit(final=True)
 
     def _emit(self, *, final: bool) -> None:
-        tokens = self.result.tokens
+        tokens = self.tokens
         before = self.tokenizer.decode(tokens[self.context : self.read], skip_special_tokens=True)
         text = self.tokenizer.decode(tokens[self.context :], skip_special_tokens=True)
         if len(text) > len(before) and (final or not text.endswith("\ufffd")):
@@ -105,13 +109,13 @@ def generate(
     (`LoadedModel.reads_in_pieces`). At most new_tokens come, fewer when the model ends its text, or has no more positions.
     UserError for a prompt that has more tokens than those.
     """
+    if (learned := loaded.positions) is not None:
+        check_positions(loaded.name, learned, ids.shape[1], "the prompt has")
+        new_tokens = min(new_tokens, learned - ids.shape[1] + 1)  # the last one is never read
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     stream = _TextStream(loaded.tokenizer, emit)
     stream.result.prompt_tokens = ids.shape[1] - cache.get_seq_length()
-    if (learned := loaded.positions) is not None:
-        check_positions(loaded.name, learned, ids.shape[1], "the prompt has")
-        new_tokens = min(new_tokens, learned - ids.shape[1] + 1)  # the last one is never read
     if stream.result.prompt_tokens > prefill_chunk and not loaded.reads_in_pieces:
         prefill_chunk = ids.shape[1]
     loaded.model.generate(  # type: ignore[operator]

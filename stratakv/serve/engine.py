@@ -97,7 +97,7 @@ class Engine:
             answer = Answer(
                 sequence,
                 ticket,
-                TextStream(self.loaded.tokenizer, request.stop, request.shown),
+                TextStream(self.loaded.tokenizer, request.stop, request.shown, request.prompt[-1:]),
                 matcher,
                 limit=min(request.max_tokens, self.limits.context - len(request.prompt)),
                 end_tokens=self.end_tokens,
@@ -158,7 +158,7 @@ class Engine:
             self.cache.let_go(held)
 
         try:
-            await asyncio.to_thread(self.cache.write, held, found.states)
+            self.cache.write(held, found.states)
             done = True
         finally:
             self.loop.command(leave).result()

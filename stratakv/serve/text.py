@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 REPLACEMENT = "\ufffd"
 
 
 class TextStream:
-    """The text of one answer. stop: texts before which it ends. shown: special tokens that are part of it, and their text."""
+    """The text of one answer. stop: texts before which it ends. shown: special tokens that are part of it, and their text.
+    before: tokens just before it, without which many a tokenizer drops the blank that the answer begins with.
+    """
 
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = (), shown: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop: tuple[str, ...] = (),
+        shown: Mapping[int, str] | None = None,
+        before: Sequence[int] = (),
+    ) -> None:
         self.tokenizer, self._shown = tokenizer, shown or {}
         self.stop = tuple(text for text in stop if text)
         self.stopped: str | None = None
-        self._tokens: list[int] = []
-        self._context = self._read = 0  # tokens[context:read] is text that is out already and shapes what follows
+        self._tokens: list[int] = list(before)
+        self._context, self._read = 0, len(before)  # tokens[context:read] is out already and shapes what follows
         self._held = ""
 
     def add(self, token: int) -> tuple[str, str]:

@@ -88,3 +88,17 @@ def test_special_tokens_that_are_shown_are_part_of_the_text() -> None:
     assert [stream.add(byte)[1] for byte in "é".encode()] == ["", "é"]
     assert stream.add("é".encode()[0]) == ("", "") and stream.add(7)[1] == "<think>"
     assert stream.add(ord("a"))[1] == "a"
+
+
+class Blanks:
+    """A tokenizer whose text loses the blank that it begins with, as Llama 2's does."""
+
+    words = ("Once", "▁upon", "▁a", "▁time")
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
+        return "".join(self.words[token] for token in tokens).replace("▁", " ").removeprefix(" ")
+
+
+def test_the_blank_that_an_answer_begins_with() -> None:
+    stream = TextStream(Blanks(), before=[0])
+    assert [stream.add(token)[1] for token in (1, 2, 3)] == [" upon", " a", " time"]
