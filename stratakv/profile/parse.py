@@ -42,7 +42,7 @@ def resolve(
     has a ':'), TYPE, or K/V; and after each of them spans, as in 'turbo4; recent: 2 pages turbo8; first: 1 page turbo8'.
     base: the -ctk and -ctv types under a rule line or a mode; the other texts name every layer's types themselves.
     compat_fork: a mode or a type pair is assigned as the llama.cpp fork does it, TURBO_AUTO_ASYMMETRIC in the environment
-    included. fingerprint: of the model's weights, checked against a file's.
+    included. fingerprint: of the shapes of the model's weights, checked against a file's.
     Raises UserError for a text that means nothing, and for whatever does not fit the model.
     """
     text = text.strip()

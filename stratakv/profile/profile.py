@@ -21,9 +21,9 @@ class Profile:
     """One (K type, V type) a KV layer, checked against the layer's head dims.
 
     pairs: by KV ordinal. warnings: what the user should know about how the text became these pairs, notes: what is no reason to
-    worry; they belong to the resolving and are not stored in files. fingerprint: of the model's weights, None when unknown.
-    evidence: what was measured, JSON values only. compat_fork: resolved as the llama.cpp fork would, so tables show the fork's
-    bytes too. spans: by KV ordinal, the pages in a finer type; () means none anywhere.
+    worry; they belong to the resolving and are not stored in files. fingerprint: of the shapes of the model's weights, None when
+    unknown. evidence: what was measured, JSON values only. compat_fork: resolved as the llama.cpp fork would, so tables show the
+    fork's bytes too. spans: by KV ordinal, the pages in a finer type; () means none anywhere.
 
     Raises UserError for a model without KV layers, an unknown type, a head dim that a type cannot store, or spans that a layer
     cannot have.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -17,6 +18,7 @@ from stratakv.serve.groups import capacities, window_groups
 from stratakv.serve.request import Limits
 from stratakv.serve.runner import BatchedRunner
 from stratakv.serve.sequence import page_keys
+from stratakv.weights.sample import weights_sample
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class PagedCache:
 
     def __init__(self, loaded: LoadedModel, profile: Profile, limits: Limits) -> None:
         self.model, self.fingerprint, self.profile = loaded.name, loaded.fingerprint, profile
+        self._model = loaded.model
         self.groups = window_groups(profile)
         pages = capacities(self.groups, limits.cache_bytes, limits.slots, limits.context, limits.prefill_chunk)
         for group, capacity in zip(self.groups, pages, strict=True):
@@ -55,6 +58,11 @@ class PagedCache:
         self.shares = limits.prefix_cache and isinstance(self.runner, BatchedRunner)
         self.slots: list[tuple[tuple[int, ...], list[bytes]]] = [((), []) for _ in range(limits.slots)]
         self._salt = f"{loaded.fingerprint}\n{profile.pairs}\n{profile.spans}".encode()
+
+    @cached_property
+    def weights(self) -> str:
+        """A sample of the model's weights, for slots on disk: fine-tuned models have the original's fingerprint."""
+        return weights_sample(self._model)
 
     @property
     def nbytes(self) -> int:

@@ -3,10 +3,11 @@
     "stratakv/slot/1\n" | length of the header, 8 bytes, little endian | header, JSON | token ids, int32 | for each group, each
     of its layers: uint8 [pages, kv_heads, PAGE_TOKENS, k_bytes + v_bytes] | sha256 over all before
 
-Of layers with spans the sealed pages and the fine ones are two groups. The header names the model's fingerprint, the spans, each
-layer's types with version and rotation seed, which pages each group holds, and the layout of the states in the file. That is no
-layout of pages in memory: bytes have the types' own order, so a file outlives another order in memory, and only the size of pages
-must be the same. Files before the layout had a name say page_tokens alone.
+Of layers with spans the sealed pages and the fine ones are two groups. The header names the model's fingerprint and a sample of
+its weights, the spans, each layer's types with version and rotation seed, which pages each group holds, and the layout of the
+states in the file. That is no layout of pages in memory: bytes have the types' own order, so a file outlives another order in
+memory, and only the size of pages must be the same. Files before the layout had a name say page_tokens alone; older
+ones say nothing of weights.
 """
 
 from __future__ import annotations
@@ -69,7 +70,13 @@ def _expected(cache: PagedCache) -> dict[str, Any]:
                     "window": layer.window,
                 }
             )
-    expected = {"fingerprint": cache.fingerprint, "layout": LAYOUT, "page_tokens": PAGE_TOKENS, "layers": layers}
+    expected = {
+        "fingerprint": cache.fingerprint,
+        "weights": cache.weights,
+        "layout": LAYOUT,
+        "page_tokens": PAGE_TOKENS,
+        "layers": layers,
+    }
     return {**expected, "spans": _rules(cache)} if _rules(cache) else expected
 
 
@@ -158,12 +165,12 @@ def _read_open(cache: PagedCache, file: BinaryIO) -> Contents:
     try:
         header = json.loads(source.read(length))
         tokens, firsts = int(header["tokens"]), [int(first) for first in header["first_pages"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError("it is damaged: its header can't be read") from error
     _check_header(cache, header)
     pages = tokens // PAGE_TOKENS
-    good = tokens > 0 and tokens % PAGE_TOKENS == 0
-    if not good or firsts != _first_pages(cache, pages) or 4 * tokens > size:
+    good = 0 < 4 * tokens <= size and tokens % PAGE_TOKENS == 0
+    if not good or firsts != _first_pages(cache, pages):
         raise UserError("it is damaged: its header contradicts itself")
     ids = tuple(np.frombuffer(source.read(4 * tokens), dtype="<i4").tolist())
     states = []
@@ -186,6 +193,11 @@ def _check_header(cache: PagedCache, header: dict[str, Any]) -> None:
     expected = _expected(cache)
     if header.get("fingerprint") != expected["fingerprint"]:
         raise UserError(f"it was saved with another model ({header.get('model')}), this server runs {cache.model}")
+    if header.get("weights", expected["weights"]) != expected["weights"]:
+        raise UserError(
+            f"it was saved with other weights of the same shapes ({header.get('model')}), this server runs {cache.model}; "
+            "another --dtype makes other weights, too"
+        )
     rules = header.get("spans", []), _rules(cache)
     if rules[0] != rules[1]:
         saved, here = (_rules_text(each) for each in rules)

@@ -41,6 +41,10 @@ class MappedFile:
             self._module.guard_mapping(self.address, self.size)
             weakref.finalize(self, self._module.forget_mapping, self.address)
 
+    def read(self, offset: int, count: int) -> bytes:
+        """Some of its bytes."""
+        return self._bytes[offset : offset + count].tobytes()
+
     def check(self) -> None:
         """UserError when the file is no longer what was mapped: call it before and after each use."""
         try:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,10 @@ def test_files_that_do_not_fit_are_refused_with_the_reason(saved: Any, engines: 
     fingerprint = engine.loaded.fingerprint.encode()
     changed.write_bytes(data.replace(fingerprint, fingerprint[::-1]))
     with pytest.raises(UserError, match="another model"):
+        asyncio.run(engine.restore_slot(0, changed))
+    weights = engine.cache.weights.encode()
+    changed.write_bytes(rewritten(data, weights, weights[::-1]))
+    with pytest.raises(UserError, match="other weights of the same shapes"):
         asyncio.run(engine.restore_slot(0, changed))
     assert all(pool.used == 0 for pool in engine.cache.pools)
 
@@ -167,3 +172,41 @@ def test_a_kill_while_saving_leaves_the_old_file_whole(tmp_path: Path, engines: 
         os.kill(child.pid, signal.SIGKILL)
     reader = engines("f32", slots=1)
     assert asyncio.run(reader.restore_slot(0, path)).tokens == 600 // PAGE * PAGE
+
+
+def test_a_restore_that_nobody_waits_for_keeps_its_pages_until_they_are_written(saved: Any) -> None:
+    """They were free while a thread still wrote into them: another request's, by then."""
+    engine, path, _ = saved
+    gate, used = threading.Event(), list[list[int]]()
+    write = engine.cache.write
+
+    def slowly(held: Any, states: Any) -> None:
+        assert gate.wait(30)
+        used.append([pool.used for pool in engine.cache.pools])
+        write(held, states)
+
+    async def left() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.restore_slot(0, path), 0.2)
+        gate.set()
+        while any(pool.used for pool in engine.cache.pools):
+            await asyncio.sleep(0.01)
+
+    engine.cache.write = slowly
+    try:
+        asyncio.run(left())
+    finally:
+        del engine.cache.write
+    assert used and all(used[0])
+
+
+@pytest.mark.parametrize("tokens", [float("inf"), 1e300, -PAGE, 10**12 * PAGE])
+def test_numbers_of_tokens_that_can_not_be(saved: Any, tokens: float) -> None:
+    engine, path, _ = saved
+    content = path.read_bytes()
+    length = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 8], "little")
+    header = json.loads(content[len(MAGIC) + 8 : len(MAGIC) + 8 + length])
+    text = json.dumps({**header, "tokens": tokens}).encode()
+    path.write_bytes(MAGIC + len(text).to_bytes(8, "little") + text + content[len(MAGIC) + 8 + length :])
+    with pytest.raises(UserError, match="it is damaged"):
+        asyncio.run(engine.restore_slot(0, path))
