@@ -37,7 +37,12 @@ def run(args: argparse.Namespace) -> int:
     loaded, profile = load_for_generation(args)
     system = utf8(lambda: args.system or "", "--system")
     conversation = Conversation(loaded, profile, system or None)
-    if not conversation.has_template:
+    if problem := conversation.template_problem:
+        print(
+            f"warning: the model's chat template does not compile ({problem}): a plain User/Assistant form is used",
+            file=sys.stderr,
+        )
+    elif not conversation.has_template:
         print("note: a base model without a chat template, a plain User/Assistant form is used", file=sys.stderr)
     while line := utf8(_read_line, "the line"):
         warn_context(len(conversation.held) + len(line) // 4, args.n_predict, loaded.geometry.context)

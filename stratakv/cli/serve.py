@@ -195,13 +195,13 @@ def _application(args: argparse.Namespace) -> FastAPI:
     from stratakv.cli.dtypes import torch_dtype
     from stratakv.cli.profile_options import profile_from_args
     from stratakv.cli.sizes import parse_memory
+    from stratakv.engine.chat_template import template_problem
     from stratakv.engine.describe import describe_model
     from stratakv.engine.load import WEIGHTS_HEADROOM, free_memory, load_model
     from stratakv.engine.size import weights_size
     from stratakv.profile.table import format_table, show_table
     from stratakv.serve.api.app import create_app
     from stratakv.serve.api.origins import checked_hosts, checked_origins
-    from stratakv.serve.api.prompts import template_problem
     from stratakv.serve.api.settings import ServerSettings
     from stratakv.serve.capacity import affordable, capacity_line, plan_capacity, working_bytes
     from stratakv.serve.engine import Engine

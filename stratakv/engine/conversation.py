@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
 from stratakv.engine.cache import KVCache
+from stratakv.engine.chat_template import FALLBACK_TEMPLATE, own_template, rendered, template_problem
 from stratakv.engine.generate import Generation, Sampling, generate
 from stratakv.engine.load import LoadedModel
 from stratakv.engine.prompt import prompt_ids
 from stratakv.profile import Profile
-
-# For base models, which have none: the plainest form that such models continue as a dialogue
-FALLBACK_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
 
 
 @dataclass
@@ -39,36 +35,49 @@ class Conversation:
 
     @property
     def has_template(self) -> bool:
-        """Whether the model brings a chat template of its own."""
-        return bool(getattr(self.loaded.tokenizer, "chat_template", None))
+        """Whether the model brings a chat template of its own, one that compiles."""
+        return self._own_template is not None
+
+    @cached_property
+    def template_problem(self) -> str | None:
+        """Why the model's own template can't be used, in words; None: it can, or there is none."""
+        return template_problem(self.loaded.tokenizer)
+
+    @cached_property
+    def _own_template(self) -> str | None:
+        return None if self.template_problem else own_template(self.loaded.tokenizer)
 
     def prompt_ids(self) -> list[int]:
         """Token ids of the messages so far, up to where the model's answer begins."""
         tokenizer = self.loaded.tokenizer
-        text = tokenizer.apply_chat_template(
-            self.messages,
-            chat_template=None if self.has_template else FALLBACK_TEMPLATE,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        text = rendered(tokenizer, self.messages, self._own_template or FALLBACK_TEMPLATE, add_generation_prompt=True)
         return prompt_ids(tokenizer, text, special=not self.has_template)
 
     def ask(
         self, text: str, *, new_tokens: int, sampling: Sampling, emit: Callable[[str], None], prefill_chunk: int = 512
     ) -> Generation:
-        """One turn: the user's text in, the model's answer out (streamed to emit) and into the messages."""
+        """One turn: the user's text in, the model's answer out (streamed to emit) and into the messages.
+
+        Whatever ends it before its answer is whole, an interruption too, the conversation is as it was before. UserError for
+        messages that the model's template refuses.
+        """
         self.messages.append({"role": "user", "content": text})
-        ids = self.prompt_ids()
-        self._keep_common(ids)
-        result = generate(
-            self.loaded,
-            self.cache,
-            torch.tensor([ids]),
-            new_tokens=new_tokens,
-            sampling=sampling,
-            emit=emit,
-            prefill_chunk=prefill_chunk,
-        )
+        try:
+            ids = self.prompt_ids()
+            self._keep_common(ids)
+            result = generate(
+                self.loaded,
+                self.cache,
+                torch.tensor([ids]),
+                new_tokens=new_tokens,
+                sampling=sampling,
+                emit=emit,
+                prefill_chunk=prefill_chunk,
+            )
+        except BaseException:
+            self.messages.pop()
+            self.cache, self.held = KVCache(self.loaded.model.config, self.profile), []
+            raise
         self.messages.append({"role": "assistant", "content": result.text.strip()})
         self.held = (ids + result.tokens)[: self.cache.get_seq_length()]
         return result

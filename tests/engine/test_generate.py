@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from packed_views import states_forgotten
+from tiny_models import loaded_tiny
 
-from stratakv import KVCache, load_model, resolve
+from stratakv import KVCache, UserError, load_model, resolve
 from stratakv.cli import demo
 from stratakv.engine.conversation import Conversation
 from stratakv.engine.generate import Sampling, generate
@@ -88,3 +89,54 @@ def test_conversation_computes_only_what_is_new(loaded) -> None:
     fresh.messages = talk.messages[:2]
     alone = fresh.ask("And the castle?", new_tokens=10, sampling=GREEDY, emit=lambda text: None)
     assert alone.tokens == second.tokens
+
+
+def test_the_blank_that_an_answer_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama 2's tokenizer drops the blank that a text begins with: the prompt's last word ran into the answer's first."""
+    tiny = loaded_tiny("llama")
+    decode = lambda tokens, skip_special_tokens=True: "".join(f" w{token}" for token in tokens).removeprefix(" ")  # noqa: E731
+    monkeypatch.setattr(tiny.tokenizer, "decode", decode, raising=False)
+    cache = KVCache(tiny.model.config, "f32")
+    result = generate(tiny, cache, torch.tensor([[5, 6, 7]]), new_tokens=3, sampling=GREEDY, emit=lambda text: None)
+    assert result.text == "".join(f" w{token}" for token in result.tokens)
+
+
+def test_a_turn_that_is_interrupted_leaves_the_conversation_as_it_was(loaded) -> None:
+    """Ctrl-C in the middle of a call left some layers a piece of the prompt longer than others, for all turns after it."""
+    profile = resolve("turbo4", loaded.geometry)
+    talk, fresh = Conversation(loaded, profile), Conversation(loaded, profile)
+    asked = {"new_tokens": 6, "sampling": GREEDY}
+
+    def interrupts(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        talk.ask("Where is the Count?", emit=interrupts, **asked)
+    assert talk.messages == []
+    theirs = fresh.ask("And the castle?", emit=lambda text: None, **asked)
+    assert talk.ask("And the castle?", emit=lambda text: None, **asked).tokens == theirs.tokens
+
+
+def test_messages_that_a_template_refuses(loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 2's has no system messages; the reason came with a traceback."""
+    refuses = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}"
+    )
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", refuses)
+    profile = resolve("turbo4", loaded.geometry)
+    asked = {"new_tokens": 2, "sampling": GREEDY, "emit": lambda text: None}
+    talk = Conversation(loaded, profile, "be kind")
+    with pytest.raises(UserError, match="chat template refuses these messages: no system"):
+        talk.ask("Who goes there?", **asked)
+    assert [message["role"] for message in talk.messages] == ["system"]
+    assert Conversation(loaded, profile).ask("Who goes there?", **asked).tokens
+
+
+def test_a_template_that_does_not_compile_is_replaced(loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = resolve("turbo4", loaded.geometry)
+    asked = {"new_tokens": 4, "sampling": GREEDY, "emit": lambda text: None}
+    plain = Conversation(loaded, profile).ask("Who goes there?", **asked)
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", "{% if %}")
+    talk = Conversation(loaded, profile)
+    assert not talk.has_template and "line 1" in (talk.template_problem or "")
+    assert talk.ask("Who goes there?", **asked).tokens == plain.tokens

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from jinja2.exceptions import TemplateError, TemplateSyntaxError
-
-from stratakv.engine.conversation import FALLBACK_TEMPLATE
+from stratakv.engine.chat_template import FALLBACK_TEMPLATE, own_template, rendered, template_problem
 from stratakv.engine.prompt import prompt_ids
+from stratakv.errors import UserError
 from stratakv.serve.api.errors import ApiError
 from stratakv.serve.api.tools import messages_without_tools
 from stratakv.serve.request import PromptTooLong
@@ -116,18 +115,16 @@ class Prompter:
         if self.own_template is None or (tools and "tools" not in self.own_template):
             messages, tools = messages_without_tools(messages, tools), ()
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                list(messages),
+            return rendered(
+                self._tokenizer,
+                messages,
+                self.template,
                 tools=list(tools) or None,
-                chat_template=self.template,
-                tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 **(variables or {}),
             )
-        except (TemplateError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ApiError(f"the model's chat template refuses these messages: {reason}", param="messages") from None
-        return text
+        except UserError as error:
+            raise ApiError(str(error), param="messages") from None
 
     def chat(
         self,
@@ -157,28 +154,6 @@ class Prompter:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself."""
         return [self._tokenizer.decode([id_], skip_special_tokens=False) for id_ in ids]
-
-
-def own_template(tokenizer: Any) -> str | None:
-    """The chat template that a model brings, the default one of several."""
-    own = getattr(tokenizer, "chat_template", None)
-    if isinstance(own, dict):
-        own = own.get("default") or next(iter(own.values()), None)
-    return own or None
-
-
-def template_problem(tokenizer: Any) -> str | None:
-    """Why a model's chat template does not compile, with the line; None: it does, or there is none."""
-    template = own_template(tokenizer)
-    if template is None:
-        return None
-    try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], chat_template=template, tokenize=False)
-    except TemplateSyntaxError as error:
-        return f"line {error.lineno}: {error.message}"
-    except Exception:  # it compiles, and refuses this conversation
-        return None
-    return None
 
 
 def begun_answer(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from servers import embedded
 
+from stratakv.engine.chat_template import template_problem
 from stratakv.serve.api.errors import ApiError
-from stratakv.serve.api.prompts import Prompter, template_problem
+from stratakv.serve.api.prompts import Prompter
 from stratakv.serve.request import PromptTooLong
 
 HELLO = [{"role": "user", "content": "Hi"}]
