@@ -32,8 +32,8 @@ class Attended(NamedTuple):
     """out: [query tokens, q_heads, v_dim] in the model's basis and the query's dtype, contiguous; zeros where a query
     sees nothing
 
-    lse: float32 [query tokens, q_heads], the logarithm of the sum of exponentiated logits, the sink's among them, -inf where a
-    query sees nothing; None where it wasn't asked for.
+    lse: float32 [query tokens, q_heads], the logarithm of the sum of exponentiated logits, the sink's among them: the sink's
+    alone where a query sees nothing, -inf without one; None where it wasn't asked for.
     """
 
     out: torch.Tensor

@@ -177,6 +177,17 @@ def intervals(mask: torch.Tensor) -> tuple[NDArray[np.int32], NDArray[np.int32]]
     return first.cpu().numpy(), last.cpu().numpy()
 
 
+# In additive masks as good as minus infinity; softmaxes of rows that hold nothing else stay finite
+MASKED = -1e30
+
+
+def sees_nothing(mask: torch.Tensor) -> torch.Tensor:
+    """Which queries a mask, boolean or additive, hides everything from: a bool less its last dimension."""
+    if mask.dtype == torch.bool:
+        return ~mask.any(-1)
+    return (mask <= max(MASKED, torch.finfo(mask.dtype).min)).all(-1)
+
+
 @lru_cache(maxsize=64)
 def _even_starts(count: int, size: int) -> NDArray[np.int64]:
     """Where equally large parts of arrays begin, and where they end: page_start."""

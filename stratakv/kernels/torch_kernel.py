@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stratakv.kernels.converting import convert
 from stratakv.kernels.kernel import Attended, Options, Part, attend_apart
-from stratakv.kernels.step import Rectangle, Step
+from stratakv.kernels.step import MASKED, Rectangle, Step, sees_nothing
 from stratakv.pages.layout import PageLayout
 from stratakv.pages.pool import Pool
 
@@ -43,9 +43,13 @@ class Torch:
         """See Kernel. Stored vectors are never un-rotated: q is rotated into K's basis once, the output out of V's once."""
         if step.rectangle is not None:
             return _even(query, pool, step, step.rectangle, options, lse)
+        if not len(step):
+            return Attended(
+                _nothing(query, pool, 0), torch.empty(0, query.shape[1], device=query.device) if lse else None
+            )
         parts = [_one(query, pool, step, s, options, lse) for s in range(len(step))]
         sums = torch.cat([part.lse for part in parts if part.lse is not None]) if lse else None
-        return Attended(torch.cat([part.out for part in parts]) if parts else _nothing(query, pool, 0), sums)
+        return Attended(torch.cat([part.out for part in parts]), sums)
 
     def attend_both(self, query: torch.Tensor, written: Part, other: Part, options: Options) -> torch.Tensor:
         """See Kernel."""
@@ -75,7 +79,7 @@ def _one(query: torch.Tensor, pool: Pool, step: Step, s: int, options: Options, 
         raise ValueError("a query sees tokens that its block table doesn't hold")
     if tokens == 0:
         count = here.stop - here.start
-        sums = torch.full((count, query.shape[1]), -torch.inf, device=query.device) if lse else None
+        sums = _sums_of_nothing(query, options).expand(count, -1) if lse else None
         return Attended(_nothing(query, pool, count), sums)
     first, last = (torch.from_numpy(ends[here])[None] for ends in (step.first, step.last))
     seen, shape = _seen(first, last, tokens, query.device), Rectangle(table[None], 0, tokens)
@@ -84,6 +88,13 @@ def _one(query: torch.Tensor, pool: Pool, step: Step, s: int, options: Options, 
 
 def _nothing(query: torch.Tensor, pool: Pool, count: int) -> torch.Tensor:
     return query.new_zeros(count, query.shape[1], pool.layout.v_dim)
+
+
+def _sums_of_nothing(query: torch.Tensor, options: Options) -> torch.Tensor:
+    """The log-sum-exp of a query that sees no token: of the sink alone, float32 [q_heads]."""
+    if options.sinks is not None:
+        return options.sinks.float()
+    return torch.full((query.shape[1],), -torch.inf, device=query.device)
 
 
 def _seen(first: torch.Tensor, last: torch.Tensor, tokens: int, device: torch.device) -> Visible:
@@ -107,16 +118,17 @@ def _attended(
     rows = pool.read_tokens(shape.tables, shape.start, shape.tokens)
     k = layout.k.decode_stored(rows[..., : layout.k_bytes], layout.k_dim)
     v = layout.v.decode_stored(rows[..., layout.k_bytes :], layout.v_dim)
-    nothing = None
+    nothing = None if mask is None else sees_nothing(mask)
     if mask is not None and mask.dtype == torch.bool:
         # what no query sees may be anything
         k, v = (torch.where(mask.any(dim=(1, 2))[:, None, :, None], x, 0.0) for x in (k, v))
-        nothing = ~mask.any(-1)
+    elif mask is not None:
+        mask = mask.float().clamp(min=MASKED)
     out, sums = dense_attention(layout.k.rotate(queries.float()), k, v, mask, causal, options, lse)
     out = layout.v.unrotate(out)
     if nothing is not None:
         out = torch.where(nothing.unsqueeze(-1), 0.0, out)
-        sums = sums if sums is None else torch.where(nothing, -torch.inf, sums)
+        sums = sums if sums is None else torch.where(nothing, _sums_of_nothing(queries, options)[:, None], sums)
     out = out.transpose(1, 2).flatten(0, 1).to(queries.dtype).contiguous()
     return Attended(out, sums.transpose(1, 2).flatten(0, 1) if sums is not None and lse else None)
 

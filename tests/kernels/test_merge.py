@@ -154,3 +154,38 @@ def test_blocks_and_runs_are_cut_alike() -> None:
     assert split.decoding is None  # who decodes comes first
     assert [np.diff(step.page_start).tolist() for step in split.steps] == [[3] * 6, [2] * 6]
     assert split.others.tokens.tolist() == [105] and split.chunks.tokens.tolist() == list(range(105))
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("sinks", [None, torch.linspace(-1, 2, 4)], ids=["plain", "sinks"])
+def test_a_query_that_sees_nothing_has_the_sink_alone(kernel: Kernel, sinks: torch.Tensor | None) -> None:
+    """Torch said minus infinity beside a sink: merged with another part the sink was lost."""
+    pool = Pool.fixed(PageLayout(kv_type("f32"), kv_type("f32"), 16, 16, 2), 1, torch.device("cpu"))
+    k, v, q = torch.randn(3, 9, 4, 16, generator=torch.Generator().manual_seed(3)).unbind()
+    kernel.append(pool, k[:, :2], v[:, :2], np.arange(9), new_codes())
+    step = Step.causal([[0]], [9], [2])
+    step = replace(step, first=np.array([0, 4], np.int32), last=np.array([8, 4], np.int32))
+    found = kernel.attend(q[:2], pool, step, Options(0.25, sinks=sinks), lse=True)
+    assert found.lse is not None and not found.out[1].any()
+    assert torch.equal(found.lse[1], torch.full((4,), -torch.inf) if sinks is None else sinks)
+    none = kernel.attend(q[:0], pool, Step.causal([], [], []), Options(0.25), lse=True)
+    assert none.out.shape == (0, 4, 16) and none.lse is not None and none.lse.shape == (0, 4)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("softcap", [None, 20.0])
+def test_additive_masks_of_minus_infinity(kernel: Kernel, softcap: float | None) -> None:
+    """A block of 1,024 tokens, or a query, that such a mask hides was not a number."""
+    tokens, tables = 1500, np.arange(12)[None]
+    pool = Pool.fixed(PageLayout(kv_type("f32"), kv_type("f32"), 16, 16, 2), 12, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(4)
+    k, v = torch.randn(2, tokens, 2, 16, generator=generator)
+    q = torch.randn(4, 4, 16, generator=generator)
+    kernel.append(pool, k, v, np.arange(tokens), new_codes())
+    seen = torch.rand(1, 1, 4, tokens, generator=generator) < 0.5
+    seen[..., :1100], seen[:, :, 2] = False, False
+    added = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
+    step, options = Step.even(tables, tokens, 4), Options(0.25, softcap)
+    ours, theirs = (kernel.attend(q, pool, step.under(mask), options, lse=True) for mask in (added, seen))
+    assert torch.allclose(ours.out, theirs.out, atol=1e-5) and not ours.out[2].any()
+    assert ours.lse is not None and theirs.lse is not None and torch.allclose(ours.lse, theirs.lse, atol=1e-5)

@@ -10,12 +10,11 @@ import torch
 from stratakv.kernels.cpu.layout import Side, compiled
 from stratakv.kernels.kernel import Options
 from stratakv.kernels.native import native
-from stratakv.kernels.step import Rectangle
+from stratakv.kernels.step import MASKED, Rectangle, sees_nothing
 from stratakv.pages.pool import Pool
 
 BLOCK_TOKENS = 1024
 _SIDES: tuple[Side, Side] = ("k", "v")
-_MASKED = -1e30  # an additive mask whose rows stay finite where a block shows a query nothing
 
 
 def attend(
@@ -39,19 +38,16 @@ def attend(
             if not bool(part.any()):
                 continue
             part = None if bool(part.all()) else _additive(part, q.dtype)
+        else:
+            part = part.float().clamp(min=MASKED)
         k, v = (_decode(pool, shape, kernel, side, begin, end, q.dtype) for side in _SIDES)
         state.add(*product(q, k, v, options, part if part is None else part.to(q.dtype)))
-    state.forget(_sees_nothing(mask))
+    state.forget(sees_nothing(mask))
     return state.result(options.sinks)
 
 
 def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, _MASKED)
-
-
-def _sees_nothing(mask: torch.Tensor) -> torch.Tensor:
-    """[batch or 1, 1 or q_heads, q_tokens]."""
-    return ~mask.any(-1) if mask.dtype == torch.bool else (mask <= _MASKED).all(-1)
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, MASKED)
 
 
 def _decode(
