@@ -9,7 +9,6 @@ from transformers import PreTrainedConfig
 
 from stratakv.engine.cache.architecture import calls_attention_by_name
 from stratakv.kernels.choice import CPU, DEVICE_KERNELS, preferred
-from stratakv.kernels.cpu.layout import MAX_HEAD_DIM
 from stratakv.kernels.kernel import Kernel
 from stratakv.pages.layout import Order, layout_of
 from stratakv.profile import Profile
@@ -27,14 +26,12 @@ def attention_paths(config: PreTrainedConfig, profile: Profile) -> dict[str, Any
     """
     layers = profile.geometry.kv_layers
     bypasses = not calls_attention_by_name(config)
-    decoded = [layer for layer in layers if not layer.reads_pages or max(layer.head_dim) > MAX_HEAD_DIM]
+    decoded = [layer for layer in layers if not layer.reads_pages]
     why = None
     if bypasses:
         why = f"{config.model_type} has attention code of its own in transformers"
-    elif any(layer.role == "mla" for layer in decoded):
-        why = "MLA: the model projects the latents to heads before attention"
     elif decoded:
-        why = f"no kernel for a head_dim above {MAX_HEAD_DIM}"
+        why = "MLA: the model projects the latents to heads before attention"
     kernel = preferred()
     read = [each for each in zip(layers, profile.storages, strict=True) if each[0] not in decoded]
 

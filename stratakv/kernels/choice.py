@@ -66,6 +66,15 @@ def _cpu_kernel(name: str, precise: bool) -> CpuKernel:
     return CpuKernel(name, precise)
 
 
+def why_torch(layout: PageLayout, device: torch.device) -> str:
+    """Why pages are read and written in plain torch, where `kernel_for` says so, in words."""
+    if refused := preferred(device).refuses(layout, device):
+        return refused
+    if os.environ.get("STRATAKV_KERNEL") == TORCH.name:
+        return f"STRATAKV_KERNEL={TORCH.name}"
+    return "no compiled module" if device.type == "cpu" else f"no kernel for {device.type}"
+
+
 def order_of(device: torch.device) -> Order:
     """How the bytes of a device's pages lie: as the kernel in use there reads them."""
     kernel = _named(kernel_name(device))

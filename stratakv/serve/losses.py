@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratakv.kernels.choice import TORCH, kernel_for, order_of, preferred
+from stratakv.kernels.choice import TORCH, kernel_for, order_of, why_torch
 from stratakv.pages.layout import layout_of
 from stratakv.profile import Profile
 from stratakv.serve.grammar import Grammars
@@ -34,12 +34,12 @@ def losses(
             layout = layout_of(layer, group.storage(profile, ordinal), order_of(runner.device))
             if kernel_for(layout, runner.device) is TORCH:
                 slow.add(layer.layer)
-                reasons.append(preferred(runner.device).refuses(layout, runner.device) or "STRATAKV_KERNEL=torch")
+                reasons.append(why_torch(layout, runner.device))
     if slow:
         which = f"layer {min(slow)}" if len(slow) == 1 else f"{len(slow)} layers"
-        why = "" if runner.device.type == "cpu" else f" ({'; '.join(dict.fromkeys(reasons))})"
+        why = "; ".join(dict.fromkeys(reasons))
         found.append(
-            Loss("compiled kernels", f"{which} read and write the cache in plain torch, many times slower{why}")
+            Loss("compiled kernels", f"{which} read and write the cache in plain torch, many times slower ({why})")
         )
     if (problem := grammars.unavailable()) is not None:
         found.append(Loss("grammars", problem))

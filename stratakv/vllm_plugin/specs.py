@@ -13,7 +13,7 @@ from vllm.v1.core.kv_cache_utils import get_kv_cache_capacity
 from vllm.v1.kv_cache_interface import AttentionSpec, iter_layer_specs
 
 from stratakv.errors import UserError
-from stratakv.kernels.choice import TORCH, kernel_for, order_of, preferred
+from stratakv.kernels.choice import TORCH, kernel_for, order_of, why_torch
 from stratakv.kernels.native import native
 from stratakv.pages.layout import PAGE_TOKENS, PageLayout
 from stratakv.profile import Profile
@@ -59,15 +59,11 @@ def _kernels(profile: Profile, device: torch.device) -> str:
         found = kernel_for(layout, device)
         name = found.name
         if found is TORCH:
-            name += f", which decodes pages and is slow ({preferred(device).refuses(layout, device) or _no_other()})"
+            name += f", which decodes pages and is slow ({why_torch(layout, device)})"
         elif remark := getattr(found, "remark", None):
             name += f", {remark}"
         kernels[name] = kernels.get(name, 0) + 1
     return "kernel: " + "; ".join(f"{count} layers {name}" for name, count in kernels.items())
-
-
-def _no_other() -> str:
-    return "STRATAKV_KERNEL=torch" if native() else "no compiled module"
 
 
 def _threads(device: torch.device) -> list[str]:

@@ -91,3 +91,15 @@ def test_models_that_get_decoded_tensors_have_no_spans_and_it_is_said(model_type
         resolve("q4_0; recent: 2 pages q8_0", geometry)
     with pytest.raises(UserError, match="attention gets decoded tensors instead of pages, so it has no spans: leave"):
         resolve("all: q4_0, recent 1 page q8_0", geometry)
+
+
+def test_head_dims_that_no_kernel_has_are_read_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`show` said that such layers' attention gets decoded tensors: it gets pages, which torch decodes."""
+    model = use(tiny_model("llama", head_dim=1032, num_hidden_layers=2, num_attention_heads=1, num_key_value_heads=1))
+    geometry = geometry_of(model.config)
+    monkeypatch.setattr(PackedStates, "decoded", lambda *_: pytest.fail("decoded"))
+    with torch.no_grad():
+        model(torch.tensor([[5, 6, 7, 8]]), past_key_values=KVCache(model.config, "q8_0"))
+    paths = attention_paths(model.config, resolve("q8_0", geometry))
+    assert paths["decoded_layers"] == [] and paths["torch_layers"] == [0, 1]
+    assert "plain torch in all KV layers (no compiled kernel for a head_dim above 1024)" in attention_line(paths, 2)

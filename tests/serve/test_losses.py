@@ -48,7 +48,11 @@ def test_others_are_read_in_pieces(model_type: str) -> None:
 
 def test_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATAKV_KERNEL", "torch")
-    assert lost(loaded_tiny("llama"))["compiled kernels"].startswith("4 layers")
+    why = lost(loaded_tiny("llama"))["compiled kernels"]
+    assert why.startswith("4 layers") and why.endswith("many times slower (STRATAKV_KERNEL=torch)")
+    monkeypatch.undo()
+    wide = loaded_tiny("llama", head_dim=1032, num_attention_heads=1, num_key_value_heads=1, num_hidden_layers=1)
+    assert lost(wide)["compiled kernels"].endswith("(no compiled kernel for a head_dim above 1024)")
 
 
 def test_layers_with_spans_are_counted_once_and_their_finer_pages_too(monkeypatch: pytest.MonkeyPatch) -> None:
