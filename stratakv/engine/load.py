@@ -168,11 +168,14 @@ def check_memory(name: str, needed: int) -> None:
         )
 
 
-def free_memory() -> int:
+def free_memory(container: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that programs can have. container: where the limits of this one are said; files that it has read count as used
+    there, though the system gives their memory to whoever needs it."""
     free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    limit, used, stat = (container / f"memory.{name}" for name in ("max", "current", "stat"))
     if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
-        free = min(free, int(text) - int(used.read_text()))
+        counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+        free = min(free, int(text) - int(used.read_text()) + int(counts.get("inactive_file", 0)))
     return free
 
 

@@ -183,3 +183,20 @@ def test_too_large_a_model_is_refused_before_loading(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(load, "free_memory", lambda: 5 * 2**20)
     with pytest.raises(UserError, match=r"GiB for its weights.* 0\.00 GiB are free"):
         load_model("embedded")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/model", "x" * 5000, "a/" * 3000])
+def test_names_that_no_file_has(name: str) -> None:
+    with pytest.raises(UserError, match="no model at"):
+        describe_model(name)
+
+
+def test_files_that_a_container_has_read_are_free_memory(tmp_path: Path) -> None:
+    """A model file's own pages counted against it: the second start was told to close other programs."""
+    for name, text in (("max", "1000000\n"), ("current", "900000\n"), ("stat", "anon 300000\ninactive_file 550000\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert load.free_memory(tmp_path) == 650_000
+    (tmp_path / "memory.stat").unlink()
+    assert load.free_memory(tmp_path) == 100_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert load.free_memory(tmp_path) > 1_000_000
