@@ -27,7 +27,7 @@ from stratakv.weights.hand_over import handed_over
 EMBEDDED = "embedded"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-_CONFIG_ERRORS = (OSError, ValueError, KeyError, AttributeError, TypeError)
+_CONFIG_ERRORS = (OSError, ValueError, LookupError, AttributeError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,14 @@ def _locate(source: str | Path) -> Path:
         from stratakv.assets import embedded_model
 
         return embedded_model()
-    path, text = Path(source).expanduser(), str(source)
-    if text.strip() and path.exists():
-        return path
+    text = str(source)
+    try:
+        path = Path(source).expanduser()
+        if text.strip() and path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # no such user's home, a name that is too long, a directory that is closed
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise UserError(f"no model at {text[:200]!r}: {reason}; give another path, or a name") from error
     if text.strip() and (found := find_model(text)) is not None:
         return found
     if text.endswith(".gguf") or not _HUB_NAME.fullmatch(text):

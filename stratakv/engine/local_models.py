@@ -117,10 +117,17 @@ def _walk(folder: Path) -> Iterator[Path]:
             seen += 1
             if seen > _MOST:
                 return
-            if path.is_dir():
+            if _is_dir(path):
                 waiting.append(path)
             else:
                 yield path
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _entries(folder: Path) -> list[Path]:
