@@ -197,7 +197,9 @@ def temperature(tokens: Candidates, degrees: float) -> Candidates:
     if degrees <= 0:
         best = int(np.argmax(tokens.logits))
         return tokens.kept(slice(best, best + 1))
-    return Candidates(tokens.ids, tokens.logits.astype(np.float64) / degrees, tokens.ordered)
+    logits = tokens.logits.astype(np.float64)
+    with np.errstate(over="ignore"):  # the best one stays 0, whatever the others become
+        return Candidates(tokens.ids, (logits - logits.max()) / degrees, tokens.ordered)
 
 
 def dynamic_temperature(tokens: Candidates, degrees: float, spread: float, exponent: float) -> Candidates:

@@ -133,3 +133,14 @@ def test_log_probabilities() -> None:
 def test_wrong_parameters_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         SamplingParams(**wrong)
+
+
+@pytest.mark.parametrize(
+    "given", [{"temperature": 1e-310}, {"temperature": 0, "dynatemp_range": 1, "dynatemp_exponent": 100}]
+)
+def test_a_temperature_next_to_nothing_draws_the_best(given: dict[str, float]) -> None:
+    """Logits became infinite, and none was left to draw from."""
+    logits = torch.tensor([1.0, 30.0, 0.0, -3.0] * 10)
+    logits[5:] -= 25
+    params = SamplingParams(**given, seed=1, top_k=0, top_p=1, min_p=0)  # type: ignore[arg-type]
+    assert Sampler(params).draw(logits, [1]) == 1
