@@ -50,7 +50,7 @@ def parse_calls(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]
     """(what the model said beside its calls, the calls). Text that names no offered tool stays text."""
     if not names:
         return text, []
-    tagged = re.findall(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", text, re.DOTALL)
+    tagged = re.findall(r"<tool_call>(.*?)(?:</tool_call>|\Z)", text, re.DOTALL)
     if tagged:
         before = text[: text.index("<tool_call>")]
         values = [value for each in tagged for value in _json_values(each)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -106,3 +107,11 @@ def test_a_template_without_tools_gets_them_as_text():
     )
     assert [message["role"] for message in plain] == ["system", "user", "assistant"]
     assert '"weather"' in plain[0]["content"] and plain[2]["content"] == f"<tool_call>{WEATHER}</tool_call>"
+
+
+def test_blanks_of_any_length_are_read_at_once():
+    """Each blank was tried as the end of a call: half a minute for 64,000 of them, in which no answer went on."""
+    text = "<tool_call>x" + " " * 200_000 + "y"
+    begin = time.perf_counter()
+    assert parse_calls(text, ("f",)) == (text, [])
+    assert time.perf_counter() - begin < 2
