@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -118,7 +119,7 @@ class Guard:
 def check_json(body: bytes, max_depth: int) -> None:
     """Refuse what Python's parser lets through or fails at: bytes that are not UTF-8, NaN, lone surrogates, deep nesting."""
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
         if b"\\u" in body:  # half of a surrogate pair is no text
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -144,6 +145,13 @@ def _containers(values: Iterable[Any]) -> list[Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is larger than any float")
+    return value
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

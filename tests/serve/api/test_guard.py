@@ -57,6 +57,7 @@ def test_any_content_type_is_json():
     ("body", "says"),
     [
         (b"\xff\xfe", "not UTF-8"),
+        (b'{"a": [1e999]}', "1e999 is larger than any float"),
         (b'{"a": "\xc3"}', "not UTF-8"),
         (b'{"a": "\\ud800"}', "surrogate"),
         (b'{"\\udfff": 1}', "surrogate"),
