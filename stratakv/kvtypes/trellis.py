@@ -125,8 +125,8 @@ def _unstrided(values: Tensor, stride: int) -> Tensor:
 
 
 def bins_of(y: Tensor) -> Tensor:
-    """Coordinates of unit vectors, float32 [n, block] -> their bins, int64, halves to even."""
-    scaled = y * (BINS_A_DEVIATION * sqrt(y.shape[-1]))
+    """Coordinates of unit vectors, float32 [n, block] -> their bins, int64, halves to even; not a number to the first."""
+    scaled = (y * (BINS_A_DEVIATION * sqrt(y.shape[-1]))).nan_to_num(nan=-BINS // 2)
     return scaled.clamp(-BINS // 2, BINS // 2 - 1).round().to(torch.int64) + BINS // 2
 
 

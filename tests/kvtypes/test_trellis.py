@@ -196,3 +196,9 @@ def test_a_coordinate_beyond_the_bins_is_in_the_last() -> None:
 def test_only_the_states_of_the_table_are_there() -> None:
     assert all(trellis.states == states and trellis.memory <= 8 for states, trellis in TRELLISES.items())
     assert isinstance(trellis_type(4), NormedType) and trellis_type(4).states == 8
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_values_beyond_float32_are_too_large(bits: int) -> None:
+    with pytest.raises(ValueError, match=f"too large for tcq{bits}"):
+        kv_type(f"tcq{bits}").encode(torch.full((1, 128), 1e300, dtype=torch.float64))
