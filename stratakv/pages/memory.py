@@ -7,6 +7,7 @@ not fit there again: measured, each new 32 MiB of cache grew the process by 220.
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 import torch
 
@@ -28,8 +29,7 @@ class Mapping:
 
     def advise(self) -> None:
         """All of it in huge pages: each is taken whole when its first byte is written."""
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._mapping.madvise(mmap.MADV_HUGEPAGE)
+        self._advise(0, len(self._mapping))
 
     def grow(self, used: int, more: int) -> None:
         """`used` bytes from the start on have been written, and `more` after them will be, now: huge pages for what they fill."""
@@ -42,7 +42,12 @@ class Mapping:
             if filled > begin:
                 self._mapping.madvise(_COLLAPSE, begin, filled - begin)
         except OSError:  # an older kernel, or no huge page free
-            self._mapping.madvise(mmap.MADV_HUGEPAGE, begin, filled - begin)
-        if end > max(begin, filled):
-            self._mapping.madvise(mmap.MADV_HUGEPAGE, max(begin, filled), end - max(begin, filled))
+            self._advise(begin, filled)
+        self._advise(max(begin, filled), end)
         self._told = max(self._told, end)
+
+    def _advise(self, begin: int, end: int) -> None:
+        """Huge pages for these bytes, where the system has any: some are built or set up without."""
+        if hasattr(mmap, "MADV_HUGEPAGE") and end > begin:
+            with suppress(OSError):
+                self._mapping.madvise(mmap.MADV_HUGEPAGE, begin, end - begin)

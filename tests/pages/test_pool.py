@@ -160,3 +160,20 @@ def test_a_vector_survives_the_page_bit_by_bit(name: str) -> None:
     read = pool.read_tokens(np.arange(4)[None], 0, 200)[0].transpose(0, 1)
     assert torch.equal(read[..., : packed.shape[-1]], packed)
     assert torch.equal(read[..., packed.shape[-1] :], packed)
+
+
+def test_systems_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux refuses the advice where it was built without: the server ended there."""
+
+    class Refusing(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("stratakv.pages.memory.mmap.mmap", Refusing)
+    layout = PageLayout(kv_type("f16"), kv_type("f16"), 128, 128, 8)
+    fixed, growing = Pool.fixed(layout, 4, torch.device("cpu")), GrowingPool(layout, torch.device("cpu"))
+    for pool in (fixed, growing):
+        for pages in range(1, 5):
+            pool.reserve(pages)
+            pool.memory[pages - 1] = pages
+        assert pool.memory[:4, 0].tolist() == [1, 2, 3, 4]
