@@ -278,3 +278,4 @@ class Scheduler:
         for pool, table in zip(self.pools, sequence.tables, strict=True):
             table.release(pool)
         sequence.computed = sequence.published = 0
+        sequence.private = None

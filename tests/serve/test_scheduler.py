@@ -257,3 +257,13 @@ def test_every_prompt_gets_its_answer(lengths: list[int], budget: int) -> None:
         if done == len(lengths):
             break
     assert done == len(lengths) and used(target) == 0
+
+
+def test_what_is_kept_beside_pages_goes_with_them() -> None:
+    """A sequence that lost its pages kept a whole cache of its own while it waited."""
+    target = scheduler(4)
+    made = add(target, 0, list(range(PAGE)))
+    step(target)
+    made.private = object()
+    target._preempt(made)
+    assert made.private is None and made in target.waiting
