@@ -20,7 +20,6 @@ from stratakv.profile.storage import side_bytes
 
 _PLAIN = ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 _ROTATED = ("f16", "bf16", "q8_0_rot", "q5_1_rot", "q5_0_rot", "q4_1_rot", "q4_0_rot")
-_HADAMARD = ("-khad", "-vhad")
 _MOST_RUNS = 3
 
 

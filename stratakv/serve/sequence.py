@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,6 @@ class Sequence:
     cached: int = 0
     published: int = 0  # pages
     cancelled: bool = False
-    error: str | None = None
-    arrived: float = field(default_factory=time.perf_counter)
     started: float | None = None
     first_token: float | None = None
     private: Any = None  # what the model runner keeps for it
