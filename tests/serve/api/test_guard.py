@@ -78,7 +78,7 @@ def test_refused_bodies(body, says):
 
 
 def test_allowed_bodies():
-    check_json(b'{"a": "\\ud83d\\ude00", "b": [1e999, 1.5, null]}', 3)
+    check_json(b'{"a": "\\ud83d\\ude00", "b": [1e300, 1.5, null]}', 3)
     check_json(b"[" * 64 + b"]" * 64, 64)
     with pytest.raises(ApiError):
         check_json(b"[" * 65 + b"]" * 65, 64)
