@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 from tiny_models import loaded_tiny
 from torch import nn
 
+from stratakv.weights import ggml
 from stratakv.weights.mapped_file import MappedFile
 from stratakv.weights.modules import PackedEmbedding
 from stratakv.weights.packed import PackedTensor
@@ -32,6 +34,7 @@ def test_other_dtypes_are_other_weights() -> None:
     assert weights_sample(model) != weights_sample(model.to(torch.bfloat16))
 
 
+@pytest.mark.skipif(ggml.unavailable() is not None, reason=f"ggml's kernels: {ggml.unavailable()}")
 def test_packed_weights(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
 
