@@ -11,12 +11,12 @@ from stratakv.errors import UserError
 
 Data = dict[str, Any]
 
-# Specs of fields: a type, None for null, a list of one kind, a mapping, a tuple of choices, ABSENT among them for a field that
-# may be missing. Further fields are welcome.
+# Specs of fields: a type, None for null, a list of one kind, or of several: so many, each of its kind; a mapping, a set of words,
+# a tuple of choices, ABSENT among them for a field that may be missing. Further fields are welcome.
 ABSENT = object()
 NUMBER = (int, float)
-INTERVAL = ([NUMBER], None)
-PAIRS = [[str]]
+INTERVAL = ([NUMBER, NUMBER], None)
+PAIRS = [[str, str]]
 _KLD = {
     "kld_mean": NUMBER,
     "kld_mean_ci95": INTERVAL,
@@ -79,8 +79,17 @@ def first_problem(value: Any, spec: Any, where: str = "") -> str | None:
     if isinstance(spec, list):
         if not isinstance(value, list):
             return f"{where} is {_shown(value)}, not a list"
-        problems = (first_problem(each, spec[0], f"{where}[{index}]") for index, each in enumerate(value))
+        if len(spec) > 1 and len(value) != len(spec):
+            return f"{where} is {_shown(value)}, not {len(spec)} values"
+        kinds = spec if len(spec) > 1 else spec * len(value)
+        problems = (
+            first_problem(each, kind, f"{where}[{index}]")
+            for index, (each, kind) in enumerate(zip(value, kinds, strict=True))
+        )
         return next((problem for problem in problems if problem), None)
+    if isinstance(spec, frozenset):
+        found_word = isinstance(value, str) and value in spec
+        return None if found_word else f"{where} is {_shown(value)}, not {' or '.join(sorted(spec))}"
     if spec is None:
         return None if value is None else f"{where} is {_shown(value)}"
     right = isinstance(value, spec) and (spec is bool or not isinstance(value, bool))

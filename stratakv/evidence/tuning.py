@@ -19,7 +19,7 @@ VERSION = 1
 _SPANS = {"recent": int, "recent_type": str, "first": int, "first_type": str}
 _CELL = {
     "ordinal": int,
-    "side": str,
+    "side": frozenset({"k", "v"}),
     "type": str,
     "kld": (*NUMBER, None),
     "ci95": INTERVAL,
@@ -48,7 +48,7 @@ _SPAN_CHOICE = {
 _FIELDS = {
     "name": str,
     "model": {"name": str, "fingerprint": (str, None), "kv_layers": int},
-    "geometry": [{"ordinal": int, "layer": int, "role": str, "head_dim": [int], "kv_heads": int}],
+    "geometry": [{"ordinal": int, "layer": int, "role": str, "head_dim": [int, int], "kv_heads": int}],
     "budget": {"text": str, "bytes_per_token": int, "bpv": NUMBER},
     "text": {"name": str, "sha256": str, "context": int, "chunk": int},
     "machine": dict,
@@ -87,11 +87,25 @@ def read_evidence(path: str | Path) -> Data:
     kind: Any = [(_SPANS, None)] if isinstance(spans, list) else _SPANS
     if spans is not None and (problem := first_problem(spans, kind, "spans")):
         raise UserError(f"{path}: {problem}: give {wanted}")
-    if isinstance(spans, list) and len(spans) != data["model"]["kv_layers"]:
-        raise UserError(
-            f"{path}: spans of {len(spans)} layers, the model has {data['model']['kv_layers']}: give {wanted}"
-        )
+    if problem := _uneven(data):
+        raise UserError(f"{path}: {problem}: give {wanted}")
     return data
+
+
+def _uneven(data: Data) -> str | None:
+    """The first list by KV layer that has another number of layers than the model, in words."""
+    layers = data["model"]["kv_layers"]
+    counted = {"geometry": data["geometry"], "chosen.pairs": data["chosen"]["pairs"]}
+    counted |= {f"front[{index}].pairs": point["pairs"] for index, point in enumerate(data["front"])}
+    if isinstance(data.get("spans"), list):
+        counted["spans"] = data["spans"]
+    for name, each in counted.items():
+        if len(each) != layers:
+            return f"{name} is of {len(each)} layers, the model has {layers}"
+    if not data["front"]:
+        return "front is empty"
+    beyond = next((cell for cell in data["sensitivity"]["cells"] if not 0 <= cell["ordinal"] < layers), None)
+    return None if beyond is None else f"a cell is of layer {beyond['ordinal']}, the model has {layers}"
 
 
 def evidence_json(

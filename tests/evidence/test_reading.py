@@ -40,13 +40,25 @@ def test_far_predictions_are_read_and_checked_where_they_are(tmp_path):
         read_judge(written(tmp_path, data))
 
 
+def holder(data, path: str):
+    """What holds the last name of a path, and that name."""
+    *way, last = [int(name) if name.isdigit() else name for name in path.split(".")]
+    for name in way:
+        data = data[name]
+    return data, last
+
+
 def cut(path: str):
     data = evidence()
-    *way, last = path.split(".")
-    inner = data
-    for name in way:
-        inner = inner[int(name)] if isinstance(inner, list) else inner[name]
+    inner, last = holder(data, path)
     del inner[last]
+    return data
+
+
+def changed(path: str, value):
+    data = evidence()
+    inner, last = holder(data, path)
+    inner[last] = value
     return data
 
 
@@ -63,7 +75,13 @@ def cut(path: str):
         (evidence() | {"spans": {"recent": 2}}, "spans.recent_type is missing"),
         (evidence() | {"spans": 2}, "spans is 2, not an object"),
         (evidence() | {"spans": [2]}, "spans[0] is 2"),
-        (evidence() | {"spans": [None]}, "spans of 1 layers"),
+        (evidence() | {"spans": [None]}, "spans is of 1 layers"),
+        (evidence() | {"front": []}, "front is empty"),
+        (changed("front.0.pairs", [["q8_0", "q8_0"]]), "front[0].pairs is of 1 layers"),
+        (changed("front.0.pairs.0", ["q8_0"]), 'front[0].pairs[0] is ["q8_0"], not 2 values'),
+        (changed("sensitivity.cells.0.side", ""), 'sensitivity.cells[0].side is "", not k or v'),
+        (changed("sensitivity.cells.0.ordinal", 99), "a cell is of layer 99"),
+        (changed("rows.0.kld_mean_ci95", []), "rows[0].kld_mean_ci95 is []"),
         (evidence() | {"warnings": [1]}, "warnings[0] is 1, not str"),
         (evidence() | {"rows": {}}, "rows is {}, not a list"),
         (evidence() | {"budget": {"text": "x", "bytes_per_token": True, "bpv": 4}}, "bytes_per_token is true"),
