@@ -187,7 +187,8 @@ def _not_fitting(
     most = least["max_context"]
     if context is None:
         return f"{wish.memory:,} bytes hold not even one page with {name}, the smallest {what}: give more memory"
+    shorter = f", or a context of at most {most:,} tokens" if most else ""
     return (
         f"nothing fits: {name}, the smallest {what}, needs {least['cache_bytes']:,} bytes for {context:,} tokens and "
-        f"{wish.memory:,} are there: give more memory, or a context of at most {most:,} tokens"
+        f"{wish.memory:,} are there: give more memory{shorter}"
     )

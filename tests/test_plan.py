@@ -77,6 +77,7 @@ def test_one_alone_recommends_only_what_it_can():
             "tcq2, the smallest of all, needs 6,684,672 bytes for 4,096 tokens",
         ),
         ("usual", Wish(memory=2**20, context=4096), "at most 640 tokens"),
+        ("usual", Wish(memory=2**10, context=4096), r"1,024 are there: give more memory$"),
         (
             "front",
             Wish(memory=2**20, context=4096, quality=4e-3),

@@ -119,7 +119,7 @@ def _list_models() -> int:
     where = (
         "name one of them" if models else "there is no GGUF file here or in the caches of llama.cpp, LM Studio, Ollama"
     )
-    raise UserError(f"serve needs -m MODEL: {where}, or give a path, a hub name, or 'embedded'")
+    raise UserError(f"serve needs -m MODEL: {where}; or give a path, a hub name, or 'embedded'")
 
 
 def _check(args: argparse.Namespace) -> None:
