@@ -77,8 +77,8 @@ def attend(
         placed = None
     if placed is None or not usual or kwargs.get("output_attentions") or not _fits(placed.step, query):
         options = _Own(attention_mask, causal, dropout, scaling, kwargs)
-        mixture = placed.mixture if placed is not None and _fits(placed.step, query) else None
-        if mixture is None or len(mixture.blocks()) == 1:
+        mixture = None if placed is None else placed.mixture
+        if mixture is None or query.shape[2] > mixture.tokens or len(mixture.blocks()) == 1:
             return _own_attention(module, query, key, value, options)
         check_known(module, kwargs)
         return _own_by_blocks(module, query, key, value, options, mixture)
@@ -132,10 +132,16 @@ class _Own(NamedTuple):
 def _own_by_blocks(
     module: torch.nn.Module, query: torch.Tensor, key: Any, value: Any, options: _Own, mixture: Mixture
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """For each block of positions what its queries see, K and V being handles on layers with spans."""
+    """For each block of positions what its queries see, K and V being handles on layers with spans.
+
+    query: of the step's last tokens; layers that read another one's K and V may leave out those whose logits nobody wants.
+    """
     mask = _mask(query, key.shape[2], options)
-    found = []
-    for block, rows in mixture.blocks():
+    found, skipped = [], mixture.tokens - query.shape[2]
+    for block, each in mixture.blocks():
+        rows = slice(max(each.start - skipped, 0), each.stop - skipped)
+        if rows.stop <= 0:
+            continue
         part = options._replace(mask=None if mask is None else mask[..., rows, :], causal=False)
         found.append(_own_attention(module, query[:, :, rows], key.decoded(block), value.decoded(block), part))
     weights = [weight for _, weight in found if weight is not None]

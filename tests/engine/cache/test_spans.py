@@ -416,3 +416,17 @@ def test_a_window_within_the_span_is_all_fine() -> None:
     cache = KVCache(model.config, "rest: turbo4; recent: 1 page turbo8; first: 1 page turbo8")
     kinds = [(type(layer).__name__, layer.k_type.name, layer.seals is None) for layer in cache.layers[:2]]
     assert kinds == [("PackedSlidingLayer", "turbo4", True), ("PackedLayer", "turbo8", False)]
+
+
+@pytest.mark.parametrize("kept", [1, 100, 256])
+def test_layers_that_compute_only_the_wanted_logits_see_their_own_blocks(kept: int) -> None:
+    """Gemma 4's last layers read others' K and V, and of a prompt's tokens compute those alone whose logits are wanted."""
+    model: Any = use(tiny_model("gemma4_text", max_position_embeddings=1024))
+    profile = "turbo4; recent: 1 page turbo8"
+    ids = torch.randint(3, 97, (1, 400), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        whole, wanted = (
+            model(input_ids=ids, past_key_values=KVCache(model.config, profile), use_cache=True, **options).logits
+            for options in ({}, {"logits_to_keep": kept})
+        )
+    torch.testing.assert_close(wanted, whole[:, -kept:], rtol=1e-3, atol=1e-3)
