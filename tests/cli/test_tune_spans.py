@@ -88,7 +88,7 @@ def test_layers_have_spans_of_their_own_where_that_saves_enough(
     data["spans"].pop()
     (tmp_path / "mine.evidence.json").write_text(json.dumps(data))
     assert main(["plan", "-m", "embedded", *memory, *evidence]) == 2
-    assert "spans of 11 layers, the model has 12" in capsys.readouterr().err
+    assert "spans is of 11 layers, the model has 12" in capsys.readouterr().err
 
 
 @pytest.mark.slow
