@@ -25,7 +25,8 @@ COLOUR = {
 
 
 @pytest.fixture(scope="module")
-def thinker() -> Iterator[Running]:
+def thinker(server: Running) -> Iterator[Running]:
+    """Beside the folder's `server`, which starts before the tokenizer that both use has the template."""
     with thinking_template(), running() as server:
         yield server
 
