@@ -27,8 +27,9 @@ def prompter():
 
 
 @pytest.fixture
-def templated(prompter):
-    prompter._tokenizer.chat_template = prompter.own_template = TEMPLATE
+def templated(prompter, monkeypatch):
+    monkeypatch.setattr(prompter._tokenizer, "chat_template", TEMPLATE)  # others use this tokenizer too
+    prompter.own_template = TEMPLATE
     return prompter
 
 
