@@ -38,8 +38,8 @@ def template_problem(tokenizer: Any) -> str | None:
     return None
 
 
-def rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str, **options: Any) -> str:
-    """The text of messages. options: of the template. UserError where the template refuses them."""
+def rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str, /, **options: Any) -> str:
+    """The text of messages. options: of the template, by any name. UserError where the template refuses them."""
     try:
         text: str = tokenizer.apply_chat_template(list(messages), chat_template=template, tokenize=False, **options)
     except (TemplateError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -35,6 +35,8 @@ def templated(prompter, monkeypatch):
 
 def test_the_models_own_template(templated):
     assert templated.chat_text(HELLO, (), {"mood": "calm"}) == "[user]Hi[calm][assistant]"
+    for name in ("template", "tokenizer"):  # variables like any other
+        assert templated.chat_text(HELLO, (), {name: "x", "mood": "calm"}) == "[user]Hi[calm][assistant]"
     assert templated.chat_text(HELLO, [TOOL]).endswith('"name": "look", "parameters": {"type": "object"}}}][assistant]')
     assert templated.chat_stops == ()
     assert templated.chat(HELLO)[0] != 0  # its template says what comes first, no token is added
