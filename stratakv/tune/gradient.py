@@ -33,8 +33,8 @@ from stratakv.tune.memory import LOGITS_AT_ONCE
 from stratakv.tune.pooled import pooled
 from stratakv.tune.reads import Watched, keeps_its_form, taken_apart
 
-# what autograd says of operations without a derivative, and of values cut off from what they came from
 _SPARE = 128 << 20  # bytes of freed memory that the heap may keep between layers
+# what autograd says of operations without a derivative, and of values cut off from what they came from
 _NOT_DIFFERENTIABLE = ("derivative", "require grad", "in the graph", "must implement", "autograd formula")
 
 
