@@ -51,3 +51,12 @@ def test_directories_that_cannot_be_written_to(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"--out {path}"):
             check_directory(path, "--out")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/file", "round"])
+def test_names_that_no_file_can_have_are_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to(tmp_path / "back")
+    (tmp_path / "back").symlink_to(tmp_path / "round")
+    for tried in (check_writable, lambda path: write_file(path, b""), lambda path: check_directory(path, "--out")):
+        with pytest.raises(UserError, match=r"too long|Symlink loop|symbolic links|no such directory"):
+            tried(tmp_path / name)

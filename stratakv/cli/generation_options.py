@@ -39,7 +39,11 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _seed(text: str) -> int:
-    return int(text)  # unlike type=int up to 63 bits, see `sampling_from_args`
+    """Unlike type=int up to 63 bits, see `sampling_from_args`."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
 
 
 def sampling_from_args(args: argparse.Namespace) -> Sampling:

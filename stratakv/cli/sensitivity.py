@@ -6,6 +6,7 @@ Writes NAME.json, the best profile at the budget's bytes, and NAME.evidence.json
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from stratakv.cli.recorded import command_line, set_run
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from stratakv.tune.through_llama import Wish, measure_through_llama
 
     path = Path(args.model)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's False for names that are too long
         raise UserError(f"-m {args.model}: a GGUF file is needed, there is none")
     types = tuple(word.strip() for word in args.types.split(",") if word.strip() and word.strip() != "f16")
     for type_ in types:
