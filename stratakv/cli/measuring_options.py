@@ -144,9 +144,12 @@ def emit(text: str, data: dict[str, Any], json_to: str | None) -> None:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Progress]:
-    """A moving bar on a terminal, elsewhere a line after 5 seconds and every 10 from then on; both on stderr."""
-    with (_bar if sys.stderr.isatty() else _lines)(label) as report:
+def progress(label: str, before: int = 0) -> Iterator[Progress]:
+    """A moving bar on a terminal, elsewhere a line after 5 seconds and every 10 from then on; both on stderr.
+
+    before: passes that were done when it begins.
+    """
+    with _bar(label) if sys.stderr.isatty() else _lines(label, before) as report:
         yield report
 
 
@@ -161,7 +164,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
             if name != current[0]:
                 stack.close()
                 current[0] = name
-                report[:] = [stack.enter_context(progress(name))]
+                report[:] = [stack.enter_context(progress(name, done))]
             report[0](done, total)
 
         yield stage
@@ -193,7 +196,7 @@ def _bar(label: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def _lines(label: str) -> Iterator[Progress]:
+def _lines(label: str, before: int) -> Iterator[Progress]:
     """Lines come by the clock, since a single pass of a large model may take a minute."""
     started, over = time.monotonic(), threading.Event()
     state = [0, 0, started]
@@ -210,8 +213,11 @@ def _lines(label: str) -> Iterator[Progress]:
             if not done:
                 say(f"{label}: no pass done yet, {so_far:.0f} s")
             elif done < total:
-                left = max(0.0, (at - started) * total / done - so_far)
-                say(f"{label}: {done} of {total} passes, {so_far:.0f} s, about {left:.0f} s left")
+                line = f"{label}: {done} of {total} passes, {so_far:.0f} s"
+                if done > before:  # what was done before says nothing of how long one takes
+                    left = max(0.0, (at - started) * (total - before) / (done - before) - so_far)
+                    line += f", about {left:.0f} s left"
+                say(line)
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()

@@ -11,7 +11,7 @@ import pytest
 
 from stratakv.assets import judging_text
 from stratakv.cli.main import main
-from stratakv.cli.measuring_options import progress
+from stratakv.cli.measuring_options import progress, stage_progress
 from stratakv.engine.load import LoadedModel, load_model
 
 TEXT = str(judging_text())
@@ -120,6 +120,23 @@ def test_progress_is_plain_lines_away_from_a_terminal(
         capsys.readouterr()
         time.sleep(0.1)
         assert capsys.readouterr().err == "", "what is done needs no line"
+
+
+def test_a_stages_first_pass_says_nothing_of_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage's clock begins with the first report, when a pass is over."""
+    monkeypatch.setattr("stratakv.cli.measuring_options._FIRST_LINE", 0.02)
+    monkeypatch.setattr("stratakv.cli.measuring_options._BETWEEN_LINES", 0.02)
+    with stage_progress() as report:
+        report("stage", 1, 1001)
+        time.sleep(0.1)
+        first = capsys.readouterr().err.splitlines()
+        report("stage", 2, 1001)
+        time.sleep(0.1)
+        then = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stage: 2 ")]
+    assert first and set(first) == {"stage: 1 of 1001 passes, 0 s"}
+    assert then and all(int(line.split("about ")[1].split()[0]) >= 90 for line in then), "999 more of 0.1 s"
 
 
 def test_progress_is_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
