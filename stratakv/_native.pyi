@@ -331,3 +331,18 @@ def rms_norm(x: int, weight: int, epsilon: float, rows: int, dim: int, out: int,
 
 def gate(activation: int, x: int, rows: int, width: int, out: int, threads: int) -> None:
     """out = activation(left half of x) * right half, by rows."""
+
+def score(
+    logits: int,
+    rows: int,
+    columns: int,
+    logsumexp: int,
+    top: int,
+    reference: int,
+    reference_logsumexp: int,
+    kld: int,
+    threads: int,
+) -> None:
+    """
+    Of float32 rows one behind the other: ln(sum(e^x)) as float64, where the largest stands as int64, and where reference isn't 0 the divergence from it in nats, float64.
+    """

@@ -22,7 +22,7 @@ fi
 # Everything that decides what gets installed, and where: a moved checkout breaks the scripts of a venv.
 wanted() {
     printf '%s %s %s\n' "$version" "$torch_version" "$PWD"
-    cat pyproject.toml constraints.txt CMakeLists.txt tools/setup_venv.sh stratakv/{kernels,weights}/cpu/*.{cpp,h}
+    cat pyproject.toml constraints.txt CMakeLists.txt tools/setup_venv.sh stratakv/{kernels,measure,weights}/cpu/*.{cpp,h}
 }
 wanted_sum=$(wanted | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted_sum" ]; then

@@ -11,7 +11,7 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.lm_eval.reading import Reader
 from stratakv.lm_eval.rows import Batch, batches, rows_of
-from stratakv.measure.divergence import negative_log_likelihood
+from stratakv.measure.divergence import negative_log_likelihood, predictions
 from stratakv.profile import Profile
 
 Score = tuple[float, bool]
@@ -57,7 +57,7 @@ def _score_batch(reader: Reader, batch: Batch, scores: list[Score]) -> None:
                 if first >= last:
                     continue
                 targets = torch.tensor(ids, device=of_row.device)[first - end + len(ids) : last - end + len(ids)]
-                found = of_row[first - at : last - at]
+                found = predictions(of_row[first - at : last - at])
                 total, greedy = scores[index]
                 total -= float(np.sum(negative_log_likelihood(found, targets)))
-                scores[index] = (total, greedy and bool((found.argmax(-1) == targets).all()))
+                scores[index] = (total, greedy and bool((found.top == targets.cpu().numpy()).all()))

@@ -17,7 +17,7 @@ from stratakv.engine.load import LoadedModel
 from stratakv.errors import UserError
 from stratakv.heap import Heap
 from stratakv.measure.corpus import Contexts
-from stratakv.measure.divergence import Floats, divergence, negative_log_likelihood
+from stratakv.measure.divergence import Floats, Predictions, negative_log_likelihood, predictions
 from stratakv.measure.forward import Reading
 from stratakv.profile import Profile, resolve
 
@@ -87,16 +87,16 @@ def measure(
         walks = [_Walk(loaded, profile, ids, batch, contexts, into, index) for profile, into in runs]
         at = 0
         while at < contexts.scored:
-            logits: torch.Tensor | None = None
+            expected: Predictions | None = None
             for walk in walks:
-                piece = walk.score(at, targets, logits)
+                piece = walk.score(at, targets, expected)
                 heap.trim()
-                if logits is None and against:
-                    logits = piece
-                read += len(piece)
+                if expected is None and against:
+                    expected = piece
+                read += len(piece.logits)
                 if read // contexts.scored > done:
                     progress(done := read // contexts.scored, total)
-            at += len(piece)
+            at += len(piece.logits)
     scores = [each.scores() for each in grown]
     return (reference.scores() if against else scores[0]), scores
 
@@ -118,18 +118,19 @@ class _Walk:
         self._reading = Reading(loaded, profile, ids, batch, contexts.first)
         self._pieces = iter(self._reading)
 
-    def score(self, at: int, targets: torch.Tensor, reference: torch.Tensor | None) -> torch.Tensor:
-        """Read the next piece, add its scores, return its logits [n, vocab].
+    def score(self, at: int, targets: torch.Tensor, reference: Predictions | None) -> Predictions:
+        """Read the next piece, add its scores, return it.
 
-        at: scored predictions before it. targets: int64 [scored]. reference: the f16 cache's logits of this piece.
+        at: scored predictions before it. targets: int64 [scored]. reference: the f16 cache's predictions of this piece.
         """
         started, into = time.perf_counter(), self._into
         try:
             logits = next(self._pieces)
             here = slice(at, at + len(logits))
-            into.nll[self._index, here] = negative_log_likelihood(logits, targets[here])
+            found = predictions(logits, reference)
+            into.nll[self._index, here] = negative_log_likelihood(found, targets[here])
             if reference is not None and into.kld is not None and into.agree is not None:
-                into.kld[self._index, here], into.agree[self._index, here] = divergence(reference, logits)
+                into.kld[self._index, here], into.agree[self._index, here] = found.kld, found.top == reference.top
         except UserError as error:
             raise UserError(f"profile {self._profile.name}, context {self._index}: {error}") from error
         except FloatingPointError as error:
@@ -138,4 +139,4 @@ class _Walk:
             ) from error
         into.allocated = self._reading.allocated
         into.seconds += time.perf_counter() - started
-        return logits
+        return found

@@ -19,7 +19,7 @@ from stratakv.evidence.tuning import cell_json, evidence_json, point_json, text_
 from stratakv.kvtypes import kv_type
 from stratakv.machine import machine
 from stratakv.measure.corpus import Text
-from stratakv.measure.divergence import divergence
+from stratakv.measure.divergence import predictions
 from stratakv.measure.intervals import mean_interval
 from stratakv.profile import LayerGeometry, ModelGeometry, Profile, resolve
 from stratakv.profile.profile import Pair
@@ -126,13 +126,15 @@ def _klds(
     layers = geometry.kv_layers
     found = np.zeros((len(pieces), len(layers), 2, len(types)))
     for number, ids in enumerate(pieces):
-        reference = probe.logits(ids, {})
+        reference = predictions(probe.logits(ids, {}))
         for layer in layers:
             assert layer.ordinal is not None
             for side, letter in enumerate(SIDES):
                 for column, type_ in enumerate(types):
                     logits = probe.logits(ids, {(layer.layer, letter): type_})
-                    found[number, layer.ordinal, side, column] = divergence(reference, logits).kld.mean()
+                    kld = predictions(logits, reference).kld
+                    assert kld is not None
+                    found[number, layer.ordinal, side, column] = kld.mean()
             report(f"context {number + 1} of {len(pieces)}, KV layer {layer.ordinal + 1} of {len(layers)}")
     return found
 

@@ -18,7 +18,7 @@ from stratakv.errors import UserError
 from stratakv.lm_eval.reading import Reader
 from stratakv.lm_eval.rows import batches, rows_of
 from stratakv.lm_eval.scoring import score
-from stratakv.measure.divergence import negative_log_likelihood
+from stratakv.measure.divergence import negative_log_likelihood, predictions
 from stratakv.measure.forward import context_logits
 from stratakv.profile import resolve
 
@@ -107,7 +107,7 @@ def test_packed_numbers_are_those_of_compare(profile: str) -> None:
     packed = resolve(profile, loaded.geometry)
     ids = torch.randint(3, 97, (1300,), generator=torch.Generator().manual_seed(3))
     logits = context_logits(loaded, packed, ids, 512, first=799).logits
-    expected = -float(negative_log_likelihood(logits, ids[800:]).sum())
+    expected = -float(negative_log_likelihood(predictions(logits), ids[800:]).sum())
     ((ours, _),) = score(loaded, packed, [(ids[:800].tolist(), ids[800:].tolist())], longest=2000, batch_size=1)
     assert ours == pytest.approx(expected, abs=1e-6 * abs(expected))
 

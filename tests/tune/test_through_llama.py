@@ -65,14 +65,15 @@ def test_lossless_types_change_nothing_and_coarse_ones_do(probe: Any) -> None:
 
 @needs_extra
 def test_a_cell_s_damage_is_that_of_our_own_engine(probe: Any) -> None:
-    from stratakv.measure.divergence import divergence
+    from stratakv.measure.divergence import predictions
 
     text = read_text(tuning_text())
     ids = [probe.tokenize(text.content[:6000])[i * 96 : (i + 1) * 96] for i in range(3)]
     loaded = load_model("embedded", exact=True)
     contexts = Contexts(text, torch.tensor(ids), 288, ())
     for layer, side in ((0, "k"), (5, "v"), (11, "k")):
-        theirs = [divergence(probe.logits(i, {}), probe.logits(i, {(layer, side): "turbo2"})).kld.mean() for i in ids]
+        damaged = ((probe.logits(i, {(layer, side): "turbo2"}), probe.logits(i, {})) for i in ids)
+        theirs = [predictions(logits, predictions(reference)).kld.mean() for logits, reference in damaged]
         pairs = [("f16", "f16")] * 12
         pairs[layer] = ("turbo2", "f16") if side == "k" else ("f16", "turbo2")
         profile = Profile("one", loaded.geometry, tuple(pairs))

@@ -38,4 +38,5 @@ NB_MODULE(_native, m) {
     stratakv::bind_attention(m);
     stratakv::bind_packed_weights(m);
     stratakv::bind_layers(m);
+    stratakv::bind_scores(m);
 }

@@ -1,0 +1,38 @@
+// What Python sees of scoring. Arrays come as addresses, as in packed_bindings.cpp; Python holds what they point to.
+#include <nanobind/nanobind.h>
+
+#include "bindings.h"
+#include "divergence.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace stratakv {
+namespace {
+
+using Address = std::uint64_t;
+
+template <typename T>
+T *at(Address address) {
+    return reinterpret_cast<T *>(static_cast<std::uintptr_t>(address));
+}
+
+}  // namespace
+
+void bind_scores(nb::module_ &m) {
+    m.def(
+        "score",
+        [](Address logits, std::int64_t rows, std::int64_t columns, Address logsumexp, Address top, Address reference,
+           Address reference_logsumexp, Address kld, int threads) {
+            nb::gil_scoped_release release;
+            score({at<const float>(logits), rows, columns, at<double>(logsumexp), at<std::int64_t>(top),
+                   at<const float>(reference), at<const double>(reference_logsumexp), at<double>(kld)},
+                  threads);
+        },
+        "logits"_a, "rows"_a, "columns"_a, "logsumexp"_a, "top"_a, "reference"_a, "reference_logsumexp"_a, "kld"_a,
+        "threads"_a,
+        "Of float32 rows one behind the other: ln(sum(e^x)) as float64, where the largest stands as int64, and where "
+        "reference isn't 0 the divergence from it in nats, float64.");
+}
+
+}  // namespace stratakv
