@@ -253,20 +253,20 @@ def merge(
     top = tl.load(sums + row)
     for split in range(1, splits):
         top = tl.maximum(top, tl.load(sums + split * rows + row))
-    seen = top > float("-inf")
+    total = 0.0
     if SINKS:
         sink = tl.load(sinks + row % q_heads) * 1.4426950408889634
-        top = tl.where(seen, tl.maximum(top, sink), 0.0)
+        top = tl.maximum(top, sink)
+    some = top > float("-inf")  # something is seen, or there is a sink: it counts where nothing is, too
+    top = tl.where(some, top, 0.0)
+    if SINKS:
         total = tl.exp2(sink - top)
-    else:
-        top = tl.where(seen, top, 0.0)
-        total = 0.0
     for split in range(splits):
         weight = tl.exp2(tl.load(sums + split * rows + row) - top)
         part = tl.load(parts + (split * rows + row) * DIM + d, mask=d < DIM, other=0.0)
         acc += weight * part
         total += weight
-    total = tl.where(seen, total, 1.0)
+    total = tl.where(some, total, 1.0)
     tl.store(out + row * DIM + d, acc / total, mask=d < DIM)
     if LSE:
-        tl.store(lse + row, tl.where(seen, (top + tl.log2(total)) * 0.6931471805599453, float("-inf")))
+        tl.store(lse + row, tl.where(some, (top + tl.log2(total)) * 0.6931471805599453, float("-inf")))
