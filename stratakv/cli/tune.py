@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +105,12 @@ def run(args: argparse.Namespace) -> int:
     check_directory(out, "--out")
     if args.name is not None and (not args.name.strip() or Path(args.name).name != args.name):
         raise UserError(f"--name {args.name!r}: a part of file names, without directories; --out says where they go")
-    geometry = describe_model(args.model).geometry
+    described = describe_model(args.model)
+    geometry = described.geometry
+    if args.name is not None and (other := _other_model(out, args.name, described.fingerprint)):
+        raise UserError(
+            f"--name {args.name}: {out / args.name}.profile.json is another model's, {other}; give another name, or another --out"
+        )
     budget = budget_from(
         geometry,
         profile=args.budget,
@@ -128,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
         types,
         floors=_floors(args.floor),
         name=args.name,
+        free_name=partial(_free_name, out, described.fingerprint),
         runs=Path(args.runs) if args.runs else out / "stratakv-runs",
         spans=None if args.recent is None and args.first is None else NONE.having(sizes_from_args(args)),
         second_opinion=args.second_opinion,
@@ -214,6 +222,23 @@ def _with_evidence(tuned: Tuned, data: dict[str, Any], file: str) -> Any:
         }
     evidence["file"] = file
     return replace(tuned.profile, evidence=evidence)
+
+
+def _free_name(out: Path, fingerprint: str, name: str) -> str:
+    """The name, with a number where another model's profile has it."""
+    numbered = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(each for each in numbered if not _other_model(out, each, fingerprint))
+
+
+def _other_model(out: Path, name: str, fingerprint: str) -> str | None:
+    """The name of the model that a profile file of this name is for, where it is there and for another one."""
+    from stratakv.profile.files import model_of
+
+    path = out / f"{name}.profile.json"
+    if not path.exists():
+        return None
+    theirs, model = model_of(path)
+    return None if theirs == fingerprint else model
 
 
 def _floors(given: list[str]) -> dict[int, tuple[str, str]]:

@@ -101,6 +101,16 @@ def load_profile(path: str | Path, geometry: ModelGeometry, fingerprint: str | N
     return profile
 
 
+def model_of(path: Path) -> tuple[str | None, str]:
+    """Fingerprint and name of the model that a profile file is for; nothing else is checked. Raises UserError where it names
+    none."""
+    data = _read_json(path)
+    try:
+        return data["model"]["fingerprint"], str(data["model"]["name"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"profile {path} names no model: {_GIVE}") from error
+
+
 class _Reader:
     """Checks of one file; every error names it."""
 

@@ -241,8 +241,8 @@ def _commands(evidence: Data) -> list[tuple[str, str]]:
     quoted = shlex.quote(model), shlex.quote(file)
     return [
         (
-            "What every layer gets, and the cache's size at a context",
-            "stratakv show -m {} --profile {} -c 32768".format(*quoted),
+            "What every layer gets, and the cache's size",
+            "stratakv show -m {} --profile {}".format(*quoted),
         ),
         ("Write with it", "stratakv generate -m {} --profile {} -p 'Once upon a time'".format(*quoted)),
         ("Serve it: OpenAI's API and llama-server's", "stratakv serve -m {} --profile {}".format(*quoted)),

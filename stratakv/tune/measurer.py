@@ -32,10 +32,11 @@ _REPLAYS_KEPT = 1 << 30  # bytes of predictions and layer outputs
 
 @dataclass
 class Cost:
-    """What the results of a stage took when they were measured, in this run or an earlier one."""
+    """What the results of a stage took when they were measured, in this run or an earlier one. tokens: of all passes."""
 
     seconds: float = 0.0
     passes: float = 0.0
+    tokens: float = 0.0
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Measurer:
     first: int | None = None
     costs: dict[str, Cost] = field(default_factory=dict)
     _stage: str = "other"
+    _tokens: int | None = None
     _rough: bool = False
     _used: set[tuple[str, str]] = field(default_factory=set)
     _replays: OrderedDict[int, tuple[Replay, Pairs | None]] = field(default_factory=OrderedDict)
@@ -64,23 +66,26 @@ class Measurer:
     def stage(self, name: str, passes: float | None = None, tokens: int | None = None) -> Iterator[None]:
         """Within, costs are those of this stage. passes: that it takes where nothing was measured before, said beforehand.
         tokens: of one, None for those of this measurer's contexts."""
-        before, self._stage = self._stage, name
+        before, self._stage, self._tokens = (self._stage, self._tokens), name, tokens
         if passes:
-            own = self.ids.shape[1]
-            seconds = passes * self._seconds_a_pass() * (tokens or own) / own
+            each = self._tokens_a_pass()
+            seconds = passes * each * self._seconds_a_token()
             self.say(
-                f"{name}: {math.ceil(passes):,} forward passes of {tokens or own:,} tokens at most, about {_rounded(seconds)}"
+                f"{name}: {math.ceil(passes):,} forward passes of {each:,} tokens at most, about {_rounded(seconds)}"
             )
         try:
             yield
         finally:
-            self._stage = before
+            self._stage, self._tokens = before
 
-    def _seconds_a_pass(self) -> float:
-        """Of all that was measured, or else of a short pass."""
-        passes = sum(cost.passes for cost in self.costs.values())
-        if passes:
-            return sum(cost.seconds for cost in self.costs.values()) / passes
+    def _tokens_a_pass(self) -> int:
+        return self._tokens or self.ids.shape[1]
+
+    def _seconds_a_token(self) -> float:
+        """Of all that was measured, whose passes may be of other lengths, or else of a short pass."""
+        tokens = sum(cost.tokens for cost in self.costs.values())
+        if tokens:
+            return sum(cost.seconds for cost in self.costs.values()) / tokens
         ids = self.ids[:1, :_TRIED_TOKENS].to(self.loaded.model.device)
         seconds = 0.0
         for _ in range(2):  # the first one prepares
@@ -88,13 +93,14 @@ class Measurer:
             with torch.no_grad():
                 self.loaded.model(input_ids=ids, use_cache=False)
             seconds = time.perf_counter() - started
-        return seconds * self.ids.shape[1] / ids.shape[1]
+        return seconds / ids.shape[1]
 
     def add_cost(self, stage: str, seconds: float, passes: float) -> None:
         """Count work that was done elsewhere."""
         cost = self.costs.setdefault(stage, Cost())
         cost.seconds += seconds
         cost.passes += passes
+        cost.tokens += passes * self._tokens_a_pass()
 
     @property
     def batch(self) -> int:

@@ -39,10 +39,10 @@ from stratakv.tune.verify import Found, designed, fidelity, measured_rows, searc
 @dataclass(frozen=True)
 class Request:
     """What to tune for. types: allowed ones, None for all that the model can store. floors: by KV ordinal. name: of the
-    profile, made from its bits when None. runs: the directory where measurements are kept. spans: under which the tuning finds
-    the types of the rest, None: it chooses them too, where the budget is that of a context. second_opinion: forward passes for
-    it, 0 for none, None for what goes with the effort. far: weight of far predictions, 0 to 1,
-    None for the usual one."""
+    profile, None for `free_name` of one made from its bits. runs: the directory where measurements are kept. spans: under which
+    the tuning finds the types of the rest, None: it chooses them too, where the budget is that of a context. second_opinion:
+    forward passes for it, 0 for none, None for what goes with the effort. far: weight of far predictions, 0 to 1, None for the
+    usual one."""
 
     budget: Budget
     effort: str = "first"
@@ -50,6 +50,7 @@ class Request:
     pairs: frozenset[Pair] | None = None
     floors: dict[int, Pair] = field(default_factory=dict)
     name: str | None = None
+    free_name: Callable[[str], str] = lambda name: name
     runs: Path = Path("stratakv-runs")
     spans: Spans | None = NONE
     second_opinion: int | None = None
@@ -169,7 +170,7 @@ def tune(
 
     bpv = Profile("", geometry, best.pairs).bpv
     spans = fitted(problem.spans, geometry, best.pairs)
-    name = request.name or f"tuned-{bpv:.3f}"
+    name = request.name or request.free_name(f"tuned-{bpv:.3f}")
     profile = Profile(name, geometry, best.pairs, fingerprint=loaded.fingerprint, spans=spans)
     compared_spans, pair = best_pair or (problem.spans, start[0])
     reference = spanned(Profile(pair_text(pair), geometry, (pair,) * len(start)), compared_spans)

@@ -124,6 +124,26 @@ def test_far_predictions_that_were_asked_for_are_refused_where_a_model_has_none(
     assert error.endswith("leave --far out")
 
 
+def test_another_model_s_profile_is_not_written_over(
+    tuned: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = json.loads((tuned[0] / "mine.profile.json").read_text())
+    theirs["model"] |= {"fingerprint": "0" * 64, "name": "theirs"}
+    for name in ("mine", "tuned-4.125"):
+        (tmp_path / f"{name}.profile.json").write_text(json.dumps(theirs))
+    words = [*SHORT, "--effort", "first", "--types", "turbo4", "--second-opinion", "0", "--out", str(tmp_path)]
+    assert main([*words, "--name", "mine"]) == 2
+    assert "mine.profile.json is another model's, theirs; give another name" in capsys.readouterr().err
+    assert main(words) == 0
+    assert json.loads((tmp_path / "tuned-4.125.profile.json").read_text()) == theirs
+    assert json.loads((tmp_path / "tuned-4.125-2.profile.json").read_text())["name"] == "tuned-4.125-2"
+    assert main(words) == 0, "one's own is"
+    assert not (tmp_path / "tuned-4.125-3.profile.json").exists()
+    (tmp_path / "mine.profile.json").write_text("{}")
+    assert main([*words, "--name", "mine"]) == 2
+    assert "names no model" in capsys.readouterr().err
+
+
 def test_the_report_is_beside_it(tuned: tuple[Path, list[str]]) -> None:
     out, _ = tuned
     page = (out / "mine.html").read_text()
