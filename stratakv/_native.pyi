@@ -341,8 +341,12 @@ def score(
     reference: int,
     reference_logsumexp: int,
     kld: int,
+    scorer: str,
     threads: int,
 ) -> None:
     """
-    Of float32 rows one behind the other: ln(sum(e^x)) as float64, where the largest stands as int64, and where reference isn't 0 the divergence from it in nats, float64.
+    Of float32 rows one behind the other: ln(sum(e^x)) as float64, where the largest stands as int64, and where reference isn't 0 the divergence from it in nats, float64. scorer: one of scorers(), '' for the first.
     """
+
+def scorers() -> list[str]:
+    """Instruction sets that `score` runs by on this CPU, the fastest first."""

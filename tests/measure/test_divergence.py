@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,16 @@ from stratakv.kernels.native import native
 from stratakv.measure import divergence
 from stratakv.measure.divergence import Floats, Predictions, negative_log_likelihood, predictions
 
+COMPILED: Any = native()
 
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
+
+@pytest.fixture(params=[*(COMPILED.scorers() if COMPILED else ()), "torch"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test by the compiled pass and by torch, which GPUs and other dtypes have."""
-    if request.param == "compiled":
-        assert native() is not None
-    else:
+    """Each test by the compiled passes that run here and by torch, which GPUs and other dtypes have."""
+    if request.param == "torch":
         monkeypatch.setattr(divergence, "native", lambda: None)
+    else:
+        monkeypatch.setattr(divergence, "_SCORER", request.param)
 
 
 def compared(reference: torch.Tensor, measured: torch.Tensor) -> tuple[Floats, list[bool]]:

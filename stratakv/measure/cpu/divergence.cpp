@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <string>
-#include <vector>
+#include <stdexcept>
 
 #include "cpu_features.h"
 #include "threads.h"
@@ -14,7 +13,7 @@
 namespace stratakv {
 namespace {
 
-constexpr int kLanes = 16;  // sums side by side, as many in every instruction set: equal bits
+constexpr int kLanes = 16;  // sums side by side, in any instruction set
 constexpr std::int64_t kRun = 1024;
 constexpr double kSmallest = -708.0;  // e^x below is no normal number: taken for 0
 
@@ -157,8 +156,6 @@ STRATAKV_INLINE void score_any(const LogitRows &of, std::int64_t row) {
     of.reference ? score_row<Bytes, true>(of, row) : score_row<Bytes, false>(of, row);
 }
 
-using ScoreRow = void (*)(const LogitRows &, std::int64_t);
-
 void portable(const LogitRows &of, std::int64_t row) { score_any<16>(of, row); }
 #if defined(__x86_64__)
 __attribute__((target("avx2,fma"))) void avx2(const LogitRows &of, std::int64_t row) { score_any<32>(of, row); }
@@ -167,21 +164,28 @@ __attribute__((target("avx512f,avx512dq"))) void avx512(const LogitRows &of, std
 }
 #endif
 
-ScoreRow chosen() {
-#if defined(__x86_64__)
-    const std::vector<std::string> features = cpu_features();
-    const auto has = [&](const char *name) { return std::count(features.begin(), features.end(), name) > 0; };
-    if (has("avx512f") && has("avx512dq")) return avx512;
-    if (has("avx2") && has("fma")) return avx2;
-#endif
-    return portable;
-}
-
 }  // namespace
 
-void score(const LogitRows &of, int threads) {
-    static const ScoreRow row = chosen();
-    parallel_for(threads, static_cast<int>(of.rows), [&](int i) { row(of, i); });
+const std::vector<Scorer> &scorers() {
+    static const std::vector<Scorer> found = [] {
+        std::vector<Scorer> all;
+#if defined(__x86_64__)
+        const std::vector<std::string> features = cpu_features();
+        const auto has = [&](const char *name) { return std::count(features.begin(), features.end(), name) > 0; };
+        if (has("avx512f") && has("avx512dq")) all.push_back({"avx512", avx512});
+        if (has("avx2") && has("fma")) all.push_back({"avx2", avx2});
+#endif
+        all.push_back({"portable", portable});
+        return all;
+    }();
+    return found;
+}
+
+void score(const LogitRows &of, const std::string &name, int threads) {
+    for (const Scorer &scorer : scorers())
+        if (name.empty() || name == scorer.name)
+            return parallel_for(threads, static_cast<int>(of.rows), [&](int row) { scorer.row(of, row); });
+    throw std::invalid_argument("no such scorer");
 }
 
 }  // namespace stratakv

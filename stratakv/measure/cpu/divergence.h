@@ -1,6 +1,8 @@
 // What scoring needs of rows of logits, in float64.
 #pragma once
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace stratakv {
 
@@ -17,7 +19,17 @@ struct LogitRows {
     double *kld;
 };
 
-// The same bits on every CPU, and for any number of threads.
-void score(const LogitRows &of, int threads);
+// One instruction set's.
+struct Scorer {
+    const char *name;
+    void (*row)(const LogitRows &of, std::int64_t row);
+};
+
+// Those that run on this CPU, the fastest first.
+const std::vector<Scorer> &scorers();
+
+// By the scorer of that name, the first of them where it is empty. The same bits for any number of threads; scorers
+// differ by float64's rounding.
+void score(const LogitRows &of, const std::string &name, int threads);
 
 }  // namespace stratakv
