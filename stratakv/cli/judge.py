@@ -8,6 +8,9 @@ from typing import Any
 
 from stratakv.cli.recorded import command_line, set_run
 
+CHUNKS = 16  # of each of 40 profiles and more: minutes on small models
+CONTEXT = 512  # of profiles that no tuning made
+
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
@@ -16,7 +19,7 @@ def add_parser(commands: Any) -> None:
 
     parser = commands.add_parser("judge", help="a tuned profile against every baseline", description=__doc__)
     parser.add_argument("profile", metavar="PROFILE", help="a profile file that stratakv tune wrote")
-    add_comparing_options(parser)
+    add_comparing_options(parser, context=None, chunks=CHUNKS)
     parser.add_argument("--permutations", type=int, default=20, metavar="N", help="of the profile over its layers (20)")
     add_span_options(parser)
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, '-': to standard output")
@@ -46,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.json)
     model = describe_for_comparing(args)
     profile = respanned(load_profile(args.profile, model.geometry, model.fingerprint), sizes_from_args(args))
+    if args.ctx_size is None:
+        args.ctx_size = min(int((profile.evidence or {}).get("context") or CONTEXT), model.geometry.context or CONTEXT)
     profile.check_context(args.ctx_size)
     loaded, contexts, far = load_for_comparing(args)
     with progress("judge") as report:

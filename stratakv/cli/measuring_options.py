@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 _FIRST_LINE, _BETWEEN_LINES = 5.0, 10.0  # seconds
 
 
-def add_measuring_options(parser: argparse.ArgumentParser, context: int = 512, chunks: int | None = None) -> None:
-    """Model, text and how it is cut: llama.cpp's names. context, chunks: the defaults."""
+def add_measuring_options(
+    parser: argparse.ArgumentParser, context: int | None = 512, chunks: int | None = None
+) -> None:
+    """Model, text and how it is cut: llama.cpp's names. context, chunks: the defaults; None: the tuning's, all."""
     add_model_option(parser)
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="a UTF-8 text file")
     parser.add_argument(
-        "-c", "--ctx-size", type=int, default=context, metavar="N", help=f"tokens of a context ({context})"
+        "-c",
+        "--ctx-size",
+        type=int,
+        default=context,
+        metavar="N",
+        help=f"tokens of a context ({context or 'those that the profile was tuned with'})",
     )
     add_cut_options(parser, chunks)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="f32", help="of weights and activations (f32)")
@@ -50,9 +57,11 @@ def add_cut_options(parser: argparse.ArgumentParser, chunks: int | None = None) 
     )
 
 
-def add_comparing_options(parser: argparse.ArgumentParser) -> None:
+def add_comparing_options(
+    parser: argparse.ArgumentParser, context: int | None = 512, chunks: int | None = None
+) -> None:
     """As `add_measuring_options`, and far predictions beside all: how many contexts, and of how many tokens."""
-    add_measuring_options(parser)
+    add_measuring_options(parser, context, chunks)
     parser.add_argument(
         "--far",
         type=int,

@@ -208,16 +208,19 @@ def _layers(evidence: Data, bits: Mapping[str, float]) -> list[dict[str, Any]]:
     cells = [cell for cell in evidence["sensitivity"]["cells"] if value_of(cell) is not None]
     costs = {(cell["ordinal"], cell["side"], cell["type"]): cell for cell in cells}
     names = sorted({name for _, _, name in costs}, key=lambda name: (bits[name], name))
+    spans = evidence.get("spans") or {}
+    by_layer = spans if isinstance(spans, list) else [spans] * len(evidence["geometry"])
     return [
         {
             **layer,
+            "spans": _spans(own or {}),
             "k": k,
             "v": v,
             "colour": {"k": colours(bits[k]), "v": colours(bits[v])},
             "cells": {side: [costs.get((layer["ordinal"], side, name)) for name in names] for side in ("k", "v")},
             "tried": names,
         }
-        for layer, (k, v) in zip(evidence["geometry"], evidence["chosen"]["pairs"], strict=True)
+        for layer, (k, v), own in zip(evidence["geometry"], evidence["chosen"]["pairs"], by_layer, strict=True)
     ]
 
 
@@ -239,13 +242,15 @@ def _commands(evidence: Data) -> list[tuple[str, str]]:
     model = next((after for word, after in pairwise(words) if word in ("-m", "--model")), "MODEL")
     file = f"{evidence['name']}.profile.json"
     quoted = shlex.quote(model), shlex.quote(file)
+    context = evidence["budget"].get("context")
+    one = f" -c {context} -np 1" if context else ""  # the cache that the budget is of
     return [
         (
             "What every layer gets, and the cache's size",
             "stratakv show -m {} --profile {}".format(*quoted),
         ),
         ("Write with it", "stratakv generate -m {} --profile {} -p 'Once upon a time'".format(*quoted)),
-        ("Serve it: OpenAI's API and llama-server's", "stratakv serve -m {} --profile {}".format(*quoted)),
+        ("Serve it: OpenAI's API and llama-server's", "stratakv serve -m {} --profile {}".format(*quoted) + one),
         (f"Take it to another runtime: {runtimes()}", "stratakv export {1} -m {0} --to fork".format(*quoted)),
     ]
 

@@ -7,6 +7,7 @@ from typing import Any
 from stratakv.engine.load import LoadedModel, free_memory
 from stratakv.errors import UserError
 from stratakv.kvtypes import type_names
+from stratakv.profile.spans import PAGE_TOKENS
 from stratakv.tune.replay import decoder_layers
 
 LOGITS_AT_ONCE = 1 << 24  # values: 64 MiB of float32
@@ -37,12 +38,16 @@ def gradient_memory(loaded: LoadedModel, context: int, draws: int, pages: int = 
     return 4 * values + _LIBRARIES
 
 
-def check_gradient_memory(loaded: LoadedModel, context: int, draws: int, pages: int = 1) -> None:
-    """UserError where that isn't free."""
+def check_gradient_memory(
+    loaded: LoadedModel, context: int, draws: int, spans: bool = False, remedy: str | None = None
+) -> None:
+    """UserError where that isn't free. spans: whether gradients are told apart by pages. remedy: what the user can do; None: a
+    shorter context."""
+    pages = -(-context // PAGE_TOKENS) if spans else 1
     needed, free = gradient_memory(loaded, context, draws, pages), free_memory()
     if needed > free:
-        fewer = " or --recent 0 (then no spans are chosen)" if pages > 1 else ""
+        fewer = " or --recent 0 (then no spans are chosen)" if spans else ""
         raise UserError(
             f"gradients of {context:,} tokens need about {needed / 2**30:.1f} GiB beside the weights, {free / 2**30:.1f} GiB are "
-            f"free: give a smaller -c than {context}{fewer}"
+            f"free: {remedy or f'give a smaller -c than {context}'}{fewer}"
         )

@@ -26,6 +26,7 @@ from stratakv.tune.effort import EFFORTS, Effort
 from stratakv.tune.far import far_for_tuning, mixed, weight_of
 from stratakv.tune.headroom import headroom
 from stratakv.tune.measurer import Measurer, Pairs, Report
+from stratakv.tune.memory import check_gradient_memory
 from stratakv.tune.opinion import Opinion, doubts_in_words
 from stratakv.tune.options import Damages
 from stratakv.tune.problem import Problem
@@ -127,6 +128,10 @@ def tune(
         if request.far is not None:
             raise UserError(f"--far {weight:g}: {far}: leave --far out")
         say(f"far predictions don't count here: {far}")
+    if isinstance(far, FarContexts):
+        check_gradient_memory(
+            loaded, far.context, effort.draws, any(options), "--far 0 leaves far predictions out, which take them"
+        )
     by_spans = by_gradient(measurer, types, start, effort.gradient_contexts, effort.draws, options)
     if isinstance(far, FarContexts):
         kept_far = open_store(loaded, far, request.runs, "far")

@@ -16,7 +16,7 @@ import numpy as np
 from stratakv.evidence.tuning import cell_json
 from stratakv.measure.divergence import Floats
 from stratakv.measure.intervals import mean_interval
-from stratakv.profile.spans import PAGE_TOKENS, Spans
+from stratakv.profile.spans import Spans
 from stratakv.tune.gradient import passes_of
 from stratakv.tune.measurer import Measurer, Pairs
 from stratakv.tune.memory import check_gradient_memory
@@ -71,7 +71,7 @@ def by_gradient(
     UserError where memory is short.
     """
     tokens = measurer.ids.shape[1]
-    check_gradient_memory(measurer.loaded, tokens, draws, -(-tokens // PAGE_TOKENS) if any(spans) else 1)
+    check_gradient_memory(measurer.loaded, tokens, draws, any(spans))
     with measurer.stage(stage, contexts * passes_of(draws)):
         damage = measurer.span_gradients(tuple(types), range(contexts), draws, spans)
     return {each: Sensitivity(tuple(types), operating, damage[:, i]) for i, each in enumerate(spans)}

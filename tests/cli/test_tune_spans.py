@@ -108,10 +108,11 @@ def test_tuned_and_judged_with_spans(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert chosen["bytes_per_token_at_context"] == data["rows"][0]["bytes_per_token"] > chosen["bytes_per_token"]
     spanned, bare = data["rows"][1:3]
     assert spanned["kld_mean"] < bare["kld_mean"] and spanned["bytes_per_token"] > bare["bytes_per_token"] == 3168
-    words = ["judge", str(tmp_path / "mine.profile.json"), "-m", "embedded", "-f", str(judging_text()), "-c", "384"]
+    words = ["judge", str(tmp_path / "mine.profile.json"), "-m", "embedded", "-f", str(judging_text())]
     words += ["--chunks", "1", "--far", "0", "--permutations", "0", "--json", str(tmp_path / "j.json")]
     assert main([*words, "--runs", str(tmp_path / "runs")]) == 0
     judged = json.loads((tmp_path / "j.json").read_text())
+    assert judged["context"] == 384, "the tuning's, of which the spans are a part"
     assert judged["spans"] == Spans(1).to_json()
     (bare,) = [row for row in judged["rows"] if row["family"] == "bare"]
     assert bare["name"] == "mine, no spans" and bare["kld_mean"] > judged["rows"][0]["kld_mean"]

@@ -144,6 +144,23 @@ def test_spans_of_a_tuning_are_shown(wish):
     assert "spans, not in" not in build_report(evidence())
 
 
+def test_each_layer_s_spans_are_in_the_table():
+    data = evidence()
+    there = [Spans(2, first=1).to_json(), *[None] * (len(data["geometry"]) - 1)]
+    page = build_report({**data, "spans": there})
+    table = page[page.index("Types by layer") :].split("</table>")[0]
+    assert table.count("<td>none</td>") == len(there) - 1
+    assert table.count(f"<td>{Spans(2, first=1).text()}</td>") == 1
+    assert '<th scope="col">spans</th>' not in build_report(data)
+
+
+def test_a_budget_of_a_context_is_served_as_such():
+    data = evidence()
+    data["budget"]["context"] = 8192
+    assert "--profile tuned-turbo4.profile.json -c 8192 -np 1" in build_report(data)
+    assert "-np 1" not in build_report(evidence())
+
+
 def test_the_front_lies_at_the_bytes_that_rows_count():
     """With spans the chosen point was drawn at the bytes outside of them, left of the row that is the same profile."""
     data = {**evidence(), "spans": Spans(1).to_json()}

@@ -14,13 +14,22 @@ from stratakv.tune import memory
 from stratakv.tune.layers import chain
 
 
-@pytest.mark.parametrize(("pages", "switch"), [(1, "smaller -c than 512$"), (4, "smaller -c than 512 or --recent 0")])
-def test_too_little_memory_names_the_switches(pages: int, switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("spans", "remedy", "switch"),
+    [
+        (False, None, "smaller -c than 512$"),
+        (True, None, "smaller -c than 512 or --recent 0"),
+        (False, "--far 0 does", "free: --far 0 does$"),
+    ],
+)
+def test_too_little_memory_names_the_switches(
+    spans: bool, remedy: str | None, switch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = loaded_tiny("llama")
-    memory.check_gradient_memory(loaded, 512, 1, pages)
+    memory.check_gradient_memory(loaded, 512, 1, spans, remedy)
     monkeypatch.setattr(memory, "free_memory", lambda: 1 << 20)
     with pytest.raises(UserError, match=f"512 tokens need about .* GiB beside the weights.*{switch}"):
-        memory.check_gradient_memory(loaded, 512, 1, pages)
+        memory.check_gradient_memory(loaded, 512, 1, spans, remedy)
 
 
 def test_more_draws_and_pages_take_more() -> None:
