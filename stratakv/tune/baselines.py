@@ -30,7 +30,7 @@ _RULES = ("first and last", "first", "last")
 def baselines(tuned: Profile, reference: Profile, permutations: int, seed: int = 0) -> list[tuple[Family, Profile]]:
     """Every baseline once, the tuned profile and the reference first.
 
-    Uniform pairs near the same bytes, the one that the tuning predicted to be best, and a few around; the fork's modes and our
+    Uniform pairs near the same bytes, or the largest below them, the one that the tuning predicted to be best, and a few around; the fork's modes and our
     presets at their own bytes; first-N, last-N and both rules adjusted to the tuned profile's bytes; permutations among layers of
     equal geometry. A profile with spans is compared with others that have the same (in every layer those of the layer that has
     most), and with itself ("bare") and the reference without.
@@ -140,12 +140,15 @@ def _predicted(tuned: Profile) -> list[Profile]:
 def _uniform(geometry: ModelGeometry, size: int) -> list[Profile]:
     around = (*TURBO, *TRELLIS, "q4_0_rot")
     found = [p for name in around if (p := _resolved(name, geometry)) and _within(p, size, *_FAR)]
-    for family in (TURBO, TRELLIS):
-        for k, v in product([*family, "q8_0"], repeat=2):
-            profile = _resolved(f"{k}/{v}", geometry)
-            if k != v and profile and _within(profile, size, _NEAR, 1 / (1 - TOLERANCE)):
-                found.append(profile)
-    return found + [p for name in _ALWAYS if (p := _resolved(name, geometry))]
+    mixed = [(k, v) for family in (TURBO, TRELLIS) for k, v in product([*family, "q8_0"], repeat=2) if k != v]
+    fits = [p for k, v in mixed if (p := _resolved(f"{k}/{v}", geometry)) and _within(p, size, 0, 1 / (1 - TOLERANCE))]
+    # those that come closest, where sizes go in steps: at 5 bits a value they have 4.75
+    least = min(_NEAR * size, max((p.bytes_per_token for p in fits), default=0))
+    return (
+        found
+        + [p for p in fits if p.bytes_per_token >= least]
+        + [p for name in _ALWAYS if (p := _resolved(name, geometry))]
+    )
 
 
 def _modes(geometry: ModelGeometry) -> list[Profile]:

@@ -55,6 +55,14 @@ def test_pairs_of_the_budget_s_bytes_are_there_where_the_profile_takes_a_little_
     assert {"turbo5/turbo3", "turbo3/turbo5", "tcq5/tcq3"} <= names
 
 
+def test_between_two_sizes_the_pairs_of_the_smaller_one_are_there() -> None:
+    """At 5 bits a value no uniform pair comes near: those of 4.625 are the best that a user could have instead."""
+    some = (("turbo6", "turbo4"),) * 9 + (("turbo5", "turbo4"),) * 3
+    names = {profile.name for _, profile in baselines(replace(TUNED, pairs=some), resolve("turbo4", GEOMETRY), 0)}
+    assert {"turbo5/turbo4", "turbo4/turbo5", "turbo6/turbo3", "tcq6/tcq3", "tcq5/tcq4"} <= names
+    assert not names & {"turbo5/turbo3", "turbo6/turbo4"}, "further below, and above"
+
+
 def test_the_reference_is_the_largest_uniform_turbo_type_that_fits() -> None:
     assert reference_for(GEOMETRY, 3168).name == "turbo4"
     assert reference_for(GEOMETRY, 3160).name == "turbo4", "within the tolerance"
