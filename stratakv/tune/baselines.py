@@ -30,10 +30,10 @@ _RULES = ("first and last", "first", "last")
 def baselines(tuned: Profile, reference: Profile, permutations: int, seed: int = 0) -> list[tuple[Family, Profile]]:
     """Every baseline once, the tuned profile and the reference first.
 
-    Uniform pairs near the same bytes, or the largest below them, the one that the tuning predicted to be best, and a few around; the fork's modes and our
-    presets at their own bytes; first-N, last-N and both rules adjusted to the tuned profile's bytes; permutations among layers of
-    equal geometry. A profile with spans is compared with others that have the same (in every layer those of the layer that has
-    most), and with itself ("bare") and the reference without.
+    Uniform pairs near the same bytes, or the largest below them, the one that the tuning predicted to be best, and a few
+    around; the fork's modes and our presets at their own bytes; first-N, last-N and both rules adjusted to the tuned profile's
+    bytes; permutations among layers of equal geometry. A profile with spans is compared with others that have the same (in
+    every layer those of the layer that has most), and with itself ("bare") and the reference without.
     """
     geometry = tuned.geometry
     wish = wish_of(tuned)
