@@ -54,7 +54,8 @@ def change_interval(
 ) -> Interval | None:
     """The 95 % interval of mean(blocks) / mean(reference) - 1, paired; None below MIN_BLOCKS blocks.
 
-    blocks, reference: [n] means of the same blocks of text, reference with a mean above 0. What makes one block hard makes it
+    blocks, reference: [n] means of the same blocks of text, of what is never negative, reference with a mean above 0. No end
+    lies below -1, which is all. What makes one block hard makes it
     hard for both, which cancels in the ratio. The error of a resample is that of the linearised ratio (Cochran 1977, chapter
     6): the spread of blocks - ratio * reference. Proportional data: (x, x). Raises ValueError as `mean_interval` does.
     """
@@ -68,14 +69,14 @@ def change_interval(
         return ratio - 1, ratio - 1
     error = standard_error(x - ratio * y) / float(y.mean())
     if len(x) < BOOTSTRAP_BLOCKS:
-        return _between(ratio - 1, error, _student(len(x)))
+        return _of_ratio(_between(ratio - 1, error, _student(len(x))))
     t = []
     for drawn in _draws(len(x), seed, resamples):
         sums = y[drawn].mean(axis=1)
         ratios = x[drawn].mean(axis=1) / sums
         errors = (x[drawn] - ratios[:, None] * y[drawn]).std(axis=1, ddof=1) / (sums * np.sqrt(len(x)))
         t.append(_studentised(ratios - ratio, errors))
-    return _between(ratio - 1, error, _quantiles(t, len(x), resamples))
+    return _of_ratio(_between(ratio - 1, error, _quantiles(t, len(x), resamples)))
 
 
 def standard_error(blocks: npt.ArrayLike) -> float:
@@ -88,6 +89,10 @@ def _between(value: float, error: float, quantiles: tuple[float, float]) -> Inte
     """The interval by the 2.5 and 97.5 % quantiles of t: the upper one bounds the value from below, and the reverse."""
     low, high = quantiles
     return value - high * error, value - low * error
+
+
+def _of_ratio(ends: Interval) -> Interval:
+    return max(-1.0, ends[0]), max(-1.0, ends[1])
 
 
 def _student(n: int) -> tuple[float, float]:

@@ -117,3 +117,10 @@ def test_a_reference_of_zero_is_refused() -> None:
 
 def test_standard_error() -> None:
     assert standard_error([1.0, 3.0]) == pytest.approx(1.0)
+
+
+def test_no_change_is_said_to_be_more_than_all() -> None:
+    """Few blocks that hardly agree: the linearised ratio's interval would reach to -132 %."""
+    interval = change_interval([0.1, 0.2, 3.0, 0.1], [1.0, 3.0, 0.5, 2.0])
+    assert interval is not None
+    assert interval[0] == -1.0 and interval[1] > 0
