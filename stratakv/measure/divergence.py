@@ -7,7 +7,7 @@ equal logits give exactly 0, and a value below 0 by more than float64's rounding
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,11 +65,12 @@ def _readable(x: torch.Tensor) -> bool:
 
 
 def _compiled(logits: torch.Tensor, reference: Predictions | None) -> Predictions:
+    module: Any = native()
     rows = len(logits)
     found = Predictions(
         logits, np.empty(rows), np.empty(rows, dtype=np.int64), None if reference is None else np.empty(rows)
     )
-    native().score(  # type: ignore[union-attr]
+    module.score(
         logits.data_ptr(),
         *logits.shape,
         found.logsumexp.ctypes.data,

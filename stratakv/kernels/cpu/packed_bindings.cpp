@@ -18,13 +18,6 @@ using namespace nb::literals;
 namespace stratakv {
 namespace {
 
-using Address = std::uint64_t;
-
-template <typename T>
-T *at(Address address) {
-    return reinterpret_cast<T *>(static_cast<std::uintptr_t>(address));
-}
-
 Matrix matrix(int type, std::int64_t rows, std::int64_t columns, Address data, std::vector<std::int32_t> place,
               std::vector<float> bias) {
     Matrix m;

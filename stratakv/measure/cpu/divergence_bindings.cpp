@@ -1,4 +1,4 @@
-// What Python sees of scoring. Arrays come as addresses, as in packed_bindings.cpp; Python holds what they point to.
+// What Python sees of scoring.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -10,16 +10,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace stratakv {
-namespace {
-
-using Address = std::uint64_t;
-
-template <typename T>
-T *at(Address address) {
-    return reinterpret_cast<T *>(static_cast<std::uintptr_t>(address));
-}
-
-}  // namespace
 
 void bind_scores(nb::module_ &m) {
     m.def(

@@ -17,13 +17,6 @@ using namespace nb::literals;
 namespace stratakv {
 namespace {
 
-using Address = std::uint64_t;
-
-template <typename T>
-T *at(Address address) {
-    return reinterpret_cast<T *>(static_cast<std::uintptr_t>(address));
-}
-
 void wants(bool good, const char *what) {
     if (!good) throw std::invalid_argument(what);
 }
