@@ -1,5 +1,7 @@
-"""Triton reads this when it is imported, by transformers for example: its kernels run in its interpreter, on a CPU."""
+"""Triton reads this when it is imported, by transformers for example: its kernels run in its interpreter, on a CPU, unless
+tests/kernels/triton runs their machine code."""
 
 import os
 
-os.environ["TRITON_INTERPRET"] = "1"
+if "PTX" not in os.environ:
+    os.environ["TRITON_INTERPRET"] = "1"

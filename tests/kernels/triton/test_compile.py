@@ -66,13 +66,6 @@ def test_some_types_for_the_second_blackwell(tmp_path: Path) -> None:
     check(120, ["turbo4/turbo4:128:4:1", "q8_0/f16:128:4:512", "tcq4/tcq3:128:4:1"], tmp_path)
 
 
-@pytest.mark.slow
-def test_what_is_launched_compiles(tmp_path: Path) -> None:
-    """From the arguments of a real step, by way of Triton's own launcher, for an H100."""
-    lines = output("launched.py", [], tmp_path)
-    assert [line.split()[0] for line in lines] == ["append", "prepare", "paths", "finish", "attend", "merge"]
-
-
 def readable(name: str, dim: int) -> bool:
     return side.refusal(kv_type(name), dim) is None
 
