@@ -68,7 +68,8 @@ def _field(a: Array, begin: Array, length: Array) -> Array:
     if a.dtype.kind == "i":
         sign = (length > 0) & ((a.astype(np.int64) >> np.minimum(begin + length - 1, 31)) & 1 != 0)
         found = np.where(sign, found - (1 << length), found)
-    return found.astype(a.dtype)
+    field: Array = found.astype(a.dtype)
+    return field
 
 
 def _permuted(a: Array, b: Array, selector: Array) -> Array:

@@ -148,8 +148,8 @@ class Machine:
         if isinstance(operand, str):
             if operand in self.special:
                 return self.special[operand]
-            if operand[0] != "%" and operand not in self.registers:
-                return self._constant(self._symbol(operand), bits)
+            if operand == "global_smem":
+                return self._constant(Shared.BASE, bits)
             found = self.registers.get(operand)
             if found is None:
                 kept = unsigned(operand)
@@ -166,11 +166,6 @@ class Machine:
             found = np.full(self.count, value != 0 if bits == 1 else value % 2**bits, kept)
             self._constants[value, bits] = found
         return found
-
-    def _symbol(self, name: str) -> int:
-        if name != "global_smem":
-            raise ValueError(f"{name} is no name that is known here")
-        return Shared.BASE
 
     def typed(self, operand: Operand, type_: str) -> Array:
         """An operand as values of a PTX type."""

@@ -3,7 +3,7 @@ PTX ISA. A product is there as soon as it is asked for; what waits for one that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ptx.arithmetic import Array
 from ptx.matrices import described
 from ptx.memory import WARP, GpuError, Threads
-from ptx.program import Address, Instruction, unknown
+from ptx.program import Address, Instruction, Operand, unknown
 
 if TYPE_CHECKING:
     from ptx.machine import Machine, Step
@@ -46,27 +46,31 @@ def _alloc(machine: Machine, instruction: Instruction) -> Step:
     return compute
 
 
-def _places(machine: Machine, instruction: Instruction, address: Address, half: int) -> tuple[Array, Array]:
-    """Of 16x32bx2: (lanes, columns of the first word), of all threads; a warp's first and last 16 threads have the same lanes."""
+def _places(
+    machine: Machine, instruction: Instruction, address: Address, halves: Sequence[Operand]
+) -> tuple[Array, Array]:
+    """(lanes, columns of the first word) of all threads. Of 32x32b each thread has a lane; of 16x32bx2 a warp's first and last 16
+    threads have the same ones, the last ones so many columns further."""
+    if ("16x32bx2" in instruction.parts) != bool(halves) or not {"16x32bx2", "32x32b"} & set(instruction.parts):
+        raise unknown(instruction)
     at = machine.addresses(address, True).astype(np.int64)
-    thread = machine.who.thread % WARP
-    lane = (at >> 16) + thread % 16
     running = machine.active(instruction)
     foreign = (at >> 16) // WARP != machine.who.thread // WARP % 4
     if (foreign if running is None else foreign & running).any():
         raise GpuError(f"a warp may only have its own quarter of tensor memory: {instruction.text}")
-    return lane, (at & 0xFFFF) + np.where(thread >= 16, half, 0)
+    thread = machine.who.thread % WARP
+    if not halves:
+        return (at >> 16) + thread, at & 0xFFFF
+    return (at >> 16) + thread % 16, (at & 0xFFFF) + np.where(thread >= 16, int(halves[0]), 0)
 
 
 def _load(machine: Machine, instruction: Instruction) -> Step:
-    targets, address, half = instruction.operands
-    assert isinstance(address, Address) and isinstance(targets, tuple) and isinstance(half, int)
-    if "16x32bx2" not in instruction.parts:
-        raise unknown(instruction)
+    targets, address, *halves = instruction.operands
+    assert isinstance(address, Address) and isinstance(targets, tuple)
 
     def compute() -> None:
         mask = machine.whole(machine.active(instruction), WARP, instruction.text)
-        lane, column = _places(machine, instruction, address, half)
+        lane, column = _places(machine, instruction, address, halves)
         for each, target in enumerate(targets):
             machine.write(target, machine.tensor_memory[machine.who.block, lane, column + each], mask)
 
@@ -74,14 +78,12 @@ def _load(machine: Machine, instruction: Instruction) -> Step:
 
 
 def _store(machine: Machine, instruction: Instruction) -> Step:
-    address, half, sources = instruction.operands
-    assert isinstance(address, Address) and isinstance(sources, tuple) and isinstance(half, int)
-    if "16x32bx2" not in instruction.parts:
-        raise unknown(instruction)
+    address, *halves, sources = instruction.operands
+    assert isinstance(address, Address) and isinstance(sources, tuple)
 
     def compute() -> None:
         mask = machine.whole(machine.active(instruction), WARP, instruction.text)
-        lane, column = _places(machine, instruction, address, half)
+        lane, column = _places(machine, instruction, address, halves)
         here = np.ones(machine.count, np.bool_) if mask is None else mask
         for each, source in enumerate(sources):
             value = machine.read(source, 32)[here]
@@ -183,15 +185,18 @@ def mbarrier(machine: Machine, instruction: Instruction) -> Step:
     def compute() -> None:
         mask = machine.active(instruction)
         who, at = machine.those(mask), machine.addresses(address, True)
-        places = set(zip(who.block.tolist(), (at if mask is None else at[mask]).tolist(), strict=True))
+        places = list(zip(who.block.tolist(), (at if mask is None else at[mask]).tolist(), strict=True))
         if second == "init":
             machine.phases |= dict.fromkeys(places, 0)
         elif second == "inval":
-            for each in places:
+            for each in set(places):
                 del machine.phases[each]
         else:
-            (parity,) = set(machine.read(instruction.operands[2], 32)[slice(None) if mask is None else mask].tolist())
-            if any(machine.phases[each] % 2 == parity for each in places):
+            parities = machine.read(instruction.operands[2], 32)
+            parities = parities if mask is None else parities[mask]
+            if any(
+                machine.phases[each] % 2 == parity for each, parity in set(zip(places, parities.tolist(), strict=True))
+            ):
                 raise GpuError(f"waited for what never comes: {instruction.text}")
             machine.finish("tcgen05.mma")
             machine.write(target, np.ones(machine.count, np.bool_), mask)
