@@ -41,7 +41,7 @@ CARDS = (
     Card("H100 SXM", 90, 132, 1.755, 3350, 1.0),
 )
 # Warp instructions that a multiprocessor of 8.0 to 9.0 takes a cycle
-_ISSUED, _INTEGER, _SHARED = 4.0, 2.0, 1.0
+_ISSUED, _INTEGER = 4.0, 2.0
 _INTEGER_NAMES = (
     "LOP3",
     "SHF",
@@ -57,7 +57,6 @@ _INTEGER_NAMES = (
     "IMNMX",
     "VIMNMX",
 )
-_SHARED_NAMES = ("LDS", "STS", "LDSM", "STSM", "LDGSTS")
 
 
 def predict(
@@ -96,7 +95,7 @@ def _row(pair: Pair, layout: PageLayout, groups: int, card: Card) -> dict[str, A
     cycles = {
         "issue": code.instructions * a_row / _ISSUED,
         "integers": code.count(*_INTEGER_NAMES) * a_row / _INTEGER,
-        "shared memory": code.count(*_SHARED_NAMES) * a_row / _SHARED,
+        "shared memory": code.shared_cycles * a_row,
         "matrix units": code.count("HMMA") * a_row / card.matrix,
     }
     seconds = {what: each / (card.multiprocessors * card.clock * 1e9) for what, each in cycles.items()}

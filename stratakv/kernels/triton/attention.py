@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from stratakv.kernels.triton.unpack import folded_scale, loaded_table, magnitude, places, values
+from stratakv.kernels.triton.unpack import folded_scale, in_quads, loaded_table, magnitude, places, values
 
 
 @triton.jit
@@ -135,7 +135,11 @@ def attend(
     begin += split * share
     stop = tl.minimum(begin + share, stop)
 
+    # wgmma and tcgen05, which multiply 64 rows or more, take K from shared memory
+    quads: tl.constexpr = M < 64 and K.rows == ""
     d = places(K)
+    if quads:
+        d = tl.reshape(in_quads(d[None, :]), (K.padded,))
     rows = token.to(tl.int64) * q_token + (head * GROUPS + r % GROUPS).to(tl.int64) * q_head
     if K.part > 0:
         row_scale = tl.full((M,), 1.0, tl.float32) * scale
@@ -182,6 +186,8 @@ def attend(
             s = scores_by_parts(q, rows, used, tile, t, seen, K, M, T, TURNED)
         else:
             k = values(tile, t, seen, k_entries, splits, K, T)
+            if quads:
+                k = in_quads(k)
             if not TURNED:
                 k = tl.trans(k)
             s = product(x, k, K, TURNED)

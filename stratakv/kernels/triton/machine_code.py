@@ -37,9 +37,23 @@ class Code:
         """Of the loop."""
         return sum(self.loop.values())
 
+    @property
+    def shared_cycles(self) -> int:
+        """Cycles of the loop's accesses to shared memory and the first cache, which move 128 bytes each: 4 bytes of 32 threads.
+        Without conflicts between banks."""
+        return sum(n * _cycles(name.split(".")) for name, n in self.loop.items())
+
     def count(self, *names: str) -> int:
         """Of the loop, those whose name before the first point is one of these."""
         return sum(n for name, n in self.loop.items() if name.split(".")[0] in names)
+
+
+def _cycles(parts: list[str]) -> int:
+    if parts[0] in ("LDSM", "STSM"):  # matrices of 8 by 8 halves, 128 bytes each
+        return int(parts[-1]) if parts[-1].isdigit() else 1
+    if parts[0] not in ("LDS", "STS", "LDG", "STG", "LDGSTS"):
+        return 0
+    return 4 if "128" in parts else 2 if "64" in parts else 1
 
 
 def attention_code(

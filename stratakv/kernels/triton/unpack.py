@@ -48,6 +48,15 @@ def places(S: tl.constexpr):
 
 
 @triton.jit
+def in_quads(x):
+    """[R, n] -> the same in the order that an operand of the matrix units has in registers: of each 8 values two are a
+    thread's, of four threads. What a thread has of a row, a quarter, becomes these, and stays where it is."""
+    R: tl.constexpr = x.shape[0]
+    n: tl.constexpr = x.shape[1]
+    return tl.reshape(tl.permute(tl.reshape(x, (R, 4, n // 8, 2)), (0, 2, 1, 3)), (R, n))
+
+
+@triton.jit
 def pair(words, bits, start, J: tl.constexpr, S: tl.constexpr):
     """int32 [T, padded_words]: codes J and J + per_word / 2 of each word in a register's halves."""
     wide: tl.constexpr = S.packing.wide

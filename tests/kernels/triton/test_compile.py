@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from row_pages import row_layout
 
 from stratakv.kernels.triton import side
-from stratakv.kernels.triton.machine_code import read_code
+from stratakv.kernels.triton.machine_code import Code, read_code
 from stratakv.kvtypes import kv_type, type_names
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -112,6 +113,13 @@ def test_loops_of_a_listing_are_found() -> None:
     assert whole == {"LDG.E.U16": 1, "MOV": 1, "LDG.E.U8": 1, "FADD": 1, "BRA": 3}
     assert loops == {"LDG.E.U16": 1, "LDG.E.U8": 1, "FADD": 1, "BRA": 2}
     assert largest == {"LDG.E.U8": 1, "FADD": 1, "BRA": 1}
+
+
+def test_wide_accesses_to_shared_memory_take_as_many_cycles_as_they_have_words() -> None:
+    loop = Counter(
+        {"LDS.128": 2, "STS.U16": 1, "LDSM.16.MT88.4": 1, "STSM.16.M88": 1, "LDGSTS.E.BYPASS.128": 1, "FADD": 9}
+    )
+    assert Code(1, 0, 0, loop, loop, loop).shared_cycles == 2 * 4 + 1 + 4 + 1 + 4
 
 
 def test_kernels_of_another_version_are_not_found_in_triton_s_cache(monkeypatch: pytest.MonkeyPatch) -> None:

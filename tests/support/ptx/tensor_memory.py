@@ -61,7 +61,9 @@ def _places(
     thread = machine.who.thread % WARP
     if not halves:
         return (at >> 16) + thread, at & 0xFFFF
-    return (at >> 16) + thread % 16, (at & 0xFFFF) + np.where(thread >= 16, int(halves[0]), 0)
+    (further,) = halves
+    assert isinstance(further, int)
+    return (at >> 16) + thread % 16, (at & 0xFFFF) + np.where(thread >= 16, further, 0)
 
 
 def _load(machine: Machine, instruction: Instruction) -> Step:
