@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from ptx.arithmetic import ONE_TYPE, compared, converted
-from ptx.machine import run
+from ptx.machine import Observer, run
 from ptx.memory import GpuError
 from ptx.program import Address, parsed
+from ptx.traffic import Traffic
 
 HEAD = """
 .visible .entry test(
@@ -39,10 +40,12 @@ HEAD = """
 """
 
 
-def outcome(body: str, given: Sequence[int] = range(64), threads: int = 64) -> list[int]:
+def outcome(
+    body: str, given: Sequence[int] = range(64), threads: int = 64, observer: Observer | None = None
+) -> list[int]:
     """%r3 of all threads after the body, which begins with what they were given."""
     x, y = torch.tensor(list(given), dtype=torch.int32), torch.zeros(threads, dtype=torch.int32)
-    run(parsed(HEAD.format(body=body, threads=threads)), (1, 1, 1), [x, y], 1024)
+    run(parsed(HEAD.format(body=body, threads=threads)), (1, 1, 1), [x, y], 1024, observer=observer)
     found: list[int] = y.tolist()
     return found
 
@@ -157,3 +160,12 @@ def test_a_copy_that_is_waited_for() -> None:
 def test_an_instruction_that_is_not_known_is_no_instruction() -> None:
     with pytest.raises(ValueError, match="isn't known"):
         outcome("vote.sync.all.pred %p1, %p1, -1;")
+
+
+def test_traffic_is_counted() -> None:
+    """Of two warps: each reads and writes 128 bytes of memory, in whole sectors."""
+    still, apart = Traffic(), Traffic()
+    outcome(STORE, observer=still)
+    assert (still.wanted, still.sectors, still.cycles, still.ideal) == (512, 512, 2, 2)
+    outcome("shl.b32 %r8, %r1, 4;\nadd.s32 %r8, %r2, %r8;\nst.shared.b32 [ %r8 + 0 ], %r3;", observer=apart)
+    assert (apart.cycles, apart.ideal) == (8, 2), "16 bytes apart: four threads a bank"

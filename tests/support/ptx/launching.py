@@ -8,7 +8,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 
-from ptx.machine import run
+from ptx.machine import Observer, run
 from ptx.program import parsed
 from stratakv.kernels.triton import attention, encoding, kernel, trellis_encoding
 
@@ -36,9 +36,9 @@ class _Driver:
 
 
 class Launched:
-    """A kernel that is compiled and run where it would be launched. names: of all that were."""
+    """A kernel that is compiled and run where it would be launched."""
 
-    names: list[str] = []  # noqa: RUF012
+    observer: Observer | None = None  # of all launches
 
     def __init__(self, function: Any) -> None:
         self._function = function
@@ -51,8 +51,7 @@ class Launched:
                 x for name, x in zip(self._function.arg_names, arguments, strict=False) if kinds[name] != "constexpr"
             ]
             x, y, z = (*grid, 1, 1)[:3]
-            run(parsed(found.asm["ptx"]), (x, y, z), given, found.metadata.shared)
-            self.names.append(self._function.__name__)
+            run(parsed(found.asm["ptx"]), (x, y, z), given, found.metadata.shared, observer=Launched.observer)
 
         return launch
 

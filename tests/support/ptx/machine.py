@@ -20,6 +20,8 @@ from ptx.program import BITS, Address, Instruction, Operand, Program, unknown, u
 
 # What an instruction does; gives the place where its threads go on, None for the next one, -1 for nowhere
 Step = Callable[[], int | None]
+# (the instruction, whether in shared memory, whose access, the addresses, bytes of each)
+Observer = Callable[[Instruction, bool, Threads, Array, int], None]
 _POISON = 0xFFF7DEADFFF7DEAD  # what registers hold that nothing was written to: no number in any type
 _NOTHING = frozenset(["fence", "membar", "griddepcontrol", "prefetch"])
 
@@ -30,10 +32,13 @@ def run(
     arguments: Sequence[torch.Tensor | int | float],
     shared_bytes: int,
     watched: Sequence[int] = (0,),
+    observer: Observer | None = None,
 ) -> int:
     """Run a launch, and write what it stores into the tensors among its arguments. watched: blocks whose shared memory is
-    watched. Returns how many instructions were run, each for all blocks. Raises GpuError for what a card would not do."""
+    watched. observer: is told of every access. Returns how many instructions were run, each for all blocks. Raises GpuError
+    for what a card would not do."""
     machine = Machine(program, grid, arguments, shared_bytes, watched)
+    machine.observer = observer
     return machine.run()
 
 
@@ -83,6 +88,7 @@ class Machine:
         # by block and address: how often a barrier in memory was opened
         self.phases: dict[tuple[int, int], int] = {}
         self.groups = np.zeros(self.count, dtype=np.int64)
+        self.observer: Observer | None = None
         self._steps = [self._step(each) for each in program.instructions]
 
     def _given(self, arguments: Sequence[torch.Tensor | int | float]) -> dict[str, bytes]:
@@ -194,6 +200,11 @@ class Machine:
         assert isinstance(operand, Address)
         base = self.read(operand.base, 32 if shared else 64)
         return base + base.dtype.type(operand.offset % 2 ** (base.dtype.itemsize * 8)) if operand.offset else base
+
+    def tell(self, instruction: Instruction, shared: bool, who: Threads, addresses: Array, nbytes: int) -> None:
+        """The observer, where there is one."""
+        if self.observer is not None:
+            self.observer(instruction, shared, who, addresses, nbytes)
 
     # --- threads
 

@@ -90,6 +90,7 @@ def ldmatrix(machine: Machine, instruction: Instruction) -> Step:
     def compute() -> None:
         mask = machine.whole(machine.active(instruction), WARP, instruction.text)
         who, at, running = _matrix_rows(machine, address, len(targets), mask)
+        machine.tell(instruction, True, who, at, 16)
         words = machine.shared.load(who, at, 4, 4, instruction.text)
         rows = np.stack(words, 1).astype("<u4").view(np.uint16).reshape(running.sum(), len(targets), 8, 8)
         rows = rows.swapaxes(2, 3) if transposed else rows
@@ -117,6 +118,7 @@ def stmatrix(machine: Machine, instruction: Instruction) -> Step:
                 rows[:, matrix, _GROUP, 2 * _IN_GROUP + half] = pair[:, :, half]
         rows = rows.swapaxes(2, 3) if transposed else rows
         words = np.ascontiguousarray(rows).reshape(-1, 8).view("<u4")
+        machine.tell(instruction, True, who, at, 16)
         machine.shared.store(who, at, list(words.T), 4, instruction.text)
 
     return compute

@@ -28,6 +28,7 @@ def ld(machine: Machine, instruction: Instruction) -> Callable[[], None]:
         mask = machine.active(instruction)
         at = machine.addresses(address, shared)
         at = at if mask is None else at[mask]
+        machine.tell(instruction, shared, machine.those(mask), at, size * len(targets))
         if shared:
             found = machine.shared.load(machine.those(mask), at, size, len(targets), instruction.text)
         else:
@@ -48,6 +49,7 @@ def st(machine: Machine, instruction: Instruction) -> Callable[[], None]:
         values = [machine.read(source, bits).astype(BITS[bits // 8]) for source in sources]
         if mask is not None:
             at, values = at[mask], [value[mask] for value in values]
+        machine.tell(instruction, shared, machine.those(mask), at, bits // 8 * len(values))
         if shared:
             machine.shared.store(machine.those(mask), at, values, bits // 8, instruction.text)
         else:
@@ -102,6 +104,9 @@ def cp(machine: Machine, instruction: Instruction) -> Callable[[], None]:
         words = machine.memory.load(of[there], 4, size // 4, instruction.text)
         if there.any():
             values[there] = np.stack(words, 1).astype("<u4").view(np.uint8)
+        who = machine.those(mask)
+        machine.tell(instruction, False, who.some(there), of[there], size)
+        machine.tell(instruction, True, who, to, size)
         machine.shared.begin_copy(machine.those(mask), to, size, instruction.text)
         machine.copies.append((threads, machine.groups[threads], to, values))
 
