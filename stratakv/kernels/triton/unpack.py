@@ -103,7 +103,7 @@ def load_words(plane, t, w, S: tl.constexpr):
 
 
 @triton.jit
-def load_narrow(tile, t, w, S: tl.constexpr):
+def load_narrow(tile, t, w, S: tl.constexpr, T: tl.constexpr):
     """(the narrow plane's bits beside each word of the wide one, int32 [T, padded_words], and where in it they begin, [1,
     padded_words])."""
     n: tl.constexpr = S.per_word
@@ -115,16 +115,20 @@ def load_narrow(tile, t, w, S: tl.constexpr):
         value = w * n
     bit = value * S.packing.narrow
     per_token: tl.constexpr = S.narrow_bytes * 8 // size
+    run: tl.constexpr = size // (n * S.packing.narrow)  # words of the wide plane beside one of the narrow one
+    count: tl.constexpr = S.padded_words // run
+    at = tl.arange(0, count)
     plane = tile + S.narrow
     if size == 32:
-        pointers = plane.to(tl.pointer_type(tl.int32)) + t[:, None] * per_token + (bit // size)[None, :]
+        pointers = plane.to(tl.pointer_type(tl.int32)) + t[:, None] * per_token + at[None, :]
     else:
-        pointers = plane.to(tl.pointer_type(tl.int16)) + t[:, None] * per_token + (bit // size)[None, :]
-    if S.words == S.padded_words:
+        pointers = plane.to(tl.pointer_type(tl.int16)) + t[:, None] * per_token + at[None, :]
+    if per_token == count:
         bits = tl.load(pointers)
     else:
-        bits = tl.load(pointers, mask=(w < S.words)[None, :] & (t >= 0)[:, None], other=0)
-    return bits.to(tl.int32), (bit % size)[None, :]
+        bits = tl.load(pointers, mask=(at < per_token)[None, :] & (t >= 0)[:, None], other=0)
+    bits = tl.reshape(tl.broadcast_to(bits.to(tl.int32)[:, :, None], (T, count, run)), (T, S.padded_words))
+    return bits, (bit % size)[None, :]
 
 
 @triton.jit
@@ -218,7 +222,7 @@ def values(tile, t, seen, table, splits, S: tl.constexpr, T: tl.constexpr):
         if S.packing.trellis:
             x, before, second, third = x_words(tile, words, t, w, S)
         elif S.packing.narrow > 0:
-            bits, start = load_narrow(tile, t, w, S)
+            bits, start = load_narrow(tile, t, w, S, T)
         if not S.folded:
             scale = block_field(tile, S.scale, t, seen, S)
         if S.minimum >= 0:
