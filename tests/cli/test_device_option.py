@@ -53,6 +53,7 @@ def test_what_reads_the_pages_is_said(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr("stratakv.kernels.triton.kernel._without_launcher", lambda: None)
     moved: list[str] = []
     monkeypatch.setattr(load, "_move", lambda model, device: moved.append(device))
     command = ["generate", "-m", "embedded", "-p", "a", "-n", "1", "--temp", "0"]

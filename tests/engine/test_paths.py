@@ -43,6 +43,7 @@ def test_what_this_machines_gpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr("stratakv.kernels.triton.kernel._without_launcher", lambda: None)
     model = tiny_model("llama")
     geometry = geometry_of(model.config)
     numbers = [layer.layer for layer in geometry.kv_layers]

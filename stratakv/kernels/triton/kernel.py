@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -223,7 +224,23 @@ def _refused_device(device: torch.device) -> str | None:
     if capability[0] not in _CAPABILITIES:
         given, known = ".".join(map(str, capability)), ", ".join(f"{major}.x" for major in _CAPABILITIES)
         return f"the Triton kernels know the compute capabilities {known}; this GPU has {given}"
-    return None
+    return _without_launcher()
+
+
+@lru_cache(maxsize=1)
+def _without_launcher() -> str | None:
+    """Why Triton can't launch a kernel here: it compiles what launches them when that is first needed."""
+    import triton
+
+    try:
+        _ = triton.runtime.driver.active.utils
+    except subprocess.CalledProcessError as error:
+        why = f"{error.cmd[0]} failed"
+    except Exception as error:  # no compiler, or no library of the driver: each an error of its own
+        why = (str(error) or type(error).__name__).splitlines()[0]
+    else:
+        return None
+    return f"Triton can't compile its launcher, which takes a C compiler and Python's headers (python3-dev): {why}"
 
 
 @dataclass(frozen=True)

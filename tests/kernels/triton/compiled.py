@@ -37,7 +37,9 @@ def main() -> None:
         k, v = pair.split("/")
         layout = row_layout(k, v, (int(dim), int(dim)), 8)
         code = attention_code(capability, layout, int(groups), int(queries))
-        report(f"attend {text}", code, wide=wide(code, layout, int(groups), int(queries)))
+        shape = shape_of(layout, int(groups), int(queries))
+        cycles = code.shared_cycles * shape.warps / shape.tile
+        report(f"attend {text}", code, wide=wide(code, layout, int(groups), int(queries)), cycles=cycles)
         if (k, dim) not in encoders:
             encoders.add((k, dim))
             for name, code in append_codes(capability, layout, "k").items():

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import triton
 from row_pages import RowPages, row_layout, row_pages
 from tiny_models import tiny_model
+from triton.runtime.build import compile_module_from_src
 
 from stratakv import KVCache, use
 from stratakv.kernels.choice import TORCH, kernel_for, kernel_name, kernel_names, order_of
@@ -18,7 +22,7 @@ from stratakv.kernels.cpu.kernel import CpuKernel
 from stratakv.kernels.kernel import Options
 from stratakv.kernels.status import new_codes
 from stratakv.kernels.step import Step
-from stratakv.kernels.triton.kernel import Triton
+from stratakv.kernels.triton.kernel import Triton, _without_launcher
 from stratakv.kvtypes import type_names
 from stratakv.pages.layout import PAGE_TOKENS
 from stratakv.pages.pool import Pool
@@ -240,10 +244,35 @@ def test_a_gpu_that_is_not_known_is_torch_s(
     capability: tuple[int, int], words: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("stratakv.kernels.triton.kernel._without_launcher", lambda: None)
     layout, gpu = row_layout("turbo4", "f16", (64, 64)), torch.device("cuda")
     why = TRITON.refuses(layout, gpu)
     assert why is None if words is None else words in str(why)
     assert kernel_for(layout, gpu) == (TRITON if words is None else TORCH)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "words"),
+    [(None, "(python3-dev): Failed to find C compiler"), ("/bin/false", "(python3-dev): /bin/false failed")],
+)
+def test_triton_that_can_t_compile_its_launcher_is_torch_s(
+    compiler: str | None, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By Triton's own builder, as its driver for NVIDIA's GPUs calls it where there is one."""
+    driver = SimpleNamespace()
+    builder = property(lambda _: compile_module_from_src(f"// {tmp_path}", "cuda_utils"))
+    driver.active = type("Active", (), {"utils": builder})()
+    monkeypatch.setattr(triton.runtime, "driver", driver)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", compiler) if compiler else monkeypatch.delenv("CC", raising=False)
+    layout, gpu = row_layout("turbo4", "f16", (64, 64)), torch.device("cuda")
+    _without_launcher.cache_clear()
+    try:
+        assert words in str(TRITON.refuses(layout, gpu))
+        assert kernel_for(layout, gpu) == TORCH
+    finally:
+        _without_launcher.cache_clear()
 
 
 def test_it_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,11 @@ def test_some_types_for_an_h100(tmp_path: Path) -> None:
 
 
 def test_codes_are_loaded_16_bytes_at_a_time(tmp_path: Path) -> None:
-    """All of these types' in the inner loop, by LDG or LDGSTS of 128 bits."""
+    """All of these types' in the inner loop, by LDG or LDGSTS of 128 bits. K's entries don't go through shared memory, which
+    would take turbo4 and turbo2 11 cycles a row."""
     found = check(90, ["turbo4/turbo2:128:4:1", "q8_0/f16:128:4:1"], tmp_path)
     assert [each["wide"] for each in found if "wide" in each] == [1, 1]
+    assert found[0]["cycles"] < 8
 
 
 @pytest.mark.slow
