@@ -73,7 +73,7 @@ def shape_of(layout: PageLayout, groups: int, queries: int) -> Shape:
 
 def _turned(layout: PageLayout, groups: int, queries: int) -> Shape:
     """Few rows: two warps, of which a multiprocessor holds 10 at 200 registers a thread. It would hold 12 at 168, where some
-    types spill (10.0: 16 to 40 bytes); with 200 turbo8 at 256 spills 24 bytes and tcq3 at 96 80."""
+    types spill (10.0: 16 to 40 bytes); with 200 turbo8 at 256 spills 24 bytes, tcq3 at 96 80, and two sides of bytes 8 to 24."""
     wide, names = max(layout.k_dim, layout.v_dim) > 128, (layout.k.name, layout.v.name)
     tile = 64 // (1 + wide) // max(_need(layout.k, layout.k_dim), _need(layout.v, layout.v_dim))
     warps, registers, resident = 2, 200, 5
@@ -83,6 +83,7 @@ def _turned(layout: PageLayout, groups: int, queries: int) -> Shape:
     elif (
         "bf16" in names
         or (wide and "turbo8" in names)
+        or all(str(side.packing).startswith("byte") for side in (layout.k, layout.v))  # 10.0: 8 to 24 bytes
         or any("trellis" in str(side.packing) for side in (layout.k, layout.v))
     ):
         registers, resident = 255, 4
@@ -94,5 +95,6 @@ def _need(type_: KVType, dim: int) -> int:
     """How many times the registers of most types: floats as they are loaded, trellis types by their steps' words, tables in
     shared memory."""
     packing = str(type_.packing)
-    much = packing.startswith(("rows", "trellis_nibble")) or len(type_.code(dim).table) > 32
+    padded = dim & (dim - 1)  # tcq3 at 96: 8 bytes spilled
+    much = packing.startswith(("rows", "trellis" if padded else "trellis_nibble")) or len(type_.code(dim).table) > 32
     return 2 if much else 1
