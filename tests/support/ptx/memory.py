@@ -155,10 +155,6 @@ class Shared:
         self._write(who, at, nbytes, "cp.async")
         self._bytes[who.block[:, None], at[:, None] + np.arange(nbytes)] = values
 
-    def block_bytes(self, block: int) -> NDArray[np.uint8]:
-        """All of a block's, address 0 first."""
-        return np.concatenate([np.zeros(self.BASE, dtype=np.uint8), self._bytes[block]])
-
     def barrier(self, blocks: NDArray[np.int64]) -> None:
         """bar.sync of whole blocks."""
         self._barriers[blocks] += 1
